@@ -1,0 +1,194 @@
+//! One object at one revision, shared by everyone who looks at it.
+//!
+//! Kept as the canonical JSON bytes that the store holds, which carry no `resourceVersion`: it is
+//! the store's revision, and is spliced in behind `"metadata":{` when the bytes go out. Parsed to
+//! its typed form at most once, and only when someone asks.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use k8s_openapi::Metadata;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Namespace and name; the namespace is empty for cluster-scoped objects.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    pub fn cluster(name: &str) -> Self {
+        Self::new("", name)
+    }
+
+    pub fn of<K: Metadata<Ty = ObjectMeta>>(object: &K) -> Self {
+        let meta = object.metadata();
+        Self::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""))
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// The part of the metadata that the machinery looks at without parsing the whole object.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Meta {
+    pub name: Arc<str>,
+    pub namespace: Arc<str>,
+    pub uid: Arc<str>,
+    pub labels: BTreeMap<String, String>,
+    pub owner_references: Vec<OwnerReference>,
+    pub finalizers: Vec<String>,
+    pub deletion_timestamp: Option<String>,
+    pub generation: Option<i64>,
+}
+
+/// See the module.
+pub struct Object {
+    pub revision: u64,
+    pub meta: Meta,
+    raw: Bytes,
+    /// Where `"resourceVersion":"…",` goes in `raw`: just behind the brace that opens the metadata.
+    splice_at: usize,
+    typed: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+/// Bytes that are no Kubernetes object.
+#[derive(Debug, thiserror::Error)]
+#[error("decode object")]
+pub struct DecodeError(#[from] serde_json::Error);
+
+impl Object {
+    /// From the bytes of [`Object::canonical`] and the revision they were written at.
+    pub fn parse(raw: Bytes, revision: u64) -> Result<Self, DecodeError> {
+        #[derive(Deserialize)]
+        struct Skeleton<'a> {
+            #[serde(borrow)]
+            metadata: &'a serde_json::value::RawValue,
+        }
+        let skeleton: Skeleton<'_> = serde_json::from_slice(&raw)?;
+        let metadata = skeleton.metadata.get();
+        let meta: Meta = serde_json::from_str(metadata)?;
+        // The raw value borrows from `raw`, so its address is its place.
+        let splice_at = metadata.as_ptr() as usize - raw.as_ptr() as usize + 1;
+        Ok(Self { revision, meta, raw, splice_at, typed: OnceLock::new() })
+    }
+
+    /// From an object as a client or a server sends it, its `resourceVersion` inside.
+    pub fn from_wire(mut value: Value) -> Result<Self, DecodeError> {
+        let revision = value
+            .pointer_mut("/metadata")
+            .and_then(Value::as_object_mut)
+            .and_then(|m| m.remove("resourceVersion"))
+            .and_then(|v| v.as_str().and_then(|s| s.parse().ok()))
+            .unwrap_or(0);
+        Self::parse(Self::canonical(&value), revision)
+    }
+
+    /// The bytes at rest. The value must carry no `metadata.resourceVersion`, and a name.
+    pub fn canonical(value: &Value) -> Bytes {
+        Bytes::from(serde_json::to_vec(value).expect("a JSON value with string keys always encodes"))
+    }
+
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey { namespace: self.meta.namespace.clone(), name: self.meta.name.clone() }
+    }
+
+    /// The bytes at rest, without the revision.
+    pub fn raw(&self) -> &Bytes {
+        &self.raw
+    }
+
+    /// Appends the object as clients see it.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.raw[..self.splice_at]);
+        out.extend_from_slice(b"\"resourceVersion\":\"");
+        out.extend_from_slice(self.revision.to_string().as_bytes());
+        out.push(b'"');
+        if self.raw[self.splice_at] != b'}' {
+            out.push(b',');
+        }
+        out.extend_from_slice(&self.raw[self.splice_at..]);
+    }
+
+    /// The object as clients see it.
+    pub fn json(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.raw.len() + 40);
+        self.write_json(&mut out);
+        out
+    }
+
+    /// The object as clients see it, parsed.
+    pub fn value(&self) -> Value {
+        let mut value: Value = serde_json::from_slice(&self.raw).expect("parse() read these bytes as JSON");
+        value["metadata"]["resourceVersion"] = Value::String(self.revision.to_string());
+        value
+    }
+
+    /// The typed form, parsed at the first call and shared by all later ones of the same type.
+    pub fn typed<K>(&self) -> Result<Arc<K>, DecodeError>
+    where
+        K: DeserializeOwned + Metadata<Ty = ObjectMeta> + Send + Sync + 'static,
+    {
+        if let Some(typed) = self.typed.get().and_then(|typed| typed.clone().downcast::<K>().ok()) {
+            return Ok(typed);
+        }
+        let mut typed: K = serde_json::from_slice(&self.raw)?;
+        typed.metadata_mut().resource_version = Some(self.revision.to_string());
+        let typed = Arc::new(typed);
+        // Someone else may have been first; both copies are equal.
+        drop(self.typed.set(typed.clone()));
+        Ok(typed)
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Object({} @{})", self.key(), self.revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
+    #[test]
+    fn splices_the_revision_and_reads_it_back() {
+        let wire = json!({"kind": "ConfigMap", "apiVersion": "v1", "data": {"a": "1"},
+            "metadata": {"name": "c", "namespace": "d", "resourceVersion": "17", "labels": {"x": "y"}}});
+        let object = Object::from_wire(wire.clone()).expect("valid");
+        assert_eq!(object.revision, 17);
+        assert_eq!(object.key(), ObjectKey::new("d", "c"));
+        assert_eq!(object.meta.labels["x"], "y");
+        assert!(!String::from_utf8_lossy(object.raw()).contains("resourceVersion"));
+        assert_eq!(serde_json::from_slice::<Value>(&object.json()).expect("JSON"), wire);
+        assert_eq!(object.value(), wire);
+        let typed = object.typed::<ConfigMap>().expect("typed");
+        assert_eq!(typed.metadata.resource_version.as_deref(), Some("17"));
+        assert!(Arc::ptr_eq(&typed, &object.typed::<ConfigMap>().expect("typed again")));
+    }
+
+    #[test]
+    fn refuses_what_is_no_object() {
+        for bytes in ["", "[]", "{}", r#"{"metadata":3}"#, r#"{"metadata":{"name":1}}"#] {
+            assert!(Object::parse(Bytes::from_static(bytes.as_bytes()), 1).is_err(), "{bytes}");
+        }
+    }
+}

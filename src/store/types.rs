@@ -1,0 +1,138 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// Grows by exactly one per mutating command. Not the Raft index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Revision(pub u64);
+
+/// One key's value at one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub key: Bytes,
+    pub value: Bytes,
+    pub created: Revision,
+    pub modified: Revision,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// What this replica has now.
+    Local,
+    /// Linearizable.
+    ReadIndex,
+    /// Waits until this replica has reached the revision.
+    AtLeast(Revision),
+}
+
+/// Keys in `start..end`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Range {
+    pub start: Bytes,
+    /// Exclusive.
+    pub end: Bytes,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// The revision that the listing shows.
+    pub revision: Revision,
+    /// In key order.
+    pub records: Vec<Record>,
+    /// How many more keys of the range follow behind the limit.
+    pub remaining: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Compare {
+    Absent { key: Bytes },
+    Modified { key: Bytes, at: Revision },
+    Present { key: Bytes },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    Put { key: Bytes, value: Bytes },
+    Delete { key: Bytes },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Txn {
+    pub compares: Vec<Compare>,
+    /// Carried out in one revision when every compare holds.
+    pub ops: Vec<Op>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TxnOutcome {
+    Committed {
+        revision: Revision,
+    },
+    /// A compare did not hold; what stands now at its key.
+    Refused {
+        failed: usize,
+        current: Option<Record>,
+        revision: Revision,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatchEvent {
+    /// `previous` is the version that this one replaces.
+    Put { record: Record, previous: Option<Record> },
+    /// `revision` is that of the deletion.
+    Delete { revision: Revision, previous: Record },
+    /// All events up to here have been sent (sent when a batch of events ends).
+    Progress { revision: Revision },
+}
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `/var/lib/skiff/server/db`.
+    pub directory: PathBuf,
+    /// History older than this is compacted (5 minutes).
+    pub keep_history: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("open the store in {directory}")]
+    Open { directory: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    /// Made by another version of Skiff; the text says which and what to do.
+    #[error("{0}")]
+    Format(String),
+    #[error("another process uses the store in {0}")]
+    InUse(PathBuf),
+    #[error("revision {asked:?} is compacted, the oldest is {oldest:?}")]
+    Compacted { asked: Revision, oldest: Revision },
+    /// Not appended: may be tried again at the leader.
+    #[error("this server is not the leader")]
+    NotLeader,
+    /// The outcome is unknown.
+    #[error("the write was not confirmed in time")]
+    Unknown,
+    /// Nothing was written: the disk is full or the store is over its quota.
+    #[error("the store's disk is full")]
+    Full,
+    #[error("the store has stopped")]
+    Stopped,
+    #[error("the value for {key:?} has {size} bytes, {limit} are allowed")]
+    TooLarge { key: Bytes, size: usize, limit: usize },
+}
+
+/* Contract (the store helper implements it; a cheap clonable handle):
+
+impl Store {
+    pub async fn open(options: Options) -> Result<Store, Error>;
+    pub async fn get(&self, key: &[u8], consistency: Consistency) -> Result<(Option<Record>, Revision), Error>;
+    pub async fn list(&self, range: &Range, at: Option<Revision>, limit: Option<usize>, consistency: Consistency) -> Result<Listing, Error>;
+    pub async fn txn(&self, txn: Txn) -> Result<TxnOutcome, Error>;
+    /// Events with a revision above `after`, of keys with the prefix; Compacted if history is gone.
+    /// The receiver is bounded: one that lags is closed with Error::Compacted-like Lagged and has to start over.
+    pub fn watch(&self, prefix: Bytes, after: Revision) -> Result<Watch, Error>;   // Watch: async fn next(&mut self) -> Option<Result<Vec<WatchEvent>, Error>>
+    pub fn revision(&self) -> Revision;
+    pub fn compacted(&self) -> Revision;
+    pub async fn close(self);      // flush, checkpoint, release the lock
+}
+*/
