@@ -3,8 +3,12 @@
 //!
 //! Must not know: HTTP connections, the store, the API server, controllers.
 
+pub mod decode;
 pub mod object;
+pub mod openapi;
+pub mod patch;
 pub mod resource;
+pub mod schema;
 pub mod status;
 pub mod strategy;
 
