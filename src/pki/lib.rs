@@ -1,20 +1,23 @@
 //! Certificate authorities, certificates, service-account keys, kubeconfig files.
 //!
+//! Bottom-up: [`authority`] signs certificates, [`token`] signs and checks service-account tokens,
+//! [`kubeconfig()`] writes what clients read, [`ClusterPki`] keeps a cluster's keys in a directory.
+//!
+//! Two authorities, as k3s has them: one vouches for servers (clients hold it), one for clients
+//! (servers hold it), so a stolen serving key is no client identity. Everything starts to be valid
+//! in 1970, so that a board without a clock can boot; the end is counted from the later of the clock
+//! and the year this was built for.
+//!
 //! Must not know: HTTP.
 
-/* Contract.
+mod authority;
+mod cluster;
+mod error;
+mod kubeconfig;
+mod token;
 
-/// Everything under `/var/lib/skiff/server/tls`, made at first start, renewed when near its end.
-pub struct ClusterPki { ... }
-impl ClusterPki {
-    pub fn ensure(directory: &Path, names: &ServerNames) -> Result<ClusterPki, Error>;   // idempotent; adds new SANs
-    pub fn ca_pem(&self) -> &str;
-    pub fn server(&self) -> KeyPairPem;                                   // API server: SANs kubernetes, kubernetes.default.svc..., IPs
-    pub fn client(&self, user: &str, groups: &[&str]) -> Result<KeyPairPem, Error>;      // signed by the client CA
-    pub fn service_account_key(&self) -> ...                              // ES256 signing key (ring)
-    pub fn kubelet_serving(&self, node: &str, ips: &[IpAddr]) -> Result<KeyPairPem, Error>;
-}
-pub struct ServerNames { pub dns: Vec<String>, pub ips: Vec<IpAddr> }
-pub struct KeyPairPem { pub certificate: String, pub key: String }
-pub fn kubeconfig(server: &str, ca_pem: &str, client: &KeyPairPem) -> String;           // YAML, cluster/context/user all named `default`
-*/
+pub use authority::{KeyPairPem, ServerNames, days_left, subject};
+pub use cluster::ClusterPki;
+pub use error::Error;
+pub use kubeconfig::{kubeconfig, write_kubeconfig};
+pub use token::{ServiceAccountKey, TokenError};
