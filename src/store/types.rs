@@ -93,6 +93,16 @@ pub struct Options {
     pub directory: PathBuf,
     /// History older than this is compacted (5 minutes).
     pub keep_history: Duration,
+    /// Keys with one of these prefixes live in memory alone: no log entry, no disk write, gone after a restart.
+    /// Meant for heartbeats (the Leases of `kube-node-lease`). The same on every server, always.
+    pub volatile: Vec<Bytes>,
+}
+
+impl Options {
+    /// Five minutes of history, no volatile keys.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into(), keep_history: Duration::from_secs(300), volatile: Vec::new() }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -117,22 +127,12 @@ pub enum Error {
     Full,
     #[error("the store has stopped")]
     Stopped,
+    /// A watch whose receiver did not keep up is closed with this; it has to list and watch again.
+    #[error("the watch fell behind by {0} events")]
+    Lagged(usize),
+    /// Nothing was written.
+    #[error("a transaction touches both volatile and durable keys")]
+    MixedVolatile,
     #[error("the value for {key:?} has {size} bytes, {limit} are allowed")]
     TooLarge { key: Bytes, size: usize, limit: usize },
 }
-
-/* Contract (the store helper implements it; a cheap clonable handle):
-
-impl Store {
-    pub async fn open(options: Options) -> Result<Store, Error>;
-    pub async fn get(&self, key: &[u8], consistency: Consistency) -> Result<(Option<Record>, Revision), Error>;
-    pub async fn list(&self, range: &Range, at: Option<Revision>, limit: Option<usize>, consistency: Consistency) -> Result<Listing, Error>;
-    pub async fn txn(&self, txn: Txn) -> Result<TxnOutcome, Error>;
-    /// Events with a revision above `after`, of keys with the prefix; Compacted if history is gone.
-    /// The receiver is bounded: one that lags is closed with Error::Compacted-like Lagged and has to start over.
-    pub fn watch(&self, prefix: Bytes, after: Revision) -> Result<Watch, Error>;   // Watch: async fn next(&mut self) -> Option<Result<Vec<WatchEvent>, Error>>
-    pub fn revision(&self) -> Revision;
-    pub fn compacted(&self) -> Revision;
-    pub async fn close(self);      // flush, checkpoint, release the lock
-}
-*/
