@@ -2,6 +2,7 @@
 //!
 //! Must not know: the Kubernetes API.
 
+pub mod images;
 mod types;
 
 pub use types::*;
