@@ -9,6 +9,10 @@
 //! named by the start of its chain id (short, since overlayfs' mount options are limited);
 //! `content/images/<id>.json` one record per image. Compressed layers are not kept.
 //!
+//! Several processes may have the store open (`skiff server`, `skiff ctr`): records are replaced as whole
+//! files and read again when their directory changes; who brings layers holds `content/lock` shared, who
+//! collects them holds it alone.
+//!
 //! Invariants: a directory in `snapshots/` that is not a `tmp-…` is complete, verified and synced; a
 //! record names only such directories and is written after them. So a crash leaves at most a `tmp-…`,
 //! removed at the next start, or a snapshot without a record, removed by [`ImageStore::collect`].
@@ -23,9 +27,11 @@ mod registry;
 mod unpack;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -47,6 +53,8 @@ const PARALLEL_LAYERS: usize = 3;
 const DOWNLOAD_QUEUE: usize = 32;
 /// Times that a broken download is taken up again where it ended.
 const RESUMES: u32 = 5;
+/// More than the steps in which the kernel moves file times on.
+const TIMESTAMP_TICK: Duration = Duration::from_millis(50);
 const CONFIG_LIMIT: usize = 8 << 20;
 
 /// What overlayfs stacks for an image.
@@ -65,9 +73,16 @@ pub struct ImageStore {
 struct Inner {
     data_directory: PathBuf,
     registries_file: Option<PathBuf>,
-    records: Mutex<BTreeMap<String, Record>>,
+    records: Mutex<Records>,
     /// One lock per reference that is being pulled: a second pull waits, then finds everything there.
     pulling: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// The records as they were when their directory had last changed at `read_at`.
+#[derive(Default)]
+struct Records {
+    by_id: BTreeMap<String, Record>,
+    read_at: Option<SystemTime>,
 }
 
 /// One image on disk.
@@ -115,8 +130,9 @@ impl ImageStore {
             std::fs::create_dir_all(directory)
                 .map_err(|source| Error::Io { operation: "create image store", source })?;
         }
-        let records = inner.load().map_err(|source| Error::Io { operation: "read image records", source })?;
-        *inner.records.lock().expect("new") = records;
+        let failed = |source| Error::Io { operation: "read image records", source };
+        inner.sweep().map_err(failed)?;
+        drop(inner.lock_records().map_err(failed)?);
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -127,18 +143,18 @@ impl ImageStore {
 
     /// By id, id without `sha256:`, tag or digest reference.
     pub fn image(&self, reference_or_id: &str) -> Result<Option<Image>, Error> {
-        let records = self.records();
-        Ok(find(&records, reference_or_id)?.map(Record::image))
+        let records = self.records()?;
+        Ok(find(&records.by_id, reference_or_id)?.map(Record::image))
     }
 
-    pub fn images(&self) -> Vec<Image> {
-        self.records().values().map(Record::image).collect()
+    pub fn images(&self) -> Result<Vec<Image>, Error> {
+        Ok(self.records()?.by_id.values().map(Record::image).collect())
     }
 
     /// The directories to stack for a container.
     pub fn layers(&self, id: &ImageId) -> Result<Layers, Error> {
-        let records = self.records();
-        let record = records.get(&id.0).ok_or_else(|| Error::ImageNotFound(id.0.clone()))?;
+        let records = self.records()?;
+        let record = records.by_id.get(&id.0).ok_or_else(|| Error::ImageNotFound(id.0.clone()))?;
         let root = self.inner.snapshots();
         Ok(Layers { lower_directories: record.snapshots.iter().rev().map(|name| root.join(name)).collect() })
     }
@@ -209,6 +225,7 @@ impl ImageStore {
     async fn import_with(&self, archive: &Path, pinned: bool) -> Result<Vec<Image>, Error> {
         let (inner, archive) = (self.inner.clone(), archive.to_owned());
         blocking(move || {
+            let _bringing = inner.bring().map_err(|source| Error::Io { operation: "lock image store", source })?;
             let found = archive::import(&inner, &archive).map_err(|e| Error::Failed {
                 operation: "import archive",
                 why: format!("{}: {e}", archive.display()),
@@ -231,9 +248,9 @@ impl ImageStore {
     pub async fn remove(&self, reference_or_id: &str, in_use: &[ImageId]) -> Result<(), Error> {
         let (inner, asked, in_use) = (self.inner.clone(), reference_or_id.to_owned(), in_use.to_vec());
         blocking(move || {
-            let mut records = inner.records.lock().expect("no panic while it is held");
-            let record = find(&records, &asked)?.ok_or_else(|| Error::ImageNotFound(asked.clone()))?.clone();
             let failed = |source| Error::Io { operation: "remove image", source };
+            let mut records = inner.lock_records().map_err(failed)?;
+            let record = find(&records.by_id, &asked)?.ok_or_else(|| Error::ImageNotFound(asked.clone()))?.clone();
             let mut left = record.clone();
             if let Ok(name) = ImageStore::normalize(&asked) {
                 left.tags.remove(&name);
@@ -242,7 +259,7 @@ impl ImageStore {
             let by_id = left.tags.len() == record.tags.len() && left.digests.len() == record.digests.len();
             if !by_id && !left.tags.is_empty() {
                 inner.write(&left).map_err(failed)?;
-                records.insert(left.id.clone(), left);
+                records.by_id.insert(left.id.clone(), left);
                 return Ok(());
             }
             if in_use.iter().any(|id| id.0 == record.id) {
@@ -252,8 +269,8 @@ impl ImageStore {
                 });
             }
             std::fs::remove_file(inner.record_path(&record.id)).map_err(failed)?;
-            records.remove(&record.id);
-            inner.collect(&records).map_err(failed)
+            records.by_id.remove(&record.id);
+            inner.collect(&records.by_id).map_err(failed)
         })
         .await
     }
@@ -262,14 +279,15 @@ impl ImageStore {
     pub async fn collect(&self) -> Result<(), Error> {
         let inner = self.inner.clone();
         blocking(move || {
-            let records = inner.records.lock().expect("no panic while it is held");
-            inner.collect(&records).map_err(|source| Error::Io { operation: "collect snapshots", source })
+            let failed = |source| Error::Io { operation: "collect snapshots", source };
+            let records = inner.lock_records().map_err(failed)?;
+            inner.collect(&records.by_id).map_err(failed)
         })
         .await
     }
 
-    fn records(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Record>> {
-        self.inner.records.lock().expect("no panic while it is held")
+    fn records(&self) -> Result<MutexGuard<'_, Records>, Error> {
+        self.inner.lock_records().map_err(|source| Error::Io { operation: "read image records", source })
     }
 
     async fn pull_from_endpoints(
@@ -277,6 +295,7 @@ impl ImageStore {
         reference: &Reference,
         auth: Option<&RegistryAuth>,
     ) -> Result<Image, PullError> {
+        let _bringing = self.inner.bring().map_err(|source| Error::Io { operation: "lock image store", source })?;
         let registries = match &self.inner.registries_file {
             Some(file) => Registries::load(file)?,
             None => Registries::default(),
@@ -360,27 +379,72 @@ impl Inner {
         self.images().join(format!("{}.json", id.trim_start_matches("sha256:")))
     }
 
-    fn load(&self) -> io::Result<BTreeMap<String, Record>> {
+    fn lock_file(&self) -> io::Result<File> {
+        File::options().create(true).append(true).open(self.data_directory.join("content/lock"))
+    }
+
+    /// Held while layers are brought here: nobody collects them before their record is written.
+    fn bring(&self) -> io::Result<File> {
+        let file = self.lock_file()?;
+        file.lock_shared()?;
+        Ok(file)
+    }
+
+    /// Held while layers are removed; `None` while someone brings some.
+    fn alone(&self) -> io::Result<Option<File>> {
+        let file = self.lock_file()?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Removes what crashes left half done.
+    fn sweep(&self) -> io::Result<()> {
+        let Some(_alone) = self.alone()? else { return Ok(()) };
         for entry in std::fs::read_dir(self.snapshots())? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with("tmp-") {
                 std::fs::remove_dir_all(entry.path())?;
             }
         }
+        Ok(())
+    }
+
+    /// The records, read again when their directory has changed.
+    fn lock_records(&self) -> io::Result<MutexGuard<'_, Records>> {
+        let mut records = self.records.lock().expect("no panic while it is held");
+        let changed = std::fs::metadata(self.images())?.modified()?;
+        if records.read_at != Some(changed) {
+            // File times tick coarsely: a change right after this one could look like it.
+            let settled = changed.elapsed().is_ok_and(|age| age > TIMESTAMP_TICK);
+            *records = Records { by_id: self.load()?, read_at: settled.then_some(changed) };
+        }
+        Ok(records)
+    }
+
+    fn load(&self) -> io::Result<BTreeMap<String, Record>> {
         let mut records = BTreeMap::new();
         for entry in std::fs::read_dir(self.images())? {
             let path = entry?.path();
-            if path.extension().is_none_or(|e| e != "json") {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with('.') || !name.ends_with(".json") {
                 continue;
             }
-            let record: Option<Record> = serde_json::from_slice(&std::fs::read(&path)?).ok();
+            let bytes = match std::fs::read(&path) {
+                Ok(bytes) => bytes,
+                // Removed by another process meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let record: Option<Record> = serde_json::from_slice(&bytes).ok();
             match record.filter(|r| r.snapshots.iter().all(|name| self.snapshots().join(name).is_dir())) {
                 Some(record) => {
                     records.insert(record.id.clone(), record);
                 }
                 None => {
-                    warn!(record = %path.display(), "dropped an image whose record or layers are damaged; it will be pulled again");
-                    std::fs::remove_file(&path)?;
+                    warn!(record = %path.display(), "an image's record or layers are damaged; it has to be pulled again")
                 }
             }
         }
@@ -423,7 +487,8 @@ impl Inner {
     }
 
     fn record(&self, image: Unpacked, tags: &[String], digests: &[String], pinned: bool) -> io::Result<Image> {
-        let mut records = self.records.lock().expect("no panic while it is held");
+        let mut records = self.lock_records()?;
+        let records = &mut records.by_id;
         // A tag names one image: the one that it named before loses it.
         let previous: Vec<String> = records
             .values()
@@ -457,11 +522,9 @@ impl Inner {
     }
 
     fn collect(&self, records: &BTreeMap<String, Record>) -> io::Result<()> {
+        // Layers of a pull under way have no record yet; what is left over is found the next time.
+        let Some(_alone) = self.alone()? else { return Ok(()) };
         let needed: BTreeSet<&str> = records.values().flat_map(|r| r.snapshots.iter().map(String::as_str)).collect();
-        if !self.pulling.lock().expect("no panic while it is held").is_empty() {
-            // Layers of a pull under way have no record yet; what is left over is found the next time.
-            return Ok(());
-        }
         for entry in std::fs::read_dir(self.snapshots())? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
