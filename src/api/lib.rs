@@ -4,11 +4,17 @@
 //! Must not know: HTTP connections, the store, the API server, controllers.
 
 pub mod decode;
+pub mod duration;
+pub mod field;
+pub mod kinds;
+pub mod metadata;
+pub mod names;
 pub mod object;
 pub mod openapi;
 pub mod patch;
 pub mod resource;
 pub mod schema;
+pub mod selector;
 pub mod status;
 pub mod strategy;
 

@@ -53,6 +53,15 @@ pub trait Strategy: Send + Sync + 'static {
     fn field_labels(&self) -> &'static [&'static str] {
         &[]
     }
+    /// Whether the stored form is another version's than this descriptor's (`events.k8s.io`, stored in the core
+    /// group's shape). Where not, stored bytes are served as they are.
+    fn converts(&self) -> bool {
+        false
+    }
+    /// From this version's form to the stored one. Leaves the stored form alone.
+    fn to_storage(&self, _object: &mut Value) {}
+    /// From the stored form to this version's. Leaves this version's form alone.
+    fn from_storage(&self, _object: &mut Value) {}
     /// The cells of the row of this object, one for each of [`Descriptor::columns`].
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value>;
 }

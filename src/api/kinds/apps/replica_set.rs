@@ -1,0 +1,49 @@
+//! ReplicaSet.
+
+use k8s_openapi::api::apps::v1 as apps;
+use serde_json::Value;
+
+use crate::kinds::adapter::{FieldOf, Kind};
+use crate::kinds::facts::{AGE, Facts, NAME, integer, wide};
+use crate::kinds::peek::Peek;
+use crate::kinds::row::{self, Row};
+use crate::strategy::Subresource;
+
+pub(super) struct ReplicaSets;
+
+impl Kind for ReplicaSets {
+    type Typed = apps::ReplicaSet;
+    const FACTS: Facts = Facts {
+        short_names: &["rs"],
+        categories: &["all"],
+        subresources: &[Subresource::Scale, Subresource::Status],
+        columns: &[
+            NAME,
+            integer("Desired", "How many pods are asked for."),
+            integer("Current", "How many pods there are."),
+            integer("Ready", "How many pods are ready."),
+            AGE,
+            wide("Containers", "Names of the containers of the template."),
+            wide("Images", "Images of the containers of the template."),
+            wide("Selector", "The labels of its pods."),
+        ],
+        generation: true,
+        ..Facts::new("apps", "v1", "replicasets", "ReplicaSet")
+    };
+    const FIELDS: &'static [(&'static str, FieldOf)] = &[("status.replicas", |o| o.int("status.replicas").to_string())];
+    const FIELD_LABELS: &'static [&'static str] = &["status.replicas"];
+
+    fn prepare_create(object: &mut Value) {
+        super::zero_replicas(object);
+    }
+
+    fn cells(object: &Value, row: &mut Row) {
+        row.name(object);
+        row.push(object.int("spec.replicas"));
+        row.push(object.int("status.replicas"));
+        row.push(object.int("status.readyReplicas"));
+        row.age(object);
+        row.containers(object.at("spec.template.spec"));
+        row.push(row::selector(object.at("spec.selector")));
+    }
+}

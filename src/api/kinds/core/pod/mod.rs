@@ -1,0 +1,92 @@
+//! Pod.
+
+mod row;
+
+use k8s_openapi::api::core::v1 as core;
+use serde_json::{Value, json};
+
+use crate::kinds::adapter::{FieldOf, Kind};
+use crate::kinds::facts::{AGE, Facts, NAME, text, wide};
+use crate::kinds::peek::Peek;
+use crate::kinds::row::Row;
+use crate::strategy::Subresource;
+
+pub(super) struct Pods;
+
+impl Kind for Pods {
+    type Typed = core::Pod;
+    const FACTS: Facts = Facts {
+        short_names: &["po"],
+        categories: &["all"],
+        subresources: &[
+            Subresource::Special("binding"),
+            Subresource::Special("eviction"),
+            Subresource::Special("log"),
+            Subresource::Status,
+        ],
+        columns: &[
+            NAME,
+            text("Ready", "How many of its containers are ready."),
+            text("Status", "What the pod is doing, or what is wrong with it."),
+            text("Restarts", "How often its containers were started anew, and how long ago the last time."),
+            AGE,
+            wide("IP", "Its address."),
+            wide("Node", "The node it is on."),
+            wide("Nominated Node", "The node on which room is made for it."),
+            wide("Readiness Gates", "How many of its readiness gates are open."),
+        ],
+        generation: true,
+        ..Facts::new("", "v1", "pods", "Pod")
+    };
+    const FIELDS: &'static [(&'static str, FieldOf)] = &[
+        ("spec.nodeName", |o| o.text("spec.nodeName").to_owned()),
+        ("spec.restartPolicy", |o| o.text("spec.restartPolicy").to_owned()),
+        ("spec.schedulerName", |o| o.text("spec.schedulerName").to_owned()),
+        ("spec.serviceAccountName", |o| o.text("spec.serviceAccountName").to_owned()),
+        ("spec.hostNetwork", |o| o.flag("spec.hostNetwork").to_string()),
+        ("status.phase", |o| o.text("status.phase").to_owned()),
+        ("status.podIP", pod_ip),
+        ("status.podIPs", pod_ip),
+        ("status.nominatedNodeName", |o| o.text("status.nominatedNodeName").to_owned()),
+    ];
+    const FIELD_LABELS: &'static [&'static str] = &[
+        "spec.nodeName",
+        "spec.restartPolicy",
+        "spec.schedulerName",
+        "spec.serviceAccountName",
+        "spec.hostNetwork",
+        "status.phase",
+        "status.podIP",
+        "status.podIPs",
+        "status.nominatedNodeName",
+    ];
+
+    fn prepare_create(object: &mut Value) {
+        if let Some(map) = object.as_object_mut() {
+            map.insert("status".to_owned(), json!({"phase": "Pending"}));
+        }
+    }
+
+    fn grace_period_s(object: &Value, asked: Option<i64>) -> Option<i64> {
+        Some(grace_period_s(object, asked))
+    }
+
+    fn cells(object: &Value, row: &mut Row) {
+        row::cells(object, row);
+    }
+}
+
+fn pod_ip(pod: &Value) -> String {
+    pod.list("status.podIPs").first().map_or("", |ip| ip.text("ip")).to_owned()
+}
+
+/// What was asked for, else what the pod says; nothing for a pod that no node runs or that has ended.
+fn grace_period_s(pod: &Value, asked: Option<i64>) -> i64 {
+    let wanted = asked.or_else(|| pod.at("spec.terminationGracePeriodSeconds").as_i64()).unwrap_or(30);
+    let ended = matches!(pod.text("status.phase"), "Succeeded" | "Failed");
+    if pod.text("spec.nodeName").is_empty() || ended {
+        return 0;
+    }
+    // Negative periods are an old way to say "at once, but still gracefully".
+    if wanted < 0 { 1 } else { wanted }
+}

@@ -1,0 +1,49 @@
+//! ReplicationController.
+
+use k8s_openapi::api::core::v1 as core;
+use serde_json::Value;
+
+use crate::kinds::adapter::{FieldOf, Kind};
+use crate::kinds::facts::{AGE, Facts, NAME, integer, wide};
+use crate::kinds::peek::Peek;
+use crate::kinds::row::{self, Row};
+use crate::strategy::Subresource;
+
+pub(super) struct ReplicationControllers;
+
+impl Kind for ReplicationControllers {
+    type Typed = core::ReplicationController;
+    const FACTS: Facts = Facts {
+        short_names: &["rc"],
+        categories: &["all"],
+        subresources: &[Subresource::Scale, Subresource::Status],
+        columns: &[
+            NAME,
+            integer("Desired", "How many pods are asked for."),
+            integer("Current", "How many pods there are."),
+            integer("Ready", "How many pods are ready."),
+            AGE,
+            wide("Containers", "Names of the containers of the template."),
+            wide("Images", "Images of the containers of the template."),
+            wide("Selector", "The labels of its pods."),
+        ],
+        generation: true,
+        ..Facts::new("", "v1", "replicationcontrollers", "ReplicationController")
+    };
+    const FIELDS: &'static [(&'static str, FieldOf)] = &[("status.replicas", |o| o.int("status.replicas").to_string())];
+    const FIELD_LABELS: &'static [&'static str] = &["status.replicas"];
+
+    fn prepare_create(object: &mut Value) {
+        crate::kinds::apps::zero_replicas(object);
+    }
+
+    fn cells(object: &Value, row: &mut Row) {
+        row.name(object);
+        row.push(object.int("spec.replicas"));
+        row.push(object.int("status.replicas"));
+        row.push(object.int("status.readyReplicas"));
+        row.age(object);
+        row.containers(object.at("spec.template.spec"));
+        row.push(row::labels(object.map("spec.selector")));
+    }
+}

@@ -1,0 +1,90 @@
+//! Event of `events.k8s.io`. Stored in the core group's shape: most fields only have other names.
+
+use k8s_openapi::api::events::v1 as events;
+use serde_json::{Map, Value};
+
+use crate::kinds::adapter::{FieldOf, Kind};
+use crate::kinds::core::event as core_event;
+use crate::kinds::facts::Facts;
+use crate::kinds::peek::Peek;
+use crate::kinds::row::Row;
+
+/// (here, in the core shape)
+const RENAMED: &[(&str, &str)] = &[
+    ("regarding", "involvedObject"),
+    ("note", "message"),
+    ("reportingController", "reportingComponent"),
+    ("deprecatedSource", "source"),
+    ("deprecatedFirstTimestamp", "firstTimestamp"),
+    ("deprecatedLastTimestamp", "lastTimestamp"),
+    ("deprecatedCount", "count"),
+];
+
+pub(super) struct Events;
+
+impl Kind for Events {
+    type Typed = events::Event;
+    const FACTS: Facts = Facts {
+        short_names: &["ev"],
+        columns: core_event::COLUMNS,
+        create_on_update: true,
+        storage: Some("events"),
+        ..Facts::new("events.k8s.io", "v1", "events", "Event")
+    };
+    const CONVERTS: bool = true;
+    const FIELDS: &'static [(&'static str, FieldOf)] = &[
+        ("regarding.kind", |o| o.text("regarding.kind").to_owned()),
+        ("regarding.namespace", |o| o.text("regarding.namespace").to_owned()),
+        ("regarding.name", |o| o.text("regarding.name").to_owned()),
+        ("regarding.uid", |o| o.text("regarding.uid").to_owned()),
+        ("regarding.apiVersion", |o| o.text("regarding.apiVersion").to_owned()),
+        ("regarding.resourceVersion", |o| o.text("regarding.resourceVersion").to_owned()),
+        ("regarding.fieldPath", |o| o.text("regarding.fieldPath").to_owned()),
+        ("reason", |o| o.text("reason").to_owned()),
+        ("reportingController", |o| o.text("reportingController").to_owned()),
+        ("type", |o| o.text("type").to_owned()),
+    ];
+    const FIELD_LABELS: &'static [&'static str] = &[
+        "regarding.kind",
+        "regarding.namespace",
+        "regarding.name",
+        "regarding.uid",
+        "regarding.apiVersion",
+        "regarding.resourceVersion",
+        "regarding.fieldPath",
+        "reason",
+        "reportingController",
+        "type",
+    ];
+
+    fn to_storage(object: &mut Value) {
+        rename(object, "v1", |(here, core)| (here, core));
+    }
+
+    fn from_storage(object: &mut Value) {
+        rename(object, "events.k8s.io/v1", |(here, core)| (core, here));
+    }
+
+    fn cells(object: &Value, row: &mut Row) {
+        let mut core = object.clone();
+        Self::to_storage(&mut core);
+        core_event::cells(&core, row);
+    }
+}
+
+fn rename(
+    object: &mut Value,
+    api_version: &str,
+    way: impl Fn((&'static str, &'static str)) -> (&'static str, &'static str),
+) {
+    let Some(map): Option<&mut Map<String, Value>> = object.as_object_mut() else { return };
+    if map.get("apiVersion").and_then(Value::as_str) == Some(api_version) {
+        return;
+    }
+    map.insert("apiVersion".to_owned(), api_version.into());
+    for (from, to) in RENAMED.iter().copied().map(way) {
+        if let Some(value) = map.remove(from) {
+            map.insert(to.to_owned(), value);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The built-in kinds: one file each, under the name of its group.
+//!
+//! A kind is a row of [`Facts`] plus the hooks in which it differs ([`Kind`]); [`Adapter`] makes a
+//! [`Strategy`] of it. Defaults work on the dynamic form, since most of them touch a few fields;
+//! validation works on the typed form, which is parsed once for it and only where something but
+//! the metadata or the status changed.
+//!
+//! Must not know: other kinds of other groups, but for pod templates (`core::pod_template`).
+
+mod adapter;
+mod apps;
+mod coordination;
+mod core;
+mod discovery;
+mod events;
+mod facts;
+mod peek;
+mod row;
+
+use std::sync::Arc;
+
+use crate::strategy::Descriptor;
+
+/// All kinds that the executable knows by itself, in discovery's order.
+pub fn builtin() -> Vec<Arc<Descriptor>> {
+    let rows = [
+        core::descriptors(),
+        apps::descriptors(),
+        coordination::descriptors(),
+        discovery::descriptors(),
+        events::descriptors(),
+    ];
+    rows.into_iter().flatten().map(Arc::new).collect()
+}
+
+#[cfg(test)]
+mod tests;
