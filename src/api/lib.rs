@@ -17,6 +17,7 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod strategy;
+pub mod yaml;
 
 /// The typed Kubernetes API of the target version.
 pub use k8s_openapi as k8s;

@@ -1,9 +1,17 @@
 //! What the fields of a kind are: one description for built-in kinds and custom resources.
+//!
+//! Built-in types refer to each other by their place in one table, since some are recursive; those of custom resources
+//! are trees of their own that live as long as somebody holds them.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::resource::Gvk;
+
+mod facts;
+
+pub use facts::Descriptions;
+pub(crate) use facts::facts;
 
 /// The type of a value. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -12,6 +20,8 @@ pub enum Type {
     /// Anything goes, and unknown fields are kept (RawExtension, JSON, FieldsV1).
     Any,
     List(Arc<ListType>),
+    /// This where it is an object, else anything (a schema or a boolean).
+    OrAny(Arc<Type>),
     /// String keys, values of one type.
     Map(Arc<Type>),
     /// An object of a custom resource.
@@ -33,8 +43,6 @@ pub enum Scalar {
     Time,
     /// RFC 3339, microseconds.
     MicroTime,
-    /// Go's `1h2m3s`.
-    Duration,
     Quantity,
     IntOrString,
 }
@@ -76,6 +84,10 @@ pub struct Field {
     pub required: bool,
     /// The zero value means the same as absence, so it isn't kept.
     pub drop_zero: bool,
+    /// Server-side apply owns the object or map as a whole.
+    pub atomic: bool,
+    /// `x-kubernetes-list-type: atomic` is published; lists without it are atomic, too.
+    pub declared_atomic_list: bool,
     pub patch: PatchStrategy,
     /// The key of a list that strategic merge merges by.
     pub patch_merge_key: Option<Cow<'static, str>>,
@@ -94,8 +106,16 @@ pub struct PatchStrategy {
 
 /// The type of a built-in kind.
 pub fn lookup(gvk: &Gvk) -> Option<Type> {
-    let _ = gvk;
-    None
+    // Every group takes the options of deletion.
+    if &*gvk.kind == "DeleteOptions" {
+        return definition("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
+    }
+    facts().kind(&gvk.group, &gvk.version, &gvk.kind).map(Type::Builtin)
+}
+
+/// The type of an OpenAPI definition, e.g. `io.k8s.api.core.v1.PodSpec`.
+pub fn definition(name: &str) -> Option<Type> {
+    facts().definition(name).map(Type::Builtin)
 }
 
 impl Type {
@@ -103,6 +123,8 @@ impl Type {
     pub fn object(&self) -> Option<&ObjectType> {
         match self {
             Self::Object(object) => Some(object),
+            Self::Builtin(index) => facts().types.get(usize::from(*index)),
+            Self::OrAny(ty) => ty.object(),
             _ => None,
         }
     }
@@ -119,5 +141,54 @@ impl Type {
 impl ObjectType {
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.binary_search_by(|f| (*f.name).cmp(name)).ok().map(|at| &self.fields[at])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_knows_what_upstream_publishes() {
+        let ty = lookup(&Gvk::new("apps", "v1", "Deployment")).expect("a built-in kind");
+        let spec = ty.field("spec").and_then(|s| s.field("template")).and_then(|s| s.field("spec")).expect("pod spec");
+        let object = spec.object().expect("an object");
+        assert_eq!(object.name, "io.k8s.api.core.v1.PodSpec");
+        let containers = object.field("containers").expect("a field");
+        assert!(containers.required && containers.patch.merge && !containers.drop_zero);
+        assert_eq!(containers.patch_merge_key.as_deref(), Some("name"));
+        assert_eq!(containers.tags, [2]);
+        let Type::List(list) = &containers.ty else { panic!("a list") };
+        assert_eq!((list.kind, list.keys.as_slice()), (ListKind::Map, &[Cow::Borrowed("name")][..]));
+        let volumes = object.field("volumes").expect("a field");
+        assert!(volumes.patch.merge && volumes.patch.retain_keys);
+        let Type::List(volumes) = &volumes.ty else { panic!("a list") };
+        assert_eq!(volumes.item.object().and_then(|v| v.field("configMap")).expect("inlined in Go").tags, [2, 19]);
+        assert!(!object.field("activeDeadlineSeconds").expect("a field").drop_zero, "a pointer");
+        assert!(object.field("hostNetwork").expect("a field").drop_zero, "a plain bool");
+        assert!(lookup(&Gvk::new("apps", "v1", "Deploymint")).is_none());
+        assert!(lookup(&Gvk::new("apps", "v1", "DeleteOptions")).is_some());
+    }
+
+    #[test]
+    fn every_type_is_sound() {
+        let facts = facts();
+        assert!(facts.kinds.len() >= 70 && facts.types.len() >= 500);
+        assert!(facts.types.is_sorted_by(|a, b| a.name < b.name));
+        let descriptions = Descriptions::unpack();
+        for (index, ty) in facts.types.iter().enumerate() {
+            assert!(ty.fields.is_sorted_by(|a, b| a.name < b.name), "{}", ty.name);
+            assert_eq!(descriptions.of(u16::try_from(index).expect("few")).count(), ty.fields.len() + 1);
+            for field in &ty.fields {
+                if let Type::Builtin(index) = field.ty {
+                    assert!(usize::from(index) < facts.types.len());
+                }
+                if let Some(default) = &field.default {
+                    serde_json::from_str::<serde_json::Value>(default).expect("defaults are JSON");
+                }
+            }
+        }
+        let pod = facts.definition("io.k8s.api.core.v1.Pod").expect("known");
+        assert!(descriptions.of(pod).next().expect("one").starts_with("Pod is a collection of containers"));
     }
 }
