@@ -108,7 +108,7 @@ impl<K: Kind> Strategy for Adapter<K> {
         let facts = &K::FACTS;
         if let Some(map) = object.as_object_mut() {
             if facts.has_status() {
-                map.remove("status");
+                map.insert("status".to_owned(), Value::Object(Map::new()));
             }
         }
         metadata::prepare_create(object);
@@ -126,7 +126,7 @@ impl<K: Kind> Strategy for Adapter<K> {
         metadata::prepare_update(object, old);
         K::prepare_update(object, old);
         if facts.generation && content_differs(object, old) {
-            set_generation(object, old.int("metadata.generation") + 1);
+            bump_generation(object, old);
         }
     }
 
@@ -234,6 +234,20 @@ fn set_generation(object: &mut Value, generation: i64) {
     if let Some(meta) = object.as_object_mut().and_then(|o| o.existing("metadata")) {
         meta.insert("generation".to_owned(), generation.into());
     }
+}
+
+/// To be called at most in effect once: the new number follows from the old object's.
+pub(crate) fn bump_generation(object: &mut Value, old: &Value) {
+    set_generation(object, old.int("metadata.generation") + 1);
+}
+
+/// For kinds whose status updates may not change labels.
+pub(crate) fn keep_labels(object: &mut Value, old: &Value) {
+    let Some(meta) = object.as_object_mut().and_then(|o| o.existing("metadata")) else { return };
+    match old.at("metadata").get("labels") {
+        Some(labels) => meta.insert("labels".to_owned(), labels.clone()),
+        None => meta.remove("labels"),
+    };
 }
 
 /// Whether anything but metadata, status and the type's name differs.

@@ -253,3 +253,179 @@ fn events_have_two_shapes() {
         assert_eq!(object, new);
     }
 }
+
+/// Default, then prepare for creation, as the API server does.
+fn created(group: &str, of: &str, mut object: Value) -> Value {
+    let strategy = &kind(group, of).strategy;
+    strategy.default(&mut object);
+    strategy.prepare_create(&mut object);
+    let once = object.clone();
+    strategy.default(&mut object);
+    assert_eq!(once, object, "defaults are idempotent");
+    object
+}
+
+#[test]
+fn pod_defaults() {
+    let pod = json!({"metadata": {"name": "p"}, "status": {"phase": "Running"}, "spec": {
+        "serviceAccount": "me",
+        "volumes": [{"name": "v"}, {"name": "c", "configMap": {"name": "m"}}, {"name": "h", "hostPath": {"path": "/x"}},
+            {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}},
+                {"downwardAPI": {"items": [{"path": "p", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}}],
+        "containers": [{"name": "a", "image": "nginx:1", "ports": [{"containerPort": 80}],
+            "resources": {"limits": {"cpu": 0.5, "memory": "1024Mi"}},
+            "env": [{"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                {"name": "R", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}],
+            "readinessProbe": {"httpGet": {"port": 80}, "periodSeconds": 3}}]}});
+    assert_eq!(
+        created("", "Pod", pod),
+        json!({"metadata": {"name": "p", "generation": 1}, "status": {"phase": "Pending", "qosClass": "Guaranteed"}, "spec": {
+            "dnsPolicy": "ClusterFirst", "restartPolicy": "Always", "securityContext": {}, "enableServiceLinks": true,
+            "terminationGracePeriodSeconds": 30, "schedulerName": "default-scheduler", "serviceAccount": "me",
+            "serviceAccountName": "me",
+            "volumes": [{"name": "v", "emptyDir": {}}, {"name": "c", "configMap": {"name": "m", "defaultMode": 420}},
+                {"name": "h", "hostPath": {"path": "/x", "type": ""}},
+                {"name": "t", "projected": {"defaultMode": 420, "sources": [
+                    {"serviceAccountToken": {"path": "t", "expirationSeconds": 3600}},
+                    {"downwardAPI": {"items": [{"path": "p", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}]}}]}}],
+            "containers": [{"name": "a", "image": "nginx:1", "imagePullPolicy": "IfNotPresent",
+                "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+                "ports": [{"containerPort": 80, "protocol": "TCP"}],
+                "resources": {"limits": {"cpu": "500m", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}},
+                "env": [{"name": "N", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},
+                    {"name": "R", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "0"}}}],
+                "readinessProbe": {"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"}, "periodSeconds": 3,
+                    "timeoutSeconds": 1, "successThreshold": 1, "failureThreshold": 3}}]}})
+    );
+}
+
+#[test]
+fn workload_defaults() {
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let full_template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {
+        "dnsPolicy": "ClusterFirst", "restartPolicy": "Always", "securityContext": {}, "terminationGracePeriodSeconds": 30,
+        "schedulerName": "default-scheduler",
+        "containers": [{"name": "c", "image": "i", "imagePullPolicy": "Always", "resources": {},
+            "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File"}]}});
+    let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}});
+    for (group, of, spec, expect, labels, status) in [
+        (
+            "apps",
+            "Deployment",
+            json!({"template": template}),
+            json!({"replicas": 1, "revisionHistoryLimit": 10, "progressDeadlineSeconds": 600, "strategy": rolling,
+                "template": full_template}),
+            Value::Null,
+            json!({}),
+        ),
+        (
+            "apps",
+            "Deployment",
+            json!({"replicas": 0, "strategy": {"type": "Recreate"}, "template": template}),
+            json!({"replicas": 0, "revisionHistoryLimit": 10, "progressDeadlineSeconds": 600,
+                "strategy": {"type": "Recreate"}, "template": full_template}),
+            Value::Null,
+            json!({}),
+        ),
+        (
+            "apps",
+            "ReplicaSet",
+            json!({"template": template}),
+            json!({"replicas": 1, "template": full_template}),
+            Value::Null,
+            json!({"replicas": 0}),
+        ),
+        (
+            "",
+            "ReplicationController",
+            json!({"template": template}),
+            json!({"replicas": 1, "selector": {"a": "b"}, "template": full_template}),
+            json!({"a": "b"}),
+            json!({"replicas": 0}),
+        ),
+    ] {
+        let object = created(group, of, json!({"metadata": {"name": "x"}, "spec": spec}));
+        assert_eq!(object["spec"], expect, "{of}");
+        assert_eq!(object["metadata"].get("labels").unwrap_or(&Value::Null), &labels, "{of}");
+        assert_eq!(object["status"], status, "{of}");
+        assert_eq!(object["metadata"]["generation"], 1, "{of}");
+    }
+}
+
+#[test]
+fn service_defaults_and_changes() {
+    let service = created("", "Service", json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}}));
+    assert_eq!(
+        service,
+        json!({"metadata": {"name": "s"}, "status": {"loadBalancer": {}}, "spec": {"type": "ClusterIP",
+            "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
+            "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}]}})
+    );
+    let old = json!({"metadata": {"name": "s"}, "spec": {"type": "NodePort", "clusterIP": "1.1.1.1", "clusterIPs": ["1.1.1.1"],
+        "externalTrafficPolicy": "Cluster", "ports": [{"port": 80, "nodePort": 30001, "name": "a"}]}});
+    for (spec, expect) in [
+        (
+            json!({"type": "NodePort", "ports": [{"port": 81, "name": "a"}, {"port": 82, "name": "b"}]}),
+            json!({"type": "NodePort", "clusterIP": "1.1.1.1", "clusterIPs": ["1.1.1.1"],
+                "ports": [{"port": 81, "name": "a", "nodePort": 30001}, {"port": 82, "name": "b"}]}),
+        ),
+        (
+            json!({"type": "ClusterIP", "clusterIP": "1.1.1.1", "clusterIPs": ["1.1.1.1"], "externalTrafficPolicy": "Cluster",
+                "ports": [{"port": 80, "nodePort": 30001, "name": "a"}]}),
+            json!({"type": "ClusterIP", "clusterIP": "1.1.1.1", "clusterIPs": ["1.1.1.1"], "ports": [{"port": 80, "name": "a"}]}),
+        ),
+        (
+            json!({"type": "ExternalName", "externalName": "x", "clusterIP": "1.1.1.1", "clusterIPs": ["1.1.1.1"]}),
+            json!({"type": "ExternalName", "externalName": "x"}),
+        ),
+        (
+            json!({"type": "ClusterIP", "clusterIP": "2.2.2.2", "clusterIPs": ["1.1.1.1"]}),
+            json!({"type": "ClusterIP", "clusterIP": "2.2.2.2", "clusterIPs": ["2.2.2.2"]}),
+        ),
+    ] {
+        let mut object = json!({"metadata": {"name": "s"}, "spec": spec});
+        kind("", "Service").strategy.prepare_update(&mut object, &old);
+        assert_eq!(object["spec"], expect);
+    }
+}
+
+#[test]
+fn updates_keep_and_count() {
+    let strategy = &kind("apps", "Deployment").strategy;
+    let old = json!({"metadata": {"name": "d", "generation": 4, "labels": {"a": "b"}}, "spec": {"replicas": 1}, "status": {"replicas": 1}});
+    for (spec, annotations, generation) in [
+        (json!({"replicas": 1}), json!({}), 4),
+        (json!({"replicas": 2}), json!({}), 5),
+        (json!({"replicas": 1}), json!({"x": "y"}), 5),
+    ] {
+        let mut new = json!({"metadata": {"name": "d", "generation": 99}, "spec": spec, "status": {"replicas": 7}});
+        if annotations != json!({}) {
+            new["metadata"]["annotations"] = annotations;
+        }
+        strategy.prepare_update(&mut new, &old);
+        assert_eq!(new["metadata"]["generation"], generation);
+        assert_eq!(new["status"], json!({"replicas": 1}));
+    }
+    let mut new = json!({"metadata": {"name": "d"}, "spec": {"replicas": 9}, "status": {"replicas": 7}});
+    strategy.prepare_status_update(&mut new, &old);
+    assert_eq!(
+        new,
+        json!({"metadata": {"name": "d", "generation": 4, "labels": {"a": "b"}}, "spec": {"replicas": 1}, "status": {"replicas": 7}})
+    );
+}
+
+#[test]
+fn secrets_and_namespaces() {
+    let secret = created(
+        "",
+        "Secret",
+        json!({"metadata": {"name": "s"}, "stringData": {"a": "b"}, "data": {"a": "", "c": "ZA=="}}),
+    );
+    assert_eq!(secret, json!({"metadata": {"name": "s"}, "type": "Opaque", "data": {"a": "Yg==", "c": "ZA=="}}));
+    let namespace = created("", "Namespace", json!({"metadata": {"name": "n"}}));
+    assert_eq!(
+        namespace,
+        json!({"metadata": {"name": "n", "labels": {"kubernetes.io/metadata.name": "n"}}, "spec": {"finalizers": ["kubernetes"]},
+            "status": {"phase": "Active"}})
+    );
+}

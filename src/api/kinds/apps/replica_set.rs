@@ -4,8 +4,9 @@ use k8s_openapi::api::apps::v1 as apps;
 use serde_json::Value;
 
 use crate::kinds::adapter::{FieldOf, Kind};
+use crate::kinds::core::pod;
 use crate::kinds::facts::{AGE, Facts, NAME, integer, wide};
-use crate::kinds::peek::Peek;
+use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::kinds::row::{self, Row};
 use crate::strategy::Subresource;
 
@@ -32,6 +33,13 @@ impl Kind for ReplicaSets {
     };
     const FIELDS: &'static [(&'static str, FieldOf)] = &[("status.replicas", |o| o.int("status.replicas").to_string())];
     const FIELD_LABELS: &'static [&'static str] = &["status.replicas"];
+
+    fn default(object: &mut Value) {
+        pod::defaults::template(object);
+        if let Some(spec) = spec_of(object) {
+            spec.fill("replicas", 1);
+        }
+    }
 
     fn prepare_create(object: &mut Value) {
         super::zero_replicas(object);

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::kinds::adapter::Kind;
 use crate::kinds::facts::{AGE, Facts, NAME, text};
-use crate::kinds::peek::Peek;
+use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::Row;
 
 /// How many endpoints a row shows.
@@ -21,6 +21,15 @@ impl Kind for EndpointsKind {
         create_on_update: true,
         ..Facts::new("", "v1", "endpoints", "Endpoints")
     };
+
+    fn default(object: &mut Value) {
+        let Some(map) = object.as_object_mut() else { return };
+        for subset in map.items("subsets") {
+            for port in subset.items("ports") {
+                port.fill("protocol", "TCP");
+            }
+        }
+    }
 
     fn cells(object: &Value, row: &mut Row) {
         row.name(object);

@@ -6,7 +6,7 @@ mod endpoints;
 pub(super) mod event;
 mod namespace;
 mod node;
-mod pod;
+pub(super) mod pod;
 mod replication_controller;
 mod secret;
 mod service;

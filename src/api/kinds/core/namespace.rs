@@ -42,6 +42,8 @@ impl Kind for Namespaces {
     }
 
     fn prepare_create(object: &mut Value) {
+        // A generated name was not there yet.
+        Self::default(object);
         if let Some(map) = object.as_object_mut() {
             map.insert("status".to_owned(), json!({"phase": "Active"}));
             let finalizers = map.object("spec").map(|spec| spec.entry("finalizers").or_insert_with(|| json!([])));

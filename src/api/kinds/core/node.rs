@@ -4,8 +4,9 @@ use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
 
 use crate::kinds::adapter::{FieldOf, Kind};
+use crate::kinds::core::pod::defaults::resource_list;
 use crate::kinds::facts::{AGE, Facts, NAME, text, wide};
-use crate::kinds::peek::Peek;
+use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::Row;
 use crate::strategy::Subresource;
 
@@ -37,6 +38,19 @@ impl Kind for Nodes {
     const FIELDS: &'static [(&'static str, FieldOf)] =
         &[("spec.unschedulable", |o| o.flag("spec.unschedulable").to_string())];
     const FIELD_LABELS: &'static [&'static str] = &["spec.unschedulable"];
+
+    /// All that the node has can be given to pods, where it does not say otherwise.
+    fn default(object: &mut Value) {
+        let Some(status) = object.as_object_mut().and_then(|o| o.existing("status")) else { return };
+        if let (true, Some(capacity)) = (status.lacks("allocatable"), status.get("capacity").cloned()) {
+            status.insert("allocatable".to_owned(), capacity);
+        }
+        for list in ["capacity", "allocatable"] {
+            if let Some(list) = status.existing(list) {
+                resource_list(list);
+            }
+        }
+    }
 
     fn cells(node: &Value, row: &mut Row) {
         row.name(node);

@@ -4,8 +4,9 @@ use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
 
 use crate::kinds::adapter::{FieldOf, Kind};
+use crate::kinds::core::pod;
 use crate::kinds::facts::{AGE, Facts, NAME, integer, wide};
-use crate::kinds::peek::Peek;
+use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::kinds::row::{self, Row};
 use crate::strategy::Subresource;
 
@@ -32,6 +33,23 @@ impl Kind for ReplicationControllers {
     };
     const FIELDS: &'static [(&'static str, FieldOf)] = &[("status.replicas", |o| o.int("status.replicas").to_string())];
     const FIELD_LABELS: &'static [&'static str] = &["status.replicas"];
+
+    /// Selector and labels are those of the template where the manifest gives none.
+    fn default(object: &mut Value) {
+        pod::defaults::template(object);
+        let labels = object.map("spec.template.metadata.labels").filter(|l| !l.is_empty()).cloned();
+        let Some(spec) = spec_of(object) else { return };
+        spec.fill("replicas", 1);
+        let Some(labels) = labels else { return };
+        if spec.get("selector").is_none_or(|s| s.as_object().is_none_or(|m| m.is_empty())) {
+            spec.insert("selector".to_owned(), labels.clone().into());
+        }
+        if object.count("metadata.labels") == 0
+            && let Some(meta) = object.as_object_mut().and_then(|o| o.object("metadata"))
+        {
+            meta.insert("labels".to_owned(), labels.into());
+        }
+    }
 
     fn prepare_create(object: &mut Value) {
         crate::kinds::apps::zero_replicas(object);

@@ -1,5 +1,6 @@
 //! Secret.
 
+use base64::Engine as _;
 use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
 
@@ -27,6 +28,15 @@ impl Kind for Secrets {
     fn default(object: &mut Value) {
         if let Some(map) = object.as_object_mut() {
             map.fill("type", "Opaque");
+            // Write-only: plain texts that join the encoded ones.
+            if let Some(Value::Object(texts)) = map.remove("stringData")
+                && let Some(data) = map.object("data")
+            {
+                for (key, text) in texts {
+                    let encoded = base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or(""));
+                    data.insert(key, encoded.into());
+                }
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::kinds::adapter::Kind;
 use crate::kinds::facts::{AGE, Facts, NAME, text};
-use crate::kinds::peek::Peek;
+use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::Row;
 
 /// How many entries a cell shows.
@@ -26,6 +26,16 @@ impl Kind for EndpointSlices {
         generation: true,
         ..Facts::new("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
     };
+
+    fn default(object: &mut Value) {
+        let Some(map) = object.as_object_mut() else { return };
+        for port in map.items("ports") {
+            if port.lacks("name") {
+                port.insert("name".to_owned(), "".into());
+            }
+            port.fill("protocol", "TCP");
+        }
+    }
 
     fn cells(slice: &Value, row: &mut Row) {
         let port = |port: &Value| match (port.at("port").as_i64(), port.at("name").as_str()) {

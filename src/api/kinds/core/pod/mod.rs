@@ -1,5 +1,7 @@
 //! Pod.
 
+pub(in crate::kinds) mod defaults;
+mod qos;
 mod row;
 
 use k8s_openapi::api::core::v1 as core;
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::kinds::adapter::{FieldOf, Kind};
 use crate::kinds::facts::{AGE, Facts, NAME, text, wide};
-use crate::kinds::peek::Peek;
+use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::Row;
 use crate::strategy::Subresource;
 
@@ -61,9 +63,32 @@ impl Kind for Pods {
         "status.nominatedNodeName",
     ];
 
+    fn default(object: &mut Value) {
+        defaults::pod(object);
+    }
+
     fn prepare_create(object: &mut Value) {
+        let mut status = json!({"phase": "Pending", "qosClass": qos::class(object)});
+        if object.count("spec.schedulingGates") > 0 {
+            status["conditions"] = json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates"}]);
+        }
         if let Some(map) = object.as_object_mut() {
-            map.insert("status".to_owned(), json!({"phase": "Pending"}));
+            map.insert("status".to_owned(), status);
+        }
+    }
+
+    fn prepare_status_update(object: &mut Value, old: &Value) {
+        let Some(map) = object.as_object_mut() else { return };
+        if let Some(meta) = map.existing("metadata") {
+            // Node agents of old times lost them on the way.
+            match old.at("metadata").get("ownerReferences") {
+                Some(owners) => meta.insert("ownerReferences".to_owned(), owners.clone()),
+                None => meta.remove("ownerReferences"),
+            };
+        }
+        if let (Some(status), Some(class)) = (map.object("status"), old.at("status").get("qosClass")) {
+            status.entry("qosClass").or_insert_with(|| class.clone());
         }
     }
 

@@ -1,5 +1,7 @@
 //! Service.
 
+mod defaults;
+
 use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
 
@@ -36,6 +38,18 @@ impl Kind for Services {
         ("spec.type", |o| o.text("spec.type").to_owned()),
     ];
     const FIELD_LABELS: &'static [&'static str] = &["spec.clusterIP", "spec.type"];
+
+    fn default(object: &mut Value) {
+        defaults::service(object);
+    }
+
+    fn prepare_create(object: &mut Value) {
+        defaults::prepare_create(object);
+    }
+
+    fn prepare_update(object: &mut Value, old: &Value) {
+        defaults::prepare_update(object, old);
+    }
 
     fn cells(service: &Value, row: &mut Row) {
         row.name(service);
