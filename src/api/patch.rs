@@ -1,9 +1,23 @@
 //! JSON patch (RFC 6902), merge patch (RFC 7386), strategic merge patch, and the three-way patch of `kubectl apply`.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::schema::Type;
+use crate::schema::{Field, Type};
 use crate::status::ApiError;
+
+mod strategic;
+mod three_way;
+
+pub use three_way::three_way;
+
+/// Says what a map does: `replace`, `delete`, `merge`.
+const DIRECTIVE: &str = "$patch";
+/// The only keys that a map keeps.
+const RETAIN_KEYS: &str = "$retainKeys";
+/// Prefix of the name of a list: values that go.
+const DELETE_FROM_LIST: &str = "$deleteFromPrimitiveList/";
+/// Prefix of the name of a list: its order, as values or as objects of the merge key alone.
+const ELEMENT_ORDER: &str = "$setElementOrder/";
 
 /// RFC 6902.
 pub fn json_patch(original: &Value, patch: &Value) -> Result<Value, ApiError> {
@@ -23,18 +37,49 @@ pub fn merge_patch(mut original: Value, patch: &Value) -> Value {
 
 /// Strategic merge of `patch` into `original`, a value of type `schema`.
 pub fn strategic_merge(original: &Value, patch: &Value, schema: &Type) -> Result<Value, ApiError> {
-    let _ = schema;
-    Ok(merge_patch(original.clone(), patch))
+    let (Value::Object(original), Value::Object(patch)) = (original, patch) else {
+        return Err(ApiError::bad_request("invalid JSON document: a strategic merge patch is an object"));
+    };
+    strategic::merge(original.clone(), patch, Some(schema)).map(Value::Object)
 }
 
-/// The patch that brings `current` to `modified`, deleting what `original` (last applied) had and `modified` has not.
-/// Strategic with a schema, else a JSON merge patch. An empty object: nothing to do.
-pub fn three_way(
-    original: Option<&Value>,
-    modified: &Value,
-    current: &Value,
-    schema: Option<&Type>,
-) -> Result<Value, ApiError> {
-    let _ = (original, current, schema);
-    Ok(modified.clone())
+/// How a field is patched; what is unknown is merged as a map, and replaced as a list.
+fn field<'a>(schema: Option<&'a Type>, name: &str) -> Option<&'a Field> {
+    schema?.object()?.field(name)
 }
+
+/// The type of a field's value, or of the values of a map.
+fn type_of<'a>(schema: Option<&'a Type>, name: &str) -> Option<&'a Type> {
+    match schema? {
+        Type::Map(values) => Some(values),
+        other => other.object()?.field(name).map(|field| &field.ty),
+    }
+}
+
+fn item_type(list: Option<&Type>) -> Option<&Type> {
+    match list? {
+        Type::List(list) => Some(&list.item),
+        _ => None,
+    }
+}
+
+/// What identifies an item of a merged list: its merge key's value, or itself.
+fn identity<'a>(item: &'a Value, merge_key: Option<&str>) -> Option<&'a Value> {
+    match merge_key {
+        Some(key) => item.get(key),
+        None => Some(item),
+    }
+}
+
+fn position(items: &[Value], wanted: Option<&Value>, merge_key: Option<&str>) -> Option<usize> {
+    wanted?;
+    items.iter().position(|item| identity(item, merge_key) == wanted)
+}
+
+/// An object with one entry.
+fn single(key: &str, value: Value) -> Map<String, Value> {
+    Map::from_iter([(key.to_owned(), value)])
+}
+
+#[cfg(test)]
+mod tests;
