@@ -1,5 +1,5 @@
 use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -330,8 +330,9 @@ where
 
     fn replace(&self, objects: &[Arc<Object>], changes: &mut Vec<Change<K>>) {
         // Parsed before the lock is taken: readers don't wait for it.
-        let new: HashMap<ObjectKey, Held<K>> =
+        let new: Vec<(ObjectKey, Held<K>)> =
             objects.iter().filter_map(|object| Some((object.key(), hold::<K>(object)?))).collect();
+        let kept: HashSet<ObjectKey> = new.iter().map(|(key, _)| key.clone()).collect();
         self.write(|content| {
             let gone: Vec<ObjectKey> = content
                 .objects
@@ -339,7 +340,7 @@ where
                 .flat_map(|(namespace, objects)| {
                     objects.keys().map(|name| ObjectKey { namespace: namespace.clone(), name: name.clone() })
                 })
-                .filter(|key| !new.contains_key(key))
+                .filter(|key| !kept.contains(key))
                 .collect();
             for key in gone {
                 content.remove(&key, None, changes);

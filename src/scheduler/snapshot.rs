@@ -1,0 +1,175 @@
+//! What a scheduling cycle sees: nodes with the pods on them, unchanged while it decides.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint};
+use skiff_api::ObjectKey;
+
+use crate::resources::{Resources, requests, requests_or_modest, whole};
+
+/// A pod with what plugins want to know of it, worked out once.
+#[derive(Debug)]
+pub struct PodInfo {
+    pub pod: Arc<Pod>,
+    pub uid: String,
+    pub key: ObjectKey,
+    pub priority: i32,
+    pub requests: Resources,
+    /// For comparing nodes; see [`requests_or_modest`].
+    pub modest: Resources,
+    pub ports: Vec<HostPort>,
+}
+
+/// A port of the node that a pod takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// `0.0.0.0` is every address.
+    pub ip: String,
+    pub protocol: String,
+    pub port: i32,
+}
+
+impl HostPort {
+    pub fn conflicts(&self, other: &Self) -> bool {
+        let same_ip = self.ip == other.ip || self.ip == "0.0.0.0" || other.ip == "0.0.0.0";
+        same_ip && self.port == other.port && self.protocol == other.protocol
+    }
+}
+
+impl PodInfo {
+    pub fn new(pod: Arc<Pod>) -> Self {
+        Self {
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            key: ObjectKey::of(&*pod),
+            priority: pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0),
+            requests: requests(&pod),
+            modest: requests_or_modest(&pod),
+            ports: pod.spec.as_ref().map(host_ports).unwrap_or_default(),
+            pod,
+        }
+    }
+
+    /// Of an empty spec where the pod has none: the API server lets none through.
+    pub fn spec(&self) -> &PodSpec {
+        static NONE: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
+        self.pod.spec.as_ref().unwrap_or(&NONE)
+    }
+}
+
+fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    spec.containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter_map(|port| {
+            let number = port.host_port.filter(|number| *number > 0)?;
+            let ip = port.host_ip.clone().filter(|ip| !ip.is_empty() && ip != "::");
+            Some(HostPort {
+                ip: ip.unwrap_or_else(|| "0.0.0.0".into()),
+                protocol: port.protocol.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "TCP".into()),
+                port: number,
+            })
+        })
+        .collect()
+}
+
+/// A node and what the pods on it take.
+#[derive(Debug, Clone)]
+pub struct NodeInfo {
+    /// Pods may be known before their node is.
+    node: Option<Arc<Node>>,
+    pub pods: HashMap<String, Arc<PodInfo>>,
+    pub allocatable: Resources,
+    pub allowed_pods: i64,
+    pub requested: Resources,
+    pub modest: Resources,
+    /// Size by name of the images that the node holds.
+    pub images: HashMap<String, i64>,
+}
+
+impl NodeInfo {
+    pub fn new() -> Self {
+        Self {
+            node: None,
+            pods: HashMap::new(),
+            allocatable: Resources::default(),
+            allowed_pods: 0,
+            requested: Resources::default(),
+            modest: Resources::default(),
+            images: HashMap::new(),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn with_node(node: Arc<Node>) -> Self {
+        let mut info = Self::new();
+        info.set_node(Some(node));
+        info
+    }
+
+    pub fn set_node(&mut self, node: Option<Arc<Node>>) {
+        let status = node.as_ref().and_then(|node| node.status.as_ref());
+        let allocatable = status.and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()));
+        self.allocatable = Resources::from_amounts(allocatable);
+        self.allowed_pods = allocatable.and_then(|a| a.get("pods")).map_or(0, |amount| whole(&amount.0));
+        let images = status.and_then(|s| s.images.as_ref());
+        self.images = images
+            .into_iter()
+            .flatten()
+            .flat_map(|image| {
+                let size = image.size_bytes.unwrap_or(0);
+                image.names.iter().flatten().map(move |name| (name.clone(), size))
+            })
+            .collect();
+        self.node = node;
+    }
+
+    pub fn is_known(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// In a [`Snapshot`] every node is known.
+    pub fn node(&self) -> &Node {
+        self.node.as_deref().expect("snapshots hold known nodes only")
+    }
+
+    pub fn name(&self) -> &str {
+        self.node().metadata.name.as_deref().unwrap_or_default()
+    }
+
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.node().metadata.labels.as_ref()?.get(key).map(String::as_str)
+    }
+
+    pub fn taints(&self) -> &[Taint] {
+        self.node().spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default()
+    }
+
+    pub fn is_unschedulable(&self) -> bool {
+        self.node().spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false)
+    }
+
+    pub fn add(&mut self, pod: Arc<PodInfo>) {
+        self.requested.add(&pod.requests);
+        self.modest.add(&pod.modest);
+        if let Some(old) = self.pods.insert(pod.uid.clone(), pod) {
+            self.requested.subtract(&old.requests);
+            self.modest.subtract(&old.modest);
+        }
+    }
+
+    pub fn remove(&mut self, uid: &str) {
+        if let Some(old) = self.pods.remove(uid) {
+            self.requested.subtract(&old.requests);
+            self.modest.subtract(&old.modest);
+        }
+    }
+}
+
+/// All known nodes, by name.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    pub nodes: Vec<Arc<NodeInfo>>,
+}
