@@ -1,55 +1,122 @@
 //! What this server holds in memory: the versioned map and the watches on it, under one lock, so that a watch starts
-//! exactly where the history that it was given ends.
+//! exactly where the history that it was given ends; and with them what a checkpoint needs to be of one moment.
 
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
+use openraft::EntryPayload;
+use tokio::sync::{Notify, watch};
 
-use crate::mvcc::Mvcc;
+use crate::checkpoint::{Cut, Meta};
+use crate::mvcc::{Mvcc, op_key};
+use crate::raft::{Command, Entry, LogId, StoredMembership};
 use crate::types::{Error, Revision, Txn, TxnOutcome};
 use crate::watch::{Hub, Watch};
 
 #[derive(Debug)]
 pub(crate) struct State {
-    state: RwLock<Held>,
-    revision: tokio::sync::watch::Sender<Revision>,
+    held: RwLock<Held>,
+    revision: watch::Sender<Revision>,
+    sole_voter: AtomicBool,
+    /// Told when a key has changed.
+    pub changed: Notify,
+    /// Told when a checkpoint would have something to write.
+    pub dirty: Notify,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     pub mvcc: Mvcc,
+    pub applied: Option<LogId>,
+    pub membership: StoredMembership,
+    /// The revision that a replay of the log reaches by itself.
+    pub durable: Revision,
     hub: Hub,
+    /// Keys that changed since the last checkpoint was cut.
+    dirty: HashSet<Bytes>,
+    /// The last checkpoint.
+    kept: Option<Meta>,
+    volatile: Vec<Bytes>,
 }
 
 impl State {
-    pub fn new(mvcc: Mvcc) -> Self {
-        let (revision, _) = tokio::sync::watch::channel(mvcc.revision());
-        Self { state: RwLock::new(Held { mvcc, hub: Hub::default() }), revision }
+    /// `kept`: the checkpoint that the map was loaded from.
+    pub fn new(mvcc: Mvcc, kept: Option<Meta>, volatile: Vec<Bytes>) -> Self {
+        let (revision, _) = watch::channel(mvcc.revision());
+        let Meta { applied, membership, .. } = kept.clone().unwrap_or_default();
+        let sole_voter = AtomicBool::new(is_sole_voter(&membership));
+        let durable = mvcc.revision();
+        let held = Held { mvcc, applied, membership, durable, kept, volatile, ..Held::default() };
+        Self { held: RwLock::new(held), revision, sole_voter, changed: Notify::new(), dirty: Notify::new() }
     }
 
     pub fn read(&self) -> RwLockReadGuard<'_, Held> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+        // Nothing panics half-way through a change.
+        self.held.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Held> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+        self.held.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn apply(&self, txn: &Txn, floor: Revision) -> TxnOutcome {
+    /// Is this server the whole cluster? Then what it has applied is all that was ever acknowledged.
+    pub fn sole_voter(&self) -> bool {
+        self.sole_voter.load(Ordering::Acquire)
+    }
+
+    pub fn apply_entry(&self, entry: Entry) -> Option<TxnOutcome> {
         let mut held = self.write();
+        held.applied = Some(entry.log_id);
+        match entry.payload {
+            EntryPayload::Blank => None,
+            EntryPayload::Membership(membership) => {
+                held.membership = StoredMembership::new(Some(entry.log_id), membership);
+                self.sole_voter.store(is_sole_voter(&held.membership), Ordering::Release);
+                None
+            }
+            EntryPayload::Normal(Command::Advance { to }) => {
+                held.mvcc.advance(to);
+                held.durable = held.mvcc.revision();
+                self.revision.send_replace(held.mvcc.revision());
+                None
+            }
+            EntryPayload::Normal(Command::Txn { floor, txn }) => {
+                let outcome = self.apply(&mut held, &txn, floor);
+                if matches!(outcome, TxnOutcome::Committed { .. }) {
+                    held.durable = held.mvcc.revision();
+                    held.dirty.extend(txn.ops.iter().map(op_key).cloned());
+                    drop(held);
+                    self.dirty.notify_one();
+                }
+                Some(outcome)
+            }
+        }
+    }
+
+    /// A transaction on volatile keys alone: nothing of it is ever written.
+    pub fn apply_volatile(&self, txn: &Txn) -> TxnOutcome {
+        self.apply(&mut self.write(), txn, Revision(0))
+    }
+
+    fn apply(&self, held: &mut Held, txn: &Txn, floor: Revision) -> TxnOutcome {
         let (outcome, changes) = held.mvcc.apply(txn, floor);
-        held.hub.publish(&changes);
-        let revision = held.mvcc.revision();
-        drop(held);
         if !changes.is_empty() {
-            self.revision.send_replace(revision);
+            held.hub.publish(&changes);
+            self.revision.send_replace(held.mvcc.revision());
+            self.changed.notify_one();
         }
         outcome
     }
 
+    pub fn is_volatile(&self, key: &[u8]) -> bool {
+        self.read().is_volatile(key)
+    }
+
     pub fn watch(&self, prefix: Bytes, after: Revision) -> Result<Watch, Error> {
         let mut held = self.write();
-        let Held { mvcc, hub } = &mut *held;
+        let Held { mvcc, hub, .. } = &mut *held;
         let revision = mvcc.revision();
         Ok(hub.watch(prefix, mvcc.changes_after(after)?, after, revision))
     }
@@ -66,10 +133,89 @@ impl State {
 
     /// Waits until this replica has reached the revision.
     pub async fn reached(&self, revision: Revision) -> Result<(), Error> {
+        if *self.revision.borrow() >= revision {
+            return Ok(());
+        }
         self.revision.subscribe().wait_for(|now| *now >= revision).await.map(drop).map_err(|_| Error::Stopped)
     }
 
+    /// Ends all watches.
     pub fn stop(&self) {
         self.write().hub.stop();
     }
+
+    /// What changed since the last cut, to be written to a checkpoint.
+    pub fn cut_changes(&self) -> Cut {
+        let mut held = self.write();
+        let dirty = std::mem::take(&mut held.dirty);
+        let keys = dirty.into_iter().map(|key| {
+            let record = held.mvcc.get(&key);
+            (key, record)
+        });
+        Cut { keys: keys.collect(), meta: held.meta() }
+    }
+
+    /// Everything that a new checkpoint holds.
+    pub fn cut_all(&self) -> Cut {
+        let mut held = self.write();
+        held.dirty.clear();
+        held.dirty.shrink_to_fit();
+        held.all()
+    }
+
+    /// Everything that a checkpoint would hold, without taking note of it.
+    pub fn image(&self) -> Cut {
+        self.read().all()
+    }
+
+    /// Starts over from another server's state; every watch is told to do so too.
+    pub fn install(&self, cut: Cut) {
+        let mut held = self.write();
+        let mut mvcc = Mvcc::default();
+        cut.keys.into_iter().filter_map(|(_, record)| record).for_each(|record| mvcc.load(record));
+        mvcc.loaded(cut.meta.revision);
+        held.mvcc = mvcc;
+        held.applied = cut.meta.applied;
+        held.membership = cut.meta.membership;
+        held.durable = cut.meta.revision;
+        held.hub.restart();
+        self.sole_voter.store(is_sole_voter(&held.membership), Ordering::Release);
+        self.revision.send_replace(cut.meta.revision);
+    }
+
+    pub fn kept(&self) -> Option<Meta> {
+        self.read().kept.clone()
+    }
+
+    pub fn set_kept(&self, meta: Meta) {
+        self.write().kept = Some(meta);
+    }
+
+    /// Would a checkpoint have a changed key to write?
+    pub fn is_dirty(&self) -> bool {
+        !self.read().dirty.is_empty()
+    }
+
+    pub fn live_bytes(&self) -> u64 {
+        self.read().mvcc.records().map(|record| (record.key.len() + record.value.len()) as u64).sum()
+    }
+}
+
+impl Held {
+    fn is_volatile(&self, key: &[u8]) -> bool {
+        self.volatile.iter().any(|prefix| key.starts_with(prefix))
+    }
+
+    fn meta(&self) -> Meta {
+        Meta { revision: self.mvcc.revision(), applied: self.applied, membership: self.membership.clone() }
+    }
+
+    fn all(&self) -> Cut {
+        let records = self.mvcc.records().filter(|record| !self.is_volatile(&record.key));
+        Cut { keys: records.map(|record| (record.key.clone(), Some(record))).collect(), meta: self.meta() }
+    }
+}
+
+fn is_sole_voter(membership: &StoredMembership) -> bool {
+    membership.voter_ids().count() == 1
 }

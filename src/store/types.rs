@@ -125,6 +125,9 @@ pub enum Error {
     /// Nothing was written: the disk is full or the store is over its quota.
     #[error("the store's disk is full")]
     Full,
+    /// Nothing is lost: the log keeps what the checkpoint would hold.
+    #[error("write a checkpoint")]
+    Checkpoint(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the store has stopped")]
     Stopped,
     /// A watch whose receiver did not keep up is closed with this; it has to list and watch again.

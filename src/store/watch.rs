@@ -212,10 +212,19 @@ impl Hub {
     /// Ends every watch, now and later.
     pub fn stop(&mut self) {
         self.stopped = true;
+        self.end_all(End::Stopped);
+    }
+
+    /// Ends every watch, since the history in front of the new state is not known.
+    pub fn restart(&mut self) {
+        self.end_all(End::Lagged(0));
+    }
+
+    fn end_all(&mut self, end: End) {
         for queue in self.watches.drain().flat_map(|(_, queues)| queues) {
             let mut waiting = queue.lock();
             if waiting.end.is_none() {
-                waiting.end = Some(End::Stopped);
+                waiting.end = Some(end);
             }
             drop(waiting);
             queue.notify.notify_one();

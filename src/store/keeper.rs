@@ -1,0 +1,109 @@
+//! The thread that writes checkpoints, and the rule for when one is due.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use skiff_base::chain;
+use tokio::sync::oneshot;
+
+use crate::checkpoint::{CheckpointError, Cut, Generation, Meta};
+use crate::state::State;
+
+/// A generation below this is not worth a new one.
+const SMALL_BYTES: u64 = 32 << 20;
+/// A generation may take this many times what is live.
+const SLACK: u64 = 3;
+
+type Done = oneshot::Sender<Result<Meta, CheckpointError>>;
+
+/// Asks the thread for checkpoints; it ends when the last handle is gone.
+#[derive(Debug, Clone)]
+pub(crate) struct Keeper {
+    jobs: SyncSender<Job>,
+}
+
+enum Job {
+    Checkpoint { full: bool, done: Done },
+    Stop { done: oneshot::Sender<()> },
+}
+
+struct Thread {
+    directory: PathBuf,
+    state: Arc<State>,
+    /// None: the last one failed; the next checkpoint writes a new one from memory.
+    generation: Option<Generation>,
+    next_number: u64,
+}
+
+impl Keeper {
+    pub fn start(directory: PathBuf, state: Arc<State>, generation: Option<Generation>) -> std::io::Result<Keeper> {
+        let (jobs, queue) = sync_channel(8);
+        let next_number = generation.as_ref().map_or(1, |generation| generation.number() + 1);
+        let thread = Thread { directory, state, generation, next_number };
+        thread::Builder::new().name("skiff-keep".into()).spawn(move || thread.run(&queue))?;
+        Ok(Keeper { jobs })
+    }
+
+    /// Brings everything applied so far to disk; returns what is there then. None: the thread has ended.
+    pub async fn checkpoint(&self, full: bool) -> Option<Result<Meta, CheckpointError>> {
+        let (done, answer) = oneshot::channel();
+        self.jobs.send(Job::Checkpoint { full, done }).ok()?;
+        answer.await.ok()
+    }
+
+    /// Closes the generation.
+    pub async fn stop(&self) {
+        let (done, answer) = oneshot::channel();
+        if self.jobs.send(Job::Stop { done }).is_ok() {
+            drop(answer.await);
+        }
+    }
+}
+
+impl Thread {
+    fn run(mut self, jobs: &Receiver<Job>) {
+        while let Ok(job) = jobs.recv() {
+            match job {
+                Job::Checkpoint { full, done } => {
+                    let result = self.checkpoint(full);
+                    if let Err(e) = &result {
+                        // sled does not recover from an error while it is open.
+                        self.generation = None;
+                        tracing::warn!(error = %chain(e), "write a checkpoint; the log keeps what it would hold");
+                    }
+                    drop(done.send(result));
+                }
+                Job::Stop { done } => {
+                    drop(self.generation.take());
+                    // Who asked may have gone away.
+                    return done.send(()).unwrap_or(());
+                }
+            }
+        }
+    }
+
+    fn checkpoint(&mut self, full: bool) -> Result<Meta, CheckpointError> {
+        let bloated = self.generation.as_ref().is_some_and(|generation| {
+            let bytes = generation.bytes_on_disk();
+            bytes > SMALL_BYTES && bytes > SLACK * self.state.live_bytes()
+        });
+        if let Some(generation) = self.generation.as_mut().filter(|_| !full && !bloated) {
+            let cut = self.state.cut_changes();
+            generation.update(&cut)?;
+            return Ok(self.kept(cut));
+        }
+        let cut = self.state.cut_all();
+        let number = self.next_number;
+        self.next_number += 1;
+        self.generation = Some(Generation::create(&self.directory, number, &cut)?);
+        Ok(self.kept(cut))
+    }
+
+    fn kept(&self, cut: Cut) -> Meta {
+        tracing::debug!(revision = cut.meta.revision.0, keys = cut.keys.len(), "checkpoint");
+        self.state.set_kept(cut.meta.clone());
+        cut.meta
+    }
+}
