@@ -2,3 +2,5 @@
 //! The only crate with `unsafe`.
 //!
 //! Must not know: Kubernetes.
+
+pub mod net;

@@ -1,12 +1,55 @@
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 /// An IPv4 network such as `10.42.0.0/24`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr {
     pub address: Ipv4Addr,
     pub prefix_len: u8,
+}
+
+impl Cidr {
+    pub fn contains(&self, ip: Ipv4Addr) -> bool {
+        u32::from(ip) & self.mask() == u32::from(self.address) & self.mask()
+    }
+
+    /// The address `index` places after the first one, if it is in the network.
+    pub fn nth(&self, index: u32) -> Option<Ipv4Addr> {
+        let ip = (u32::from(self.address) & self.mask()).checked_add(index).map(Ipv4Addr::from)?;
+        self.contains(ip).then_some(ip)
+    }
+
+    /// How many addresses the network has.
+    pub fn size(&self) -> u64 {
+        1 << (32 - u32::from(self.prefix_len))
+    }
+
+    fn mask(&self) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(self.prefix_len)).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_len)
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let parsed = text.split_once('/').and_then(|(address, len)| {
+            let prefix_len: u8 = len.parse().ok().filter(|len| *len <= 32)?;
+            Some(Self { address: address.parse().ok()?, prefix_len })
+        });
+        parsed.ok_or_else(|| Error::Invalid(format!("{text:?} is not an IPv4 network such as 10.42.0.0/16")))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -23,14 +66,47 @@ pub struct NetworkOptions {
     pub data_directory: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     Tcp,
     Udp,
     Sctp,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+impl Protocol {
+    /// IPPROTO_*.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// From Kubernetes' `TCP`, `UDP`, `SCTP`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "TCP" => Some(Self::Tcp),
+            "UDP" => Some(Self::Udp),
+            "SCTP" => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct HostPort {
     pub protocol: Protocol,
     /// Unspecified: every address of the node.
@@ -88,8 +164,20 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[error("no address is left in {0}")]
+    #[error("no address is left in the node's pod network {0}")]
     NoAddress(String),
     #[error("{0}")]
     Invalid(String),
+    #[error("the network thread has ended")]
+    Stopped,
+}
+
+impl Error {
+    pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        |source| Self::Io { operation: operation.into(), source }
+    }
+
+    pub(crate) fn netlink(operation: impl Into<String>) -> impl FnOnce(skiff_linux::net::Error) -> Self {
+        |source| Self::Netlink { operation: operation.into(), source: Box::new(source) }
+    }
 }

@@ -1,0 +1,130 @@
+//! Living with other owners of rules: putting ours back when they are flushed, and getting pods' packets past
+//! chains that drop what they do not know.
+
+use std::time::Duration;
+
+use skiff_base::chain;
+use skiff_linux::net::nft::{self, Batch, Event, Family, Rule, Verdict};
+use skiff_linux::net::{Group, Protocol, Socket};
+use tokio_util::sync::CancellationToken;
+
+use crate::rules::{TABLE, Table};
+use crate::worker::Worker;
+use crate::{Cidr, Error, NetworkOptions};
+
+/// Where iptables keeps its filter, in its nf_tables form.
+const FOREIGN_TABLE: &str = "filter";
+const FOREIGN_CHAIN: &str = "FORWARD";
+/// By which our rules in the foreign chain are known.
+const COMMENT: &str = "skiff: traffic of pods";
+/// Someone who rebuilds rules does so in several transactions.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Runs until `stop`; without events from the kernel it logs so, and returns.
+pub(crate) async fn run(table: &Worker<Table>, options: &NetworkOptions, stop: CancellationToken) {
+    let done = stop.run_until_cancelled(watch(table, options)).await;
+    if let Some(Err(error)) = done {
+        tracing::error!(error = %chain(&error), "rules that others remove are not put back");
+    }
+}
+
+async fn watch(table: &Worker<Table>, options: &NetworkOptions) -> Result<(), Error> {
+    let failed = || Error::netlink("watch the nf_tables rule set");
+    let cluster = options.cluster_cidr;
+    let (own_port, events) = table
+        .call(move |table| {
+            // On the thread that has our namespace.
+            let events = Socket::listen(Protocol::Netfilter, Group::Nftables).map_err(failed())?;
+            ensure_foreign(cluster)?;
+            Ok((table.port(), events))
+        })
+        .await?;
+    let watching = || Error::io("watch the nf_tables rule set");
+    let mut events = events.into_async().map_err(watching())?;
+    loop {
+        let mut ready = events.readable_mut().await.map_err(watching())?;
+        let changed = drain(ready.get_inner_mut(), own_port);
+        ready.clear_ready();
+        if !changed.ours && !changed.foreign {
+            continue;
+        }
+        tokio::time::sleep(SETTLE).await;
+        let again = drain(events.get_mut(), own_port);
+        if changed.ours || again.ours {
+            tracing::warn!("another program changed the table {TABLE}; making it anew");
+            if let Err(error) = table.call(Table::replace_all).await {
+                tracing::error!(error = %chain(&error), "make the rule set anew");
+            }
+        }
+        if let Err(error) = table.call(move |_| ensure_foreign(cluster)).await {
+            tracing::error!(error = %chain(&error), "let the traffic of pods pass the chain {FOREIGN_CHAIN}");
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Changed {
+    ours: bool,
+    foreign: bool,
+}
+
+/// Reads all events that wait, and tells which tables others changed.
+fn drain(events: &mut Socket, own_port: u32) -> Changed {
+    let mut changed = Changed::default();
+    loop {
+        let replies = match events.receive() {
+            Ok(replies) => replies,
+            Err(error) if error.errno == nix::errno::Errno::EAGAIN => return changed,
+            // Events were lost: it may have been anything.
+            Err(_) => return Changed { ours: true, foreign: true },
+        };
+        for (reply, event) in replies.iter().filter_map(|r| Some((r, Event::read(r)?))) {
+            if reply.port == own_port {
+                continue;
+            }
+            changed.ours |= event.is_about(Family::Ip, TABLE);
+            changed.foreign |= event.is_about(Family::Ip, FOREIGN_TABLE);
+        }
+    }
+}
+
+/// Docker, ufw and others make the host drop what it forwards unless a rule accepts it. An accept in our own
+/// table does not help against that; so where such a chain is, it gets rules of ours.
+fn ensure_foreign(cluster: Cidr) -> Result<(), Error> {
+    let failed = || Error::netlink(format!("accept the traffic of pods in {FOREIGN_TABLE} {FOREIGN_CHAIN}"));
+    let mut socket = Socket::open(Protocol::Netfilter).map_err(failed())?;
+    let drops = nft::drops_by_default(&mut socket, Family::Ip, FOREIGN_TABLE, FOREIGN_CHAIN).map_err(failed())?;
+    if drops != Some(true) {
+        return Ok(());
+    }
+    let rules = nft::rules(&mut socket, Family::Ip, FOREIGN_TABLE, FOREIGN_CHAIN).map_err(failed())?;
+    if rules.iter().filter(|rule| rule.comment.as_deref() == Some(COMMENT)).count() == 2 {
+        return Ok(());
+    }
+    tracing::info!("the chain {FOREIGN_CHAIN} of another program drops what it does not know; letting pods pass");
+    let mut batch = Batch::new(Family::Ip);
+    for rule in [
+        Rule::new().source_in(cluster.address, cluster.prefix_len),
+        Rule::new().destination_in(cluster.address, cluster.prefix_len),
+    ] {
+        let rule = rule.verdict(Verdict::Accept).comment(COMMENT);
+        batch.insert_rule(FOREIGN_TABLE, FOREIGN_CHAIN, &rule);
+    }
+    batch.commit(&mut socket).map_err(failed())
+}
+
+/// Takes our rules out of the foreign chain.
+pub(crate) fn remove_foreign() -> Vec<Error> {
+    let remove = || {
+        let mut socket = Socket::open(Protocol::Netfilter)?;
+        let mut batch = Batch::new(Family::Ip);
+        for rule in nft::rules(&mut socket, Family::Ip, FOREIGN_TABLE, FOREIGN_CHAIN)? {
+            if rule.comment.as_deref() == Some(COMMENT) {
+                batch.delete_rule(FOREIGN_TABLE, FOREIGN_CHAIN, rule.handle);
+            }
+        }
+        batch.commit(&mut socket)
+    };
+    let removed = remove().map_err(Error::netlink(format!("remove our rules from {FOREIGN_TABLE} {FOREIGN_CHAIN}")));
+    removed.err().into_iter().collect()
+}

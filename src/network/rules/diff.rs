@@ -1,0 +1,193 @@
+//! From a change of plans to steps. Elements are deleted first and chains last, so that an address may move from
+//! one owner to another and no chain is deleted while something leads to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use skiff_linux::net::conntrack::Forwarded;
+use skiff_linux::net::nft::Rule;
+
+use super::model::{Fragment, Key, Owner, SetName, Shared, Value};
+
+pub(super) type Fragments = BTreeMap<Owner, Fragment>;
+
+/// How many owners ask for what can be shared.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct References {
+    elements: BTreeMap<(SetName, Key), usize>,
+    chains: BTreeMap<Shared, usize>,
+}
+
+/// The difference between two rule sets.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Steps {
+    pub delete_elements: BTreeMap<SetName, Vec<(Key, Value)>>,
+    pub add_sets: BTreeMap<String, u64>,
+    /// Without their rules, so that rules may lead to any of them.
+    pub add_chains: Vec<String>,
+    pub flush_chains: Vec<String>,
+    pub add_rules: Vec<(String, ChainRules)>,
+    pub add_elements: BTreeMap<SetName, Vec<(Key, Value)>>,
+    pub delete_chains: Vec<String>,
+    pub delete_sets: Vec<String>,
+    /// When the steps are done.
+    pub forget: BTreeSet<Forwarded>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ChainRules {
+    Shared(Shared),
+    Own(Vec<Rule>),
+}
+
+impl Steps {
+    /// Nothing is to be sent.
+    pub(super) fn is_empty(&self) -> bool {
+        self.delete_elements.is_empty()
+            && self.add_elements.is_empty()
+            && self.add_chains.is_empty()
+            && self.flush_chains.is_empty()
+            && self.delete_chains.is_empty()
+            && self.add_sets.is_empty()
+            && self.delete_sets.is_empty()
+    }
+}
+
+/// What turns the fragments `old` of some owners into `new` ones; `references` counts what all owners share, and
+/// is brought up to date.
+pub(super) fn plan_change<'a>(
+    changes: impl Iterator<Item = (Option<&'a Fragment>, Option<&'a Fragment>)>,
+    references: &mut References,
+) -> Steps {
+    let nothing = Fragment::default();
+    let mut steps = Steps::default();
+    let mut wanted = BTreeSet::new();
+    // Whether what is shared was there before.
+    let mut elements = BTreeMap::new();
+    let mut chains = BTreeMap::new();
+    for (old, new) in changes {
+        let (old, new) = (old.unwrap_or(&nothing), new.unwrap_or(&nothing));
+        change_elements(&mut steps, old, new);
+        change_chains(&mut steps, old, new);
+        steps.forget.extend(old.forwarded.difference(&new.forwarded));
+        wanted.extend(new.forwarded.iter().copied());
+        count(&mut references.elements, &old.shared_elements, &new.shared_elements, &mut elements);
+        count(&mut references.chains, &old.shared_chains, &new.shared_chains, &mut chains);
+    }
+    steps.forget.retain(|forwarded| !wanted.contains(forwarded));
+    for ((set, key), was) in elements {
+        match (was, references.elements.contains_key(&(set, key))) {
+            (false, true) => steps.add_elements.entry(set).or_default().push((key, Value::Nothing)),
+            (true, false) => steps.delete_elements.entry(set).or_default().push((key, Value::Nothing)),
+            _ => {}
+        }
+    }
+    // In this order each leads to earlier ones only.
+    for (chain, was) in chains.into_iter().rev() {
+        match (was, references.chains.contains_key(&chain)) {
+            (false, true) => {
+                steps.add_chains.push(chain.name());
+                steps.add_rules.push((chain.name(), ChainRules::Shared(chain)));
+            }
+            (true, false) => steps.delete_chains.push(chain.name()),
+            _ => {}
+        }
+    }
+    steps
+}
+
+/// Counts references, and notes of each one touched whether there were any before.
+fn count<T: Copy + Ord>(
+    references: &mut BTreeMap<T, usize>,
+    old: &BTreeSet<T>,
+    new: &BTreeSet<T>,
+    touched: &mut BTreeMap<T, bool>,
+) {
+    for gone in old.difference(new) {
+        touched.entry(*gone).or_insert(true);
+        if let Some(count) = references.get_mut(gone) {
+            *count -= 1;
+            if *count == 0 {
+                references.remove(gone);
+            }
+        }
+    }
+    for added in new.difference(old) {
+        let count = references.entry(*added).or_default();
+        touched.entry(*added).or_insert(*count > 0);
+        *count += 1;
+    }
+}
+
+fn change_elements(steps: &mut Steps, old: &Fragment, new: &Fragment) {
+    for ((set, key), value) in &old.elements {
+        if new.elements.get(&(*set, *key)) != Some(value) {
+            steps.delete_elements.entry(*set).or_default().push((*key, value.clone()));
+        }
+    }
+    for ((set, key), value) in &new.elements {
+        if old.elements.get(&(*set, *key)) != Some(value) {
+            steps.add_elements.entry(*set).or_default().push((*key, value.clone()));
+        }
+    }
+}
+
+fn change_chains(steps: &mut Steps, old: &Fragment, new: &Fragment) {
+    let rules_in = |fragment: &'_ Fragment, name: &str| {
+        fragment.chains.iter().find(|(known, _)| known == name).map(|(_, rules)| rules.clone())
+    };
+    for (name, rules) in &new.chains {
+        match rules_in(old, name) {
+            Some(same) if same == *rules => continue,
+            Some(_) => steps.flush_chains.push(name.clone()),
+            None => steps.add_chains.push(name.clone()),
+        }
+        steps.add_rules.push((name.clone(), ChainRules::Own(rules.clone())));
+    }
+    for (name, _) in old.chains.iter().rev() {
+        if rules_in(new, name).is_none() {
+            steps.delete_chains.push(name.clone());
+        }
+    }
+    for (name, timeout_ms) in &new.sets {
+        match old.sets.get(name) {
+            // A set's time is part of its rules too; an old set with another default would do no harm.
+            Some(_) => {}
+            None => drop(steps.add_sets.insert(name.clone(), *timeout_ms)),
+        }
+    }
+    steps.delete_sets.extend(old.sets.keys().filter(|name| !new.sets.contains_key(*name)).cloned());
+}
+
+/// One line per message, for tests and logs.
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let elements = |f: &mut fmt::Formatter<'_>, verb: &str, all: &BTreeMap<SetName, Vec<(Key, Value)>>| {
+            all.iter().try_for_each(|(set, elements)| {
+                elements.iter().try_for_each(|(key, value)| writeln!(f, "{verb} {} {key}{value}", set.name()))
+            })
+        };
+        elements(f, "delete element", &self.delete_elements)?;
+        for name in self.add_sets.keys() {
+            writeln!(f, "add set {name}")?;
+        }
+        for name in &self.add_chains {
+            writeln!(f, "add chain {name}")?;
+        }
+        for name in &self.flush_chains {
+            writeln!(f, "flush chain {name}")?;
+        }
+        elements(f, "add element", &self.add_elements)?;
+        for name in &self.delete_chains {
+            writeln!(f, "delete chain {name}")?;
+        }
+        for name in &self.delete_sets {
+            writeln!(f, "delete set {name}")?;
+        }
+        for f2 in &self.forget {
+            let address = f2.address.map(|ip| ip.to_string()).unwrap_or_else(|| "*".to_owned());
+            writeln!(f, "forget {address}:{} -> {}:{}", f2.port, f2.endpoint, f2.endpoint_port)?;
+        }
+        Ok(())
+    }
+}

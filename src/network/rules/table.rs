@@ -1,0 +1,194 @@
+use std::collections::BTreeMap;
+
+use skiff_base::chain;
+use skiff_linux::net::nft::{self, Batch, Chain, Family, Set, SetData, Type};
+use skiff_linux::net::{Protocol, Socket, conntrack};
+
+use super::base;
+use super::diff::{ChainRules, Fragments, References, Steps, plan_change};
+use super::model::{Fragment, Key, Owner, SetName, Value, element};
+use crate::{Error, NetworkOptions};
+
+/// Our table, in each family.
+pub(crate) const TABLE: &str = "skiff";
+const FAMILY: Family = Family::Ip;
+
+/// The state of the thread that owns our table: what was asked for, and whether the kernel has it.
+pub(crate) struct Table {
+    socket: Socket,
+    options: NetworkOptions,
+    fragments: Fragments,
+    references: References,
+    kernel: Kernel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kernel {
+    /// An earlier process's rules, which serve until the services are known.
+    Adopted,
+    /// What was asked for.
+    Current,
+    /// Something else.
+    Unknown,
+}
+
+impl Table {
+    /// Makes the table, or leaves the one that is there until the services are known.
+    pub(crate) fn open(options: &NetworkOptions, fragments: Fragments) -> Result<Self, Error> {
+        let mut socket = Socket::open(Protocol::Netfilter).map_err(Error::netlink("open a netfilter socket"))?;
+        let exists = nft::table_exists(&mut socket, FAMILY, TABLE);
+        let exists = exists.map_err(Error::netlink("ask the kernel for nf_tables (is it built in, or loaded?)"))?;
+        let mut table = Self {
+            socket,
+            options: options.clone(),
+            fragments,
+            references: References::default(),
+            kernel: if exists { Kernel::Adopted } else { Kernel::Unknown },
+        };
+        if !exists {
+            table.replace_all()?;
+        }
+        Ok(table)
+    }
+
+    /// The number by which events name this socket.
+    pub(crate) fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
+    pub(crate) fn service_names(&self) -> Vec<String> {
+        let name = |owner: &Owner| if let Owner::Service(name) = owner { Some(name.clone()) } else { None };
+        self.fragments.keys().filter_map(name).collect()
+    }
+
+    pub(crate) fn fragment(&self, owner: &Owner) -> Option<&Fragment> {
+        self.fragments.get(owner)
+    }
+
+    /// Makes the table show other fragments of some owners. `complete`: every service is known now.
+    pub(crate) fn change(&mut self, changes: BTreeMap<Owner, Option<Fragment>>, complete: bool) -> Result<(), Error> {
+        let pairs = changes.iter().map(|(owner, new)| (self.fragments.get(owner), new.as_ref()));
+        let steps = plan_change(pairs, &mut self.references);
+        for (owner, new) in changes {
+            match new {
+                Some(fragment) => drop(self.fragments.insert(owner, fragment)),
+                None => drop(self.fragments.remove(&owner)),
+            }
+        }
+        match self.kernel {
+            Kernel::Current => {
+                if let Err(error) = self.apply(&steps) {
+                    tracing::warn!(error = %chain(&error), "the rule set is not as it was left; making it anew");
+                    self.replace_all()?;
+                }
+            }
+            Kernel::Adopted if !complete => {
+                if let Err(error) = self.apply(&steps) {
+                    tracing::info!(error = %chain(&error), "an earlier rule set stays as it is until services are known");
+                }
+            }
+            Kernel::Adopted | Kernel::Unknown => self.replace_all()?,
+        }
+        self.forget(&steps);
+        Ok(())
+    }
+
+    /// Makes the whole table anew, in one transaction.
+    pub(crate) fn replace_all(&mut self) -> Result<(), Error> {
+        self.kernel = Kernel::Unknown;
+        let mut batch = Batch::new(FAMILY);
+        batch.add_table(TABLE);
+        batch.delete_table(TABLE);
+        batch.add_table(TABLE);
+        SetName::ALL.iter().for_each(|set| batch.add_set(TABLE, &set.set()));
+        let chains = base::chains(&self.options);
+        chains.iter().for_each(|(chain, _)| batch.add_chain(TABLE, chain));
+        for (chain, rules) in &chains {
+            rules.iter().for_each(|rule| batch.add_rule(TABLE, &chain.name, rule));
+        }
+        let mut references = References::default();
+        let steps = plan_change(self.fragments.values().map(|new| (None, Some(new))), &mut references);
+        encode(&steps, &self.options, &mut batch);
+        batch.commit(&mut self.socket).map_err(Error::netlink("make the nf_tables rule set"))?;
+        self.references = references;
+        self.kernel = Kernel::Current;
+        Ok(())
+    }
+
+    fn apply(&mut self, steps: &Steps) -> Result<(), Error> {
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new(FAMILY);
+        encode(steps, &self.options, &mut batch);
+        tracing::debug!(messages = batch.len(), "changing the rule set");
+        batch.commit(&mut self.socket).map_err(Error::netlink("change the nf_tables rule set"))
+    }
+
+    /// Clients without connections would go on with an endpoint that is gone.
+    fn forget(&mut self, steps: &Steps) {
+        for connections in &steps.forget {
+            if let Err(error) = conntrack::forget(&mut self.socket, connections) {
+                tracing::warn!(?connections, error = %chain(&error), "forget connections to an endpoint that is gone");
+            }
+        }
+    }
+}
+
+fn encode(steps: &Steps, options: &NetworkOptions, batch: &mut Batch) {
+    let elements = |all: &[(Key, Value)]| all.iter().map(|(key, value)| element(*key, value)).collect::<Vec<_>>();
+    for (set, gone) in &steps.delete_elements {
+        batch.delete_elements(TABLE, set.name(), &elements(gone));
+    }
+    for (name, timeout_ms) in &steps.add_sets {
+        let clients: &'static [Type] = &[Type::Ipv4];
+        let set = Set { name: name.clone(), key: clients, data: SetData::None, dynamic_timeout_ms: Some(*timeout_ms) };
+        batch.add_set(TABLE, &set);
+    }
+    for name in &steps.add_chains {
+        batch.add_chain(TABLE, &Chain { name: name.clone(), hook: None });
+    }
+    for name in &steps.flush_chains {
+        batch.flush_chain(TABLE, name);
+    }
+    for (chain, rules) in &steps.add_rules {
+        match rules {
+            ChainRules::Shared(shared) => {
+                shared.rules(options.cluster_cidr).iter().for_each(|rule| batch.add_rule(TABLE, chain, rule));
+            }
+            ChainRules::Own(rules) => rules.iter().for_each(|rule| batch.add_rule(TABLE, chain, rule)),
+        }
+    }
+    for (set, added) in &steps.add_elements {
+        batch.add_elements(TABLE, set.name(), &elements(added));
+    }
+    for name in &steps.delete_chains {
+        batch.delete_chain(TABLE, name);
+    }
+    for name in &steps.delete_sets {
+        batch.delete_set(TABLE, name);
+    }
+}
+
+/// Removes our tables.
+pub(crate) fn remove_all() -> Vec<Error> {
+    let mut socket = match Socket::open(Protocol::Netfilter) {
+        Ok(socket) => socket,
+        Err(error) => return vec![Error::netlink("open a netfilter socket")(error)],
+    };
+    let mut errors = Vec::new();
+    for family in [Family::Ip, Family::Ip6] {
+        match nft::table_exists(&mut socket, family, TABLE) {
+            Ok(false) => continue,
+            Ok(true) => {}
+            Err(error) => {
+                errors.push(Error::netlink("look for our nf_tables table")(error));
+                continue;
+            }
+        }
+        let mut batch = Batch::new(family);
+        batch.delete_table(TABLE);
+        errors.extend(batch.commit(&mut socket).map_err(Error::netlink("delete our nf_tables table")).err());
+    }
+    errors
+}
