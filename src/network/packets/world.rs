@@ -72,7 +72,11 @@ impl World {
             peer_namespace: namespace.as_fd(),
         };
         route::add_veth(&mut socket, &pair).expect("a cable");
-        address(&mut socket, "up0", NODE);
+        let link = address(&mut socket, "up0", NODE);
+        let target = Target::Gateway { link, gateway: OUTSIDE.into() };
+        let everywhere = Ipv4Addr::UNSPECIFIED.into();
+        let default = Route { destination: everywhere, prefix_len: 0, target, source: None, metric: 0, protocol: 4 };
+        route::replace_route(&mut socket, &default).expect("a default route");
         netns::within(&outside, || {
             address(&mut Socket::open(Protocol::Route)?, "out0", OUTSIDE);
             Ok(())
@@ -137,10 +141,11 @@ pub(crate) struct Pod {
     pub path: PathBuf,
 }
 
-fn address(socket: &mut Socket, link: &str, ip: Ipv4Addr) {
+fn address(socket: &mut Socket, link: &str, ip: Ipv4Addr) -> u32 {
     let link = route::link_by_name(socket, link).expect("asked").expect("there").index;
     route::add_address(socket, &Address { link, ip: ip.into(), prefix_len: 24 }).expect("an address");
     route::set_up(socket, link).expect("up");
+    link
 }
 
 fn inside<T: Send>(namespace: Option<&Path>, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
@@ -152,7 +157,11 @@ fn inside<T: Send>(namespace: Option<&Path>, work: impl FnOnce() -> io::Result<T
 
 /// Answers each TCP connection and UDP packet with the name and the client's address, until the process ends.
 pub(crate) fn serve(namespace: Option<&Path>, name: &str, port: u16) {
-    let open = || Ok((TcpListener::bind(("0.0.0.0", port))?, UdpSocket::bind(("0.0.0.0", port))?));
+    serve_at(namespace, Ipv4Addr::UNSPECIFIED, name, port);
+}
+
+pub(crate) fn serve_at(namespace: Option<&Path>, ip: Ipv4Addr, name: &str, port: u16) {
+    let open = || Ok((TcpListener::bind((ip, port))?, UdpSocket::bind((ip, port))?));
     let (tcp, udp) = inside(namespace, open).expect("sockets");
     let tcp_name = name.to_owned();
     std::thread::spawn(move || {

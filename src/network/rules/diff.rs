@@ -191,3 +191,184 @@ impl fmt::Display for Steps {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::rules::plan_service;
+    use crate::{Endpoint, Protocol, ServicePort};
+
+    fn service(endpoints: &[u8]) -> ServicePort {
+        let endpoint = |n: &u8| Endpoint { ip: Ipv4Addr::new(10, 42, 0, *n), port: 8080, local: n.is_multiple_of(2) };
+        ServicePort {
+            protocol: Protocol::Tcp,
+            cluster_ips: vec![Ipv4Addr::new(10, 43, 0, 20).into()],
+            external_ips: vec![],
+            port: 80,
+            node_port: None,
+            endpoints: endpoints.iter().map(endpoint).collect(),
+            internal_local: false,
+            external_local: false,
+            affinity_s: None,
+            source_ranges: vec![],
+        }
+    }
+
+    fn web(change: impl FnOnce(&mut ServicePort)) -> Option<(&'static str, ServicePort)> {
+        let mut service = service(&[2, 3, 4]);
+        change(&mut service);
+        Some(("default/web:", service))
+    }
+
+    /// The messages that lead from one state of services to the next, from nothing on.
+    fn check(states: &[&[Option<(&'static str, ServicePort)>]], expect: &str) {
+        let mut fragments = BTreeMap::new();
+        let mut references = References::default();
+        let mut last = String::new();
+        for state in states {
+            let new: BTreeMap<&str, Fragment> =
+                state.iter().flatten().map(|(name, service)| (*name, plan_service(name, service))).collect();
+            let names: BTreeSet<&str> = fragments.keys().chain(new.keys()).copied().collect();
+            last = plan_change(names.iter().map(|n| (fragments.get(n), new.get(n))), &mut references).to_string();
+            fragments = new;
+        }
+        let lines: Vec<&str> = expect.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+        assert_eq!(last.lines().collect::<Vec<_>>(), lines, "{last}");
+        let all = plan_change(fragments.values().map(|f| (Some(f), None)), &mut references).to_string();
+        assert_eq!(references, References::default(), "nothing is left: {all}");
+    }
+
+    #[test]
+    fn a_first_service() {
+        check(
+            &[&[web(|_| {})]],
+            "add chain spread-3
+             add element service-ips 10.43.0.20 . tcp . 80 : goto spread-3
+             add element endpoints 10.43.0.20 . tcp . 80 . 0x0 : 10.42.0.2 . 8080
+             add element endpoints 10.43.0.20 . tcp . 80 . 0x1 : 10.42.0.3 . 8080
+             add element endpoints 10.43.0.20 . tcp . 80 . 0x2 : 10.42.0.4 . 8080
+             add element cluster-ips 10.43.0.20",
+        );
+    }
+
+    #[test]
+    fn no_change_is_no_message() {
+        check(&[&[web(|_| {})], &[web(|_| {})]], "");
+    }
+
+    #[test]
+    fn an_endpoint_replaced_is_one_element() {
+        check(
+            &[&[web(|_| {})], &[web(|s| s.endpoints[1].ip = Ipv4Addr::new(10, 42, 0, 9))]],
+            "delete element endpoints 10.43.0.20 . tcp . 80 . 0x1 : 10.42.0.3 . 8080
+             add element endpoints 10.43.0.20 . tcp . 80 . 0x1 : 10.42.0.9 . 8080",
+        );
+    }
+
+    #[test]
+    fn an_endpoint_less_is_another_chain() {
+        check(
+            &[&[web(|_| {})], &[web(|s| drop(s.endpoints.pop()))]],
+            "delete element service-ips 10.43.0.20 . tcp . 80 : goto spread-3
+             delete element endpoints 10.43.0.20 . tcp . 80 . 0x2 : 10.42.0.4 . 8080
+             add chain spread-2
+             add element service-ips 10.43.0.20 . tcp . 80 : goto spread-2
+             delete chain spread-3",
+        );
+    }
+
+    #[test]
+    fn a_chain_in_use_elsewhere_stays() {
+        let other = || Some(("default/other:", ServicePort { port: 81, ..service(&[5, 6, 7]) }));
+        check(
+            &[&[web(|_| {}), other()], &[other()]],
+            "delete element service-ips 10.43.0.20 . tcp . 80 : goto spread-3
+             delete element endpoints 10.43.0.20 . tcp . 80 . 0x0 : 10.42.0.2 . 8080
+             delete element endpoints 10.43.0.20 . tcp . 80 . 0x1 : 10.42.0.3 . 8080
+             delete element endpoints 10.43.0.20 . tcp . 80 . 0x2 : 10.42.0.4 . 8080",
+        );
+    }
+
+    #[test]
+    fn the_last_endpoint_gone_refuses() {
+        check(
+            &[&[web(|s| s.endpoints.truncate(1))], &[web(|s| s.endpoints.clear())]],
+            "delete element service-ips 10.43.0.20 . tcp . 80 : goto spread-1
+             delete element endpoints 10.43.0.20 . tcp . 80 . 0x0 : 10.42.0.2 . 8080
+             add element no-endpoints 10.43.0.20 . tcp . 80 : goto refuse
+             delete chain spread-1",
+        );
+    }
+
+    #[test]
+    fn a_local_node_port() {
+        let local = |s: &mut ServicePort| {
+            s.node_port = Some(30080);
+            s.external_local = true;
+        };
+        check(
+            &[&[web(|_| {})], &[web(local)]],
+            "add chain port-masquerade-hosts-3
+             add chain port-spread-local-2
+             add chain port-spread-3
+             add element node-ports tcp . 30080 : goto port-masquerade-hosts-3
+             add element local-node-ports tcp . 30080 : goto port-spread-local-2
+             add element node-endpoints tcp . 30080 . 0x0 : 10.42.0.2 . 8080
+             add element node-endpoints tcp . 30080 . 0x1 : 10.42.0.3 . 8080
+             add element node-endpoints tcp . 30080 . 0x2 : 10.42.0.4 . 8080
+             add element node-endpoints tcp . 30080 . 0x10000 : 10.42.0.2 . 8080
+             add element node-endpoints tcp . 30080 . 0x10001 : 10.42.0.4 . 8080",
+        );
+    }
+
+    #[test]
+    fn affinity_has_chains_of_its_own() {
+        let id = format!("{:016x}", crate::names::hash("default/web:"));
+        let affine = |s: &mut ServicePort, count| {
+            s.affinity_s = Some(60);
+            s.endpoints.truncate(count);
+        };
+        check(
+            &[&[web(|s| affine(s, 2))], &[web(|s| affine(s, 1))]],
+            &format!(
+                "flush chain service-{id}
+                 delete chain endpoint-{id}-10.42.0.3-8080
+                 delete set clients-{id}-10.42.0.3-8080"
+            ),
+        );
+    }
+
+    #[test]
+    fn udp_clients_of_a_gone_endpoint_are_forgotten() {
+        let udp = |s: &mut ServicePort, count| {
+            s.protocol = Protocol::Udp;
+            s.endpoints.truncate(count);
+        };
+        check(
+            &[&[web(|s| udp(s, 1))], &[web(|s| udp(s, 0))]],
+            "delete element service-ips 10.43.0.20 . udp . 80 : goto spread-1
+             delete element endpoints 10.43.0.20 . udp . 80 . 0x0 : 10.42.0.2 . 8080
+             add element no-endpoints 10.43.0.20 . udp . 80 : goto refuse
+             delete chain spread-1
+             forget 10.43.0.20:80 -> 10.42.0.2:8080",
+        );
+    }
+
+    #[test]
+    fn an_address_may_move_between_services() {
+        let moved = || Some(("default/z:", service(&[2, 3, 4])));
+        check(
+            &[&[web(|_| {})], &[moved()]],
+            "delete element service-ips 10.43.0.20 . tcp . 80 : goto spread-3
+             delete element endpoints 10.43.0.20 . tcp . 80 . 0x0 : 10.42.0.2 . 8080
+             delete element endpoints 10.43.0.20 . tcp . 80 . 0x1 : 10.42.0.3 . 8080
+             delete element endpoints 10.43.0.20 . tcp . 80 . 0x2 : 10.42.0.4 . 8080
+             add element service-ips 10.43.0.20 . tcp . 80 : goto spread-3
+             add element endpoints 10.43.0.20 . tcp . 80 . 0x0 : 10.42.0.2 . 8080
+             add element endpoints 10.43.0.20 . tcp . 80 . 0x1 : 10.42.0.3 . 8080
+             add element endpoints 10.43.0.20 . tcp . 80 . 0x2 : 10.42.0.4 . 8080",
+        );
+    }
+}
