@@ -59,7 +59,7 @@ impl Gvk {
     }
 }
 
-fn root_path(group: &str, version: &str) -> String {
+pub(crate) fn root_path(group: &str, version: &str) -> String {
     if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") }
 }
 

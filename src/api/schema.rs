@@ -11,7 +11,7 @@ use crate::resource::Gvk;
 mod facts;
 
 pub use facts::Descriptions;
-pub(crate) use facts::facts;
+pub(crate) use facts::{facts, fingerprint};
 
 /// The type of a value. Cheap to clone.
 #[derive(Debug, Clone)]

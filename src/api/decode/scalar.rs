@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use crate::quantity::Quantity;
 use crate::schema::Scalar;
 
 /// Why a value is none of the type.
@@ -67,13 +68,8 @@ pub fn format_time(timestamp: jiff::Timestamp, scalar: Scalar) -> String {
 }
 
 fn quantity(text: &str) -> Result<Value, Refused> {
-    let bad = || {
-        Refused::Value(
-            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".to_owned(),
-        )
-    };
-    if text.is_empty() || !text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) {
-        return Err(bad());
+    match text.parse::<Quantity>() {
+        Ok(quantity) => Ok(Value::String(quantity.to_string())),
+        Err(e) => Err(Refused::Value(e.to_string())),
     }
-    Ok(Value::String(text.to_owned()))
 }

@@ -26,6 +26,11 @@ pub(crate) fn facts() -> &'static Facts {
     &FACTS
 }
 
+/// What identifies the facts: their packed bytes.
+pub(crate) fn fingerprint() -> &'static [u8] {
+    BLOB
+}
+
 fn halves() -> (&'static [u8], &'static [u8]) {
     let (length, rest) = BLOB.split_at(4);
     let length = u32::from_le_bytes(length.try_into().expect("four bytes"));
