@@ -69,7 +69,7 @@ impl Thread {
                 Job::Checkpoint { full, done } => {
                     let result = self.checkpoint(full);
                     if let Err(e) = &result {
-                        // sled does not recover from an error while it is open.
+                        // What is in it now is not known; memory has everything.
                         self.generation = None;
                         tracing::warn!(error = %chain(e), "write a checkpoint; the log keeps what it would hold");
                     }

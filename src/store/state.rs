@@ -1,18 +1,18 @@
 //! What this server holds in memory: the versioned map and the watches on it, under one lock, so that a watch starts
 //! exactly where the history that it was given ends; and with them what a checkpoint needs to be of one moment.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use openraft::EntryPayload;
 use tokio::sync::{Notify, watch};
 
-use crate::checkpoint::{Cut, Meta};
-use crate::mvcc::{Mvcc, op_key};
+use crate::checkpoint::{self, Cut, Kept, Meta};
+use crate::mvcc::{Change, Mvcc};
 use crate::raft::{Command, Entry, LogId, StoredMembership};
-use crate::types::{Error, Revision, Txn, TxnOutcome};
+use crate::types::{Error, Record, Revision, Txn, TxnOutcome, WatchEvent};
 use crate::watch::{Hub, Watch};
 
 #[derive(Debug)]
@@ -34,8 +34,8 @@ pub(crate) struct Held {
     /// The revision that a replay of the log reaches by itself.
     pub durable: Revision,
     hub: Hub,
-    /// Keys that changed since the last checkpoint was cut.
-    dirty: HashSet<Bytes>,
+    /// Keys that changed since the last checkpoint was cut, and what that has of them.
+    dirty: HashMap<Bytes, Option<Kept>>,
     /// The last checkpoint.
     kept: Option<Meta>,
     volatile: Vec<Bytes>,
@@ -83,10 +83,10 @@ impl State {
                 None
             }
             EntryPayload::Normal(Command::Txn { floor, txn }) => {
-                let outcome = self.apply(&mut held, &txn, floor);
-                if matches!(outcome, TxnOutcome::Committed { .. }) {
+                let (outcome, changes) = self.apply(&mut held, &txn, floor);
+                if !changes.is_empty() {
                     held.durable = held.mvcc.revision();
-                    held.dirty.extend(txn.ops.iter().map(op_key).cloned());
+                    changes.iter().for_each(|change| held.mark_dirty(change));
                     drop(held);
                     self.dirty.notify_one();
                 }
@@ -97,17 +97,17 @@ impl State {
 
     /// A transaction on volatile keys alone: nothing of it is ever written.
     pub fn apply_volatile(&self, txn: &Txn) -> TxnOutcome {
-        self.apply(&mut self.write(), txn, Revision(0))
+        self.apply(&mut self.write(), txn, Revision(0)).0
     }
 
-    fn apply(&self, held: &mut Held, txn: &Txn, floor: Revision) -> TxnOutcome {
+    fn apply(&self, held: &mut Held, txn: &Txn, floor: Revision) -> (TxnOutcome, Vec<Arc<Change>>) {
         let (outcome, changes) = held.mvcc.apply(txn, floor);
         if !changes.is_empty() {
             held.hub.publish(&changes);
             self.revision.send_replace(held.mvcc.revision());
             self.changed.notify_one();
         }
-        outcome
+        (outcome, changes)
     }
 
     pub fn is_volatile(&self, key: &[u8]) -> bool {
@@ -148,9 +148,9 @@ impl State {
     pub fn cut_changes(&self) -> Cut {
         let mut held = self.write();
         let dirty = std::mem::take(&mut held.dirty);
-        let keys = dirty.into_iter().map(|key| {
+        let keys = dirty.into_iter().map(|(key, before)| {
             let record = held.mvcc.get(&key);
-            (key, record)
+            checkpoint::Change { key, before, record }
         });
         Cut { keys: keys.collect(), meta: held.meta() }
     }
@@ -158,8 +158,7 @@ impl State {
     /// Everything that a new checkpoint holds.
     pub fn cut_all(&self) -> Cut {
         let mut held = self.write();
-        held.dirty.clear();
-        held.dirty.shrink_to_fit();
+        held.dirty = HashMap::new();
         held.all()
     }
 
@@ -172,7 +171,7 @@ impl State {
     pub fn install(&self, cut: Cut) {
         let mut held = self.write();
         let mut mvcc = Mvcc::default();
-        cut.keys.into_iter().filter_map(|(_, record)| record).for_each(|record| mvcc.load(record));
+        cut.keys.into_iter().filter_map(|change| change.record).for_each(|record| mvcc.load(record));
         mvcc.loaded(cut.meta.revision);
         held.mvcc = mvcc;
         held.applied = cut.meta.applied;
@@ -206,13 +205,27 @@ impl Held {
         self.volatile.iter().any(|prefix| key.starts_with(prefix))
     }
 
+    fn mark_dirty(&mut self, change: &Change) {
+        // Only the first change since the cut replaces what the checkpoint has.
+        self.dirty.entry(change.key().clone()).or_insert_with(|| {
+            let kept = |record: &Record| Kept { modified: record.modified, length: record.value.len() };
+            match &change.event {
+                WatchEvent::Put { previous, .. } => previous.as_ref().map(kept),
+                WatchEvent::Delete { previous, .. } => Some(kept(previous)),
+                WatchEvent::Progress { .. } => None,
+            }
+        });
+    }
+
     fn meta(&self) -> Meta {
         Meta { revision: self.mvcc.revision(), applied: self.applied, membership: self.membership.clone() }
     }
 
     fn all(&self) -> Cut {
         let records = self.mvcc.records().filter(|record| !self.is_volatile(&record.key));
-        Cut { keys: records.map(|record| (record.key.clone(), Some(record))).collect(), meta: self.meta() }
+        let keys =
+            records.map(|record| checkpoint::Change { key: record.key.clone(), before: None, record: Some(record) });
+        Cut { keys: keys.collect(), meta: self.meta() }
     }
 }
 
