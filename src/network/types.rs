@@ -134,6 +134,9 @@ pub struct ServicePort {
     pub node_port: Option<u16>,
     /// Every ready endpoint (or the terminating, serving ones where none is ready).
     pub endpoints: Vec<Endpoint>,
+    /// Those that the traffic policies `Local` choose from: the ready ones on this node (or the terminating, serving
+    /// ones where none on this node is ready).
+    pub local_endpoints: Vec<Endpoint>,
     pub internal_local: bool,
     pub external_local: bool,
     /// Seconds of ClientIP affinity.
@@ -146,8 +149,6 @@ pub struct ServicePort {
 pub struct Endpoint {
     pub ip: Ipv4Addr,
     pub port: u16,
-    /// On this node.
-    pub local: bool,
 }
 
 #[derive(Debug, thiserror::Error)]

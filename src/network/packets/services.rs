@@ -21,6 +21,7 @@ fn service(endpoints: &[Endpoint]) -> ServicePort {
         port: 80,
         node_port: Some(NODE_PORT),
         endpoints: endpoints.to_vec(),
+        local_endpoints: endpoints.to_vec(),
         internal_local: false,
         external_local: false,
         affinity_s: None,
@@ -29,7 +30,7 @@ fn service(endpoints: &[Endpoint]) -> ServicePort {
 }
 
 fn local(pod: &Pod) -> Endpoint {
-    Endpoint { ip: pod.ip, port: 8080, local: true }
+    Endpoint { ip: pod.ip, port: 8080 }
 }
 
 async fn apply(network: &Network, services: &[(&str, ServicePort)]) {
@@ -124,9 +125,9 @@ fn traffic_policies_choose_among_local_endpoints() {
         let pods = three(&world, &network).await;
         let client = world.pod(&network, "client").await;
         // As if b and c were on another node.
-        let far = |pod: &Pod| Endpoint { local: false, ..local(pod) };
-        let mixed = [far(&pods[1]), local(&pods[0]), far(&pods[2])];
-        let service = ServicePort { internal_local: true, external_local: true, ..service(&mixed) };
+        let mixed = [local(&pods[1]), local(&pods[0]), local(&pods[2])];
+        let local_endpoints = vec![local(&pods[0])];
+        let service = ServicePort { internal_local: true, external_local: true, local_endpoints, ..service(&mixed) };
         apply(&network, &[("default/web:", service.clone())]).await;
         let outside = out(&world);
         assert_eq!(names(&answers(Some(&client.path), CLUSTER_IP, 80)), BTreeSet::from(["a"]));
@@ -136,12 +137,13 @@ fn traffic_policies_choose_among_local_endpoints() {
         assert_eq!(names(&answers(None, NODE, NODE_PORT)), BTreeSet::from(["a", "b", "c"]));
 
         // No local one: silence, so that load balancers notice. None at all: a refusal.
-        let endpoints = vec![far(&pods[1])];
-        apply(&network, &[("default/web:", ServicePort { endpoints, ..service.clone() })]).await;
+        let (endpoints, local_endpoints) = (vec![local(&pods[1])], vec![]);
+        apply(&network, &[("default/web:", ServicePort { endpoints, local_endpoints, ..service.clone() })]).await;
         assert!(is_silent(Some(&client.path), CLUSTER_IP, 80));
         assert!(is_silent(Some(&outside), NODE, NODE_PORT));
         assert_eq!(names(&answers(Some(&client.path), NODE, NODE_PORT)), BTreeSet::from(["b"]));
-        apply(&network, &[("default/web:", ServicePort { endpoints: vec![], ..service })]).await;
+        apply(&network, &[("default/web:", ServicePort { endpoints: vec![], local_endpoints: vec![], ..service })])
+            .await;
         for (from, ip, port) in [
             (Some(&client.path), CLUSTER_IP, 80),
             (None, CLUSTER_IP, 80),

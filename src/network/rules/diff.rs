@@ -201,7 +201,8 @@ mod tests {
     use crate::{Endpoint, Protocol, ServicePort};
 
     fn service(endpoints: &[u8]) -> ServicePort {
-        let endpoint = |n: &u8| Endpoint { ip: Ipv4Addr::new(10, 42, 0, *n), port: 8080, local: n.is_multiple_of(2) };
+        let endpoint = |n: &u8| Endpoint { ip: Ipv4Addr::new(10, 42, 0, *n), port: 8080 };
+        let local = endpoints.iter().filter(|n| n.is_multiple_of(2));
         ServicePort {
             protocol: Protocol::Tcp,
             cluster_ips: vec![Ipv4Addr::new(10, 43, 0, 20).into()],
@@ -209,6 +210,7 @@ mod tests {
             port: 80,
             node_port: None,
             endpoints: endpoints.iter().map(endpoint).collect(),
+            local_endpoints: local.map(endpoint).collect(),
             internal_local: false,
             external_local: false,
             affinity_s: None,
@@ -270,7 +272,7 @@ mod tests {
     #[test]
     fn an_endpoint_less_is_another_chain() {
         check(
-            &[&[web(|_| {})], &[web(|s| drop(s.endpoints.pop()))]],
+            &[&[web(|_| {})], &[web(|s| s.endpoints.truncate(2))]],
             "delete element service-ips 10.43.0.20 . tcp . 80 : goto spread-3
              delete element endpoints 10.43.0.20 . tcp . 80 . 0x2 : 10.42.0.4 . 8080
              add chain spread-2
@@ -293,8 +295,12 @@ mod tests {
 
     #[test]
     fn the_last_endpoint_gone_refuses() {
+        let clear = |s: &mut ServicePort| {
+            s.endpoints.clear();
+            s.local_endpoints.clear();
+        };
         check(
-            &[&[web(|s| s.endpoints.truncate(1))], &[web(|s| s.endpoints.clear())]],
+            &[&[web(|s| s.endpoints.truncate(1))], &[web(clear)]],
             "delete element service-ips 10.43.0.20 . tcp . 80 : goto spread-1
              delete element endpoints 10.43.0.20 . tcp . 80 . 0x0 : 10.42.0.2 . 8080
              add element no-endpoints 10.43.0.20 . tcp . 80 : goto refuse
@@ -311,8 +317,8 @@ mod tests {
         check(
             &[&[web(|_| {})], &[web(local)]],
             "add chain port-masquerade-hosts-3
-             add chain port-spread-local-2
              add chain port-spread-3
+             add chain port-spread-local-2
              add element node-ports tcp . 30080 : goto port-masquerade-hosts-3
              add element local-node-ports tcp . 30080 : goto port-spread-local-2
              add element node-endpoints tcp . 30080 . 0x0 : 10.42.0.2 . 8080
@@ -345,6 +351,7 @@ mod tests {
         let udp = |s: &mut ServicePort, count| {
             s.protocol = Protocol::Udp;
             s.endpoints.truncate(count);
+            s.local_endpoints.truncate(count);
         };
         check(
             &[&[web(|s| udp(s, 1))], &[web(|s| udp(s, 0))]],

@@ -73,8 +73,7 @@ pub(crate) fn without_conflicts(mut rules: ServiceRules, options: &NetworkOption
 
 /// What one port of a service asks for.
 pub(crate) fn plan_service(name: &str, service: &ServicePort) -> Fragment {
-    let local: Vec<Endpoint> = service.endpoints.iter().copied().filter(|e| e.local).collect();
-    let mut planner = Planner { service, id: hash(name), local, fragment: Fragment::default() };
+    let mut planner = Planner { service, id: hash(name), fragment: Fragment::default() };
     planner.cluster_ips();
     planner.external_ips();
     planner.node_port();
@@ -85,7 +84,6 @@ pub(crate) fn plan_service(name: &str, service: &ServicePort) -> Fragment {
 struct Planner<'a> {
     service: &'a ServicePort,
     id: u64,
-    local: Vec<Endpoint>,
     fragment: Fragment,
 }
 
@@ -102,7 +100,7 @@ impl Planner<'_> {
     fn cluster_ips(&mut self) {
         for ip in ipv4(&self.service.cluster_ips) {
             self.fragment.shared_elements.insert((SetName::ClusterIps, Key::Address(ip)));
-            if self.service.endpoints.is_empty() {
+            if self.is_empty() {
                 self.refuse(ip);
             } else if self.service.internal_local {
                 self.lead(SetName::ServiceIps, By::Address, Some(ip), Way::Local);
@@ -116,7 +114,7 @@ impl Planner<'_> {
 
     fn external_ips(&mut self) {
         for ip in ipv4(&self.service.external_ips) {
-            if self.service.endpoints.is_empty() {
+            if self.is_empty() {
                 self.refuse(ip);
                 continue;
             }
@@ -132,7 +130,7 @@ impl Planner<'_> {
 
     fn node_port(&mut self) {
         let Some(port) = self.service.node_port else { return };
-        if self.service.endpoints.is_empty() {
+        if self.is_empty() {
             let key = Key::Port(self.service.protocol, port, None);
             self.fragment.put(SetName::NoEndpointNodePorts, key, Value::Goto(REFUSE.to_owned()));
             return;
@@ -144,6 +142,11 @@ impl Planner<'_> {
             self.lead(SetName::NodePorts, By::NodePort, None, Way::AllMasqueraded);
         }
         self.endpoints(None, true, self.service.external_local);
+    }
+
+    /// No endpoint anywhere, not even a terminating one on this node.
+    fn is_empty(&self) -> bool {
+        self.service.endpoints.is_empty() && self.service.local_endpoints.is_empty()
     }
 
     fn refuse(&mut self, ip: Ipv4Addr) {
@@ -161,7 +164,7 @@ impl Planner<'_> {
 
     /// The way from a verdict map to the endpoints.
     fn lead(&mut self, map: SetName, by: By, ip: Option<Ipv4Addr>, way: Way) {
-        let (count, local_count) = (number(&self.service.endpoints), number(&self.local));
+        let (count, local_count) = (number(&self.service.endpoints), number(&self.service.local_endpoints));
         let value = match way {
             Way::Local if local_count == 0 => Value::Drop,
             _ if self.service.affinity_s.is_some() => self.affine(way),
@@ -179,7 +182,7 @@ impl Planner<'_> {
         let numbered = |endpoints: &[Endpoint], first: u32| (first..).zip(endpoints.to_vec()).collect::<Vec<_>>();
         let mut wanted = if all { numbered(&self.service.endpoints, 0) } else { Vec::new() };
         if local {
-            wanted.extend(numbered(&self.local, LOCAL_INDEX));
+            wanted.extend(numbered(&self.service.local_endpoints, LOCAL_INDEX));
         }
         for (index, endpoint) in wanted {
             if self.service.affinity_s.is_none() {
@@ -203,7 +206,7 @@ impl Planner<'_> {
         let id = self.id;
         let all = match way {
             Way::Local => {
-                let local = self.local.clone();
+                let local = self.service.local_endpoints.clone();
                 self.affine_chain(&format!("service-local-{id:016x}"), &local)
             }
             _ => {
