@@ -1,14 +1,169 @@
 //! The Kubernetes API over HTTPS and for callers in the same process: one request path for all.
 //!
+//! Bottom-up:
+//!
+//! - [`error`]: failures as `Status`; the only place where the store's errors meet HTTP.
+//! - [`call`], [`reply`], [`negotiate`]: a request, an answer, and the form that the client reads.
+//! - [`meta`], [`convert`], [`storage`]: metadata of the dynamic form, versions, keys and compare-and-swap.
+//! - [`cache`]: all objects in memory, fed by one watch on the store; lists and watches live from it.
+//! - [`registry`]: what is served. [`encode`]: objects to bytes, spliced; tables and metadata lists.
+//! - [`auth`]: who asks and what they may. [`admission`], [`services`]: what is filled in and refused.
+//! - [`path`]: get, list, watch, create, update, patch, delete; scale; binding, eviction, finalize, token.
+//! - [`discovery`], [`openapi`], [`health`], [`reviews`], [`logs`]: what is no stored object.
+//! - [`router`]: from a path to the above. [`http`]: the wire. [`transport`]: the way in without a wire.
+//! - [`bootstrap`], [`expiry`]: what the server does by itself.
+//!
+//! ```text
+//! HTTPS -> http::serve --.
+//!                         >- router -> authorize -> path::* -> admission, strategy -> store (fsync) -.
+//! in-process transport --'                            '--- cache <--------- watch on the store <-----'
+//! ```
+//!
+//! Invariants: an object's bytes are written once and spliced ever after. No lock is held across an
+//! await. What is read without a `resourceVersion` shows every write acknowledged before. A watcher that
+//! is slow is cut off, never waited for. In-process callers are authorized like all others.
+//!
 //! Must not know: controllers, the scheduler, nodes' insides.
 
-/* Contract.
+mod admission;
+mod auth;
+mod bootstrap;
+mod cache;
+mod call;
+mod convert;
+mod discovery;
+mod encode;
+mod error;
+mod expiry;
+mod health;
+mod http;
+mod logs;
+mod meta;
+mod negotiate;
+mod openapi;
+mod path;
+mod registry;
+mod reply;
+mod reviews;
+mod router;
+mod server;
+mod services;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod transport;
 
-pub struct ApiServerOptions { pub bind: SocketAddr, pub advertise_ip: Ipv4Addr, pub service_cidr: (Ipv4Addr, u8), pub node_port_range: RangeInclusive<u16>, pub pki: Arc<ClusterPki>, ... }
-impl ApiServer {                                                           // cheap clonable handle
-    pub async fn start(options: ApiServerOptions, store: Store, scope: &Scope) -> Result<ApiServer, Error>;
-    /// A transport for callers in this process, with this identity (`system:kube-controller-manager`, groups ...).
-    pub fn transport(&self, user: &str, groups: &[&str]) -> Arc<dyn skiff_client::Transport>;
-    pub fn local_addr(&self) -> SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use skiff_base::{Scope, chain};
+use skiff_client::Transport;
+use skiff_store::Store;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tracing::{error, info};
+
+use auth::User;
+use cache::Cache;
+pub use error::Error;
+use registry::Registry;
+pub use server::ApiServerOptions;
+use server::Server;
+use services::Allocator;
+
+/// How often the serving certificate's end is looked at.
+const RENEWAL_EVERY: Duration = Duration::from_secs(3600);
+
+/// A cheap handle on a running server.
+#[derive(Clone)]
+pub struct ApiServer {
+    server: Arc<Server>,
 }
-*/
+
+impl ApiServer {
+    /// Reads the store, listens, makes what a cluster begins with. Ends when the scope is told to.
+    pub async fn start(options: ApiServerOptions, store: Store, scope: &Scope) -> Result<Self, Error> {
+        let (cache, watch) = Cache::load(store.clone()).await?;
+        let registry = Registry::new(skiff_api::kinds::builtin(), &cache);
+        let address = options.bind;
+        let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+        let local = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
+        let serving = http::tls::Serving::new(&options.pki.server())?;
+        let tls = TlsAcceptor::from(Arc::new(http::tls::server_config(&options.pki, serving.clone())?));
+        let reserved = vec![bootstrap::first_address(options.service_cidr), options.dns_ip];
+        let services = Arc::new(Allocator::new(options.service_cidr, reserved, options.node_port_range.clone()));
+        let existing: Vec<_> = cache.resource("services").all().iter().map(|s| s.value()).collect();
+        services.load(existing.iter());
+        let server = Arc::new_cyclic(|me| Server {
+            me: me.clone(),
+            options,
+            store,
+            cache: cache.clone(),
+            registry: ArcSwap::from_pointee(registry),
+            services,
+            documents: openapi::Documents::default(),
+            kubelets: logs::Kubelets::default(),
+            ready: AtomicBool::new(false),
+            scope: scope.clone(),
+            local,
+        });
+        scope.spawn(cache::feed::follow(cache, watch, scope.token().clone()));
+        scope.spawn(http::accept_all(server.clone(), listener, tls));
+        scope.spawn(renew(server.clone(), serving));
+        server.ensure_system_objects().await?;
+        scope.spawn(expiry::expire_events(server.clone()));
+        server.ready.store(true, Ordering::Release);
+        info!(address = %local, "the API is served");
+        Ok(Self { server })
+    }
+
+    /// A transport for callers in this process, with this identity.
+    pub fn transport(&self, user: &str, groups: &[&str]) -> Arc<dyn Transport> {
+        let mut user = User::new(user, groups);
+        if !user.is_in("system:authenticated") {
+            user.groups.push("system:authenticated".to_owned());
+        }
+        Arc::new(transport::InProcess { server: Arc::downgrade(&self.server), user: Arc::new(user) })
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.server.local
+    }
+
+    /// The address of the service `kubernetes`.
+    pub fn service_ip(&self) -> Ipv4Addr {
+        bootstrap::first_address(self.server.options.service_cidr)
+    }
+}
+
+/// Keys that the store must keep in memory alone: the nodes' heartbeats.
+pub fn volatile_keys() -> Vec<Bytes> {
+    vec![Bytes::from_static(b"coordination.k8s.io/leases/kube-node-lease/")]
+}
+
+async fn renew(server: Arc<Server>, serving: Arc<http::tls::Serving>) {
+    let stop = server.scope.token().clone();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RENEWAL_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        let pki = server.options.pki.clone();
+        // Reads and writes files.
+        let renewed = tokio::task::spawn_blocking(move || pki.renew_server()).await;
+        let replaced = match renewed {
+            Ok(Ok(true)) => serving.replace(&server.options.pki.server()),
+            Ok(Ok(false)) => Ok(()),
+            Ok(Err(failure)) => Err(Error::Pki(failure)),
+            // The runtime is shutting down.
+            Err(_) => return,
+        };
+        if let Err(failure) = replaced {
+            error!(error = %chain(&failure), "renew the serving certificate");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What is changed and refused before an object is validated, whatever its kind's strategy says.
+//! Under upstream's names: NamespaceLifecycle, ServiceAccount, DefaultTolerationSeconds, Priority,
+//! TaintNodesByCondition.
+
+mod namespace;
+mod node;
+mod priority;
+mod service_account;
+mod tolerations;
+
+use serde_json::Value;
+use skiff_api::ApiError;
+
+use crate::auth::User;
+use crate::registry::Row;
+use crate::server::Server;
+
+pub(crate) async fn create(server: &Server, user: &User, row: &Row, object: &mut Value) -> Result<(), ApiError> {
+    namespace::create(server, row, object).await?;
+    if row.is("", "pods") {
+        priority::create(server, object)?;
+        service_account::create(server, user, object).await?;
+        tolerations::fill(object);
+    } else if row.is("", "nodes") {
+        node::create(object);
+    }
+    Ok(())
+}
+
+pub(crate) fn update(_server: &Server, row: &Row, object: &mut Value, _old: &Value) -> Result<(), ApiError> {
+    if row.is("", "pods") {
+        tolerations::fill(object);
+    }
+    Ok(())
+}
+
+pub(crate) fn delete(row: &Row, name: &str) -> Result<(), ApiError> {
+    namespace::delete(row, name)
+}

@@ -1,0 +1,31 @@
+//! Who asks, and what they may do.
+
+mod authn;
+mod authz;
+
+pub(crate) use authn::{API_AUDIENCE, ISSUER, authenticate_bearer, certificate_user};
+pub(crate) use authz::{Attributes, authorize, is_allowed};
+
+/// An authenticated identity.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct User {
+    pub name: String,
+    pub groups: Vec<String>,
+    pub uid: String,
+    pub extra: Vec<(String, Vec<String>)>,
+}
+
+impl User {
+    pub fn new(name: &str, groups: &[&str]) -> Self {
+        let groups = groups.iter().map(|g| (*g).to_owned()).collect();
+        Self { name: name.to_owned(), groups, ..Self::default() }
+    }
+
+    pub fn anonymous() -> Self {
+        Self::new("system:anonymous", &["system:unauthenticated"])
+    }
+
+    pub fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+}

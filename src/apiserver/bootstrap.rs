@@ -1,0 +1,102 @@
+//! What a cluster has before anyone asks: the system namespaces, and the service `kubernetes`.
+
+use http::{Method, Uri};
+use serde_json::{Value, json};
+use skiff_api::ApiError;
+use std::sync::Arc;
+
+use crate::auth::User;
+use crate::call::Call;
+use crate::error::Error;
+use crate::server::Server;
+
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+const USER: &str = "system:apiserver";
+
+impl Server {
+    /// Makes what is missing; idempotent.
+    pub(crate) async fn ensure_system_objects(&self) -> Result<(), Error> {
+        for name in NAMESPACES {
+            let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            self.ensure(&format!("namespace {name}"), "/api/v1/namespaces", name, namespace).await?;
+        }
+        let address = self.first_address();
+        let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+            "spec": {"type": "ClusterIP", "clusterIP": address, "sessionAffinity": "None", "ports": [
+                {"name": "https", "protocol": "TCP", "port": 443, "targetPort": self.local.port()},
+            ]},
+        });
+        self.ensure("service kubernetes", "/api/v1/namespaces/default/services", "kubernetes", service).await?;
+        self.ensure_endpoints().await
+    }
+
+    /// The address of the service `kubernetes`: the first of the network.
+    pub(crate) fn first_address(&self) -> String {
+        first_address(self.options.service_cidr).to_string()
+    }
+
+    /// Where this server is reached; a new address replaces the old one.
+    async fn ensure_endpoints(&self) -> Result<(), Error> {
+        let (ip, port) = (self.options.advertise_ip.to_string(), self.local.port());
+        let endpoints = json!({
+            "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {"name": "kubernetes", "namespace": "default",
+                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+            "subsets": [{"addresses": [{"ip": ip}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+        });
+        let path = "/api/v1/namespaces/default/endpoints";
+        self.ensure_as_is("endpoints kubernetes", path, "kubernetes", endpoints).await?;
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "kubernetes", "namespace": "default",
+                "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        });
+        let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+        self.ensure_as_is("endpointslice kubernetes", path, "kubernetes", slice).await
+    }
+
+    async fn ensure(&self, what: &str, path: &str, name: &str, object: Value) -> Result<(), Error> {
+        match self.ask(Method::GET, &format!("{path}/{name}"), None).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(Error::Bootstrap { what: what.to_owned(), error }),
+        }
+        match self.ask(Method::POST, path, Some(&object)).await {
+            Err(error) if !error.is_already_exists() => Err(Error::Bootstrap { what: what.to_owned(), error }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same, and what is there already is made to be so. An unchanged object is not written.
+    async fn ensure_as_is(&self, what: &str, path: &str, name: &str, object: Value) -> Result<(), Error> {
+        match self.ask(Method::PUT, &format!("{path}/{name}"), Some(&object)).await {
+            Err(error) if error.is_not_found() => self.ensure(what, path, name, object).await,
+            Err(error) => Err(Error::Bootstrap { what: what.to_owned(), error }),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(), ApiError> {
+        let user = Arc::new(User::new(USER, &["system:masters"]));
+        let uri: Uri = path.parse().expect("the paths here are constants with names in them");
+        let body = body.map(|b| b.to_string().into()).unwrap_or_default();
+        let reply = self.handle(&Call::new(method, &uri, http::HeaderMap::new(), body, user)).await;
+        if reply.status.is_success() {
+            return Ok(());
+        }
+        let (status, _, body) = reply.into_whole().await.map_err(ApiError::internal)?;
+        let error = serde_json::from_slice(&body).ok().as_ref().and_then(ApiError::from_value);
+        Err(error.unwrap_or_else(|| ApiError::internal(format!("status {status}"))))
+    }
+}
+
+pub(crate) fn first_address((network, prefix): (std::net::Ipv4Addr, u8)) -> std::net::Ipv4Addr {
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+    std::net::Ipv4Addr::from((u32::from(network) & mask) + 1)
+}

@@ -1,0 +1,76 @@
+//! The watch cache: every object of the store by resource, fed by one watch on the whole store.
+//!
+//! Reads are answered from here. A read that must see all acknowledged writes first waits until the
+//! caches have reached the store's revision ([`Cache::fresh`]); since the store counts a write before
+//! it acknowledges it, nothing acknowledged is missed.
+//!
+//! ```text
+//! store.watch("") -> follow() -> ResourceCache (map, ring, watchers) -> queues of the watches
+//! ```
+
+pub(crate) mod feed;
+mod filter;
+mod progress;
+mod resource;
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use skiff_api::ApiError;
+use skiff_store::Store;
+
+use crate::error::retry_after;
+pub(crate) use filter::{Entry, Filter};
+use progress::Progress;
+pub(crate) use resource::{Event, ResourceCache, Seen, Subscription, TooOld};
+
+/// How long a read waits for a revision.
+const FRESH_LIMIT: Duration = Duration::from_secs(3);
+
+pub(crate) struct Cache {
+    store: Store,
+    progress: Arc<Progress>,
+    resources: RwLock<HashMap<Arc<str>, Arc<ResourceCache>>>,
+}
+
+impl Cache {
+    /// The cache of one resource, by its key prefix in the store.
+    pub fn resource(&self, storage: &str) -> Arc<ResourceCache> {
+        if let Some(found) = self.resources.read().expect("nothing panics with the map").get(storage) {
+            return found.clone();
+        }
+        let mut resources = self.resources.write().expect("nothing panics with the map");
+        let new = || Arc::new(ResourceCache::new(self.progress.clone(), self.progress.reached()));
+        resources.entry(storage.into()).or_insert_with(new).clone()
+    }
+
+    /// The revision that the caches have reached.
+    pub fn revision(&self) -> u64 {
+        self.progress.reached()
+    }
+
+    /// Completes when the caches show every write that was acknowledged before the call.
+    pub async fn fresh(&self) -> Result<(), ApiError> {
+        let revision = self.store.revision().0;
+        if self.progress.reached() >= revision {
+            return Ok(());
+        }
+        self.reach(revision).await
+    }
+
+    /// Completes when the caches have reached a revision.
+    pub async fn reach(&self, revision: u64) -> Result<(), ApiError> {
+        if tokio::time::timeout(FRESH_LIMIT, self.progress.wait_for(revision)).await.is_ok() {
+            return Ok(());
+        }
+        let message = format!("Timeout: Too large resource version: {revision}, current: {}", self.revision());
+        let mut error = retry_after(ApiError::new(504, "Timeout", message), 1);
+        error.details.get_or_insert_default().causes.push(skiff_api::status::Cause {
+            reason: "ResourceVersionTooLarge".into(),
+            message: "Too large resource version".into(),
+            field: String::new(),
+        });
+        Err(error)
+    }
+}

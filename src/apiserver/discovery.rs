@@ -1,0 +1,258 @@
+//! What is served, for clients that find it out at run time.
+
+use http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use skiff_api::ApiError;
+use skiff_api::strategy::{Descriptor, Subresource};
+
+use crate::call::Call;
+use crate::error::{method_not_allowed, path_not_found};
+use crate::negotiate::{aggregated_discovery, negotiate};
+use crate::registry::Registry;
+use crate::reply::Reply;
+use crate::reviews;
+use crate::server::Server;
+
+/// One line of a resource list that is no row of the registry: a subresource, or a review.
+struct Extra {
+    name: String,
+    group: &'static str,
+    version: &'static str,
+    kind: String,
+    verbs: Vec<&'static str>,
+}
+
+impl Server {
+    /// `None` where the path is no discovery document.
+    pub(crate) fn discovery(&self, call: &Call) -> Option<Result<Reply, ApiError>> {
+        let segments: Vec<&str> = call.segments.iter().map(String::as_str).collect();
+        if !matches!(segments.as_slice(), ["api"] | ["apis"] | ["api", _] | ["apis", _] | ["apis", _, _]) {
+            return None;
+        }
+        if call.method != http::Method::GET && call.method != http::Method::HEAD {
+            return Some(Err(method_not_allowed()));
+        }
+        let registry = self.registry.load();
+        if let (["api"] | ["apis"], Some(version)) =
+            (segments.as_slice(), aggregated_discovery(call.header(http::header::ACCEPT)))
+        {
+            return Some(Ok(aggregated_reply(call, &registry, segments[0] == "api", version)));
+        }
+        Some(negotiate(call.header(http::header::ACCEPT), false).and_then(|_| {
+            let document = match segments.as_slice() {
+                ["api"] => Some(self.core_versions()),
+                ["apis"] => Some(groups(&registry)),
+                ["api", version] => resources(&registry, "", version),
+                ["apis", name] => group(&registry, name),
+                ["apis", group, version] => resources(&registry, group, version),
+                _ => None,
+            };
+            document.map(|d| Reply::value(200, &d)).ok_or_else(path_not_found)
+        }))
+    }
+
+    fn core_versions(&self) -> Value {
+        let address = format!("{}:{}", self.options.advertise_ip, self.local.port());
+        json!({
+            "kind": "APIVersions", "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
+        })
+    }
+}
+
+/// Groups with their versions: those of the registry, and those that hold only reviews.
+fn all_groups(registry: &Registry) -> Vec<(String, Vec<String>)> {
+    let own = |text: &str| text.to_owned();
+    let mut groups: Vec<(String, Vec<String>)> =
+        registry.groups().into_iter().map(|(g, versions)| (own(g), versions.into_iter().map(own).collect())).collect();
+    for review in reviews::ALL {
+        if !groups.iter().any(|(g, _)| g == review.group) {
+            groups.push((own(review.group), vec![own("v1")]));
+        }
+    }
+    groups
+}
+
+fn group_value(name: &str, versions: &[String]) -> Value {
+    let version = |v: &String| json!({"groupVersion": format!("{name}/{v}"), "version": v});
+    json!({"name": name, "versions": versions.iter().map(version).collect::<Vec<_>>(), "preferredVersion": version(&versions[0])})
+}
+
+fn groups(registry: &Registry) -> Value {
+    let groups: Vec<Value> =
+        all_groups(registry).iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group_value(g, v)).collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+fn group(registry: &Registry, name: &str) -> Option<Value> {
+    let groups = all_groups(registry);
+    let (name, versions) = groups.iter().find(|(g, _)| g == name && !g.is_empty())?;
+    let mut value = group_value(name, versions);
+    value["kind"] = "APIGroup".into();
+    value["apiVersion"] = "v1".into();
+    Some(value)
+}
+
+fn in_version<'a>(registry: &'a Registry, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Descriptor> {
+    registry
+        .rows()
+        .iter()
+        .map(|row| &*row.descriptor)
+        .filter(move |d| &*d.gvr.group == group && &*d.gvr.version == version)
+}
+
+fn extras(descriptor: &Descriptor) -> Vec<Extra> {
+    let one = |subresource: &Subresource| {
+        let own = descriptor.gvk.kind.to_string();
+        let (name, group, version, kind, verbs) = match subresource {
+            Subresource::Status => ("status", "", "", own, vec!["get", "patch", "update"]),
+            Subresource::Scale => ("scale", "autoscaling", "v1", "Scale".to_owned(), vec!["get", "patch", "update"]),
+            Subresource::Special(name) => match *name {
+                "binding" => ("binding", "", "", "Binding".to_owned(), vec!["create"]),
+                "eviction" => ("eviction", "policy", "v1", "Eviction".to_owned(), vec!["create"]),
+                "finalize" => ("finalize", "", "", own, vec!["update"]),
+                "log" => ("log", "", "", own, vec!["get"]),
+                "token" => ("token", "authentication.k8s.io", "v1", "TokenRequest".to_owned(), vec!["create"]),
+                // Not served: not listed.
+                _ => return None,
+            },
+        };
+        Some(Extra { name: name.to_owned(), group, version, kind, verbs })
+    };
+    let mut all: Vec<Extra> = descriptor.subresources.iter().filter_map(one).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
+    let mut list = Vec::new();
+    for descriptor in in_version(registry, group, version) {
+        list.push(resource(descriptor));
+        for extra in extras(descriptor) {
+            let mut line = json!({
+                "name": format!("{}/{}", descriptor.gvr.resource, extra.name), "singularName": "",
+                "namespaced": descriptor.namespaced, "kind": extra.kind, "verbs": extra.verbs,
+            });
+            if !extra.version.is_empty() {
+                line["group"] = extra.group.into();
+                line["version"] = extra.version.into();
+            }
+            list.push(line);
+        }
+    }
+    for review in reviews::ALL.iter().filter(|r| r.group == group && version == "v1") {
+        list.push(json!({
+            "name": review.resource, "singularName": review.kind.to_lowercase(), "namespaced": false,
+            "kind": review.kind, "verbs": ["create"],
+        }));
+    }
+    if list.is_empty() {
+        return None;
+    }
+    list.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    let version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": list}))
+}
+
+fn resource(descriptor: &Descriptor) -> Value {
+    let mut line = json!({
+        "name": &*descriptor.gvr.resource, "singularName": descriptor.singular, "namespaced": descriptor.namespaced,
+        "kind": &*descriptor.gvk.kind, "verbs": descriptor.verbs,
+        "storageVersionHash": storage_hash(descriptor),
+    });
+    names(&mut line, descriptor);
+    line
+}
+
+fn names(line: &mut Value, descriptor: &Descriptor) {
+    if !descriptor.short_names.is_empty() {
+        line["shortNames"] = json!(descriptor.short_names);
+    }
+    if !descriptor.categories.is_empty() {
+        line["categories"] = json!(descriptor.categories);
+    }
+}
+
+fn storage_hash(descriptor: &Descriptor) -> String {
+    use base64::Engine as _;
+    let gvk = &descriptor.gvk;
+    let digest = Sha256::digest(format!("{}/{}/{}", gvk.group, gvk.version, gvk.kind));
+    base64::engine::general_purpose::STANDARD.encode(&digest[..8])
+}
+
+fn aggregated_reply(call: &Call, registry: &Registry, core: bool, version: &str) -> Reply {
+    let body = aggregated(registry, core, version).to_string();
+    let tag = format!("\"{}\"", hex(&Sha256::digest(&body)));
+    let known = call.header(IF_NONE_MATCH).is_some_and(|tags| tags.split(',').any(|t| t.trim() == tag));
+    let mut reply = if known { Reply::json(304, "") } else { Reply::json(200, body) };
+    let content_type = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    reply.set(CONTENT_TYPE, &content_type);
+    reply.set(ETAG, &tag);
+    reply.set(VARY, "Accept");
+    reply
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02X}")).collect()
+}
+
+/// `APIGroupDiscoveryList`.
+fn aggregated(registry: &Registry, core: bool, version: &str) -> Value {
+    let items: Vec<Value> = all_groups(registry)
+        .iter()
+        .filter(|(group, _)| group.is_empty() == core)
+        .map(|(group, versions)| {
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|v| json!({"version": v, "freshness": "Current", "resources": aggregated_resources(registry, group, v)}))
+                .collect();
+            let mut metadata = Map::new();
+            if !group.is_empty() {
+                metadata.insert("name".to_owned(), group.as_str().into());
+            }
+            metadata.insert("creationTimestamp".to_owned(), Value::Null);
+            json!({"metadata": metadata, "versions": versions})
+        })
+        .collect();
+    json!({
+        "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {},
+        "items": items,
+    })
+}
+
+fn aggregated_resources(registry: &Registry, group: &str, version: &str) -> Vec<Value> {
+    let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    let mut list = Vec::new();
+    for descriptor in in_version(registry, group, version) {
+        let gvk = &descriptor.gvk;
+        let mut line = json!({
+            "resource": &*descriptor.gvr.resource, "responseKind": kind(&gvk.group, &gvk.version, &gvk.kind),
+            "scope": if descriptor.namespaced { "Namespaced" } else { "Cluster" },
+            "singularResource": descriptor.singular, "verbs": descriptor.verbs,
+        });
+        names(&mut line, descriptor);
+        let subresources: Vec<Value> = extras(descriptor)
+            .iter()
+            .map(|extra| {
+                let (g, v) = match extra.version {
+                    "" => (&*gvk.group, &*gvk.version),
+                    v => (extra.group, v),
+                };
+                json!({"subresource": extra.name, "responseKind": kind(g, v, &extra.kind), "verbs": extra.verbs})
+            })
+            .collect();
+        if !subresources.is_empty() {
+            line["subresources"] = subresources.into();
+        }
+        list.push(line);
+    }
+    for review in reviews::ALL.iter().filter(|r| r.group == group && version == "v1") {
+        list.push(json!({
+            "resource": review.resource, "responseKind": kind(group, version, review.kind), "scope": "Cluster",
+            "singularResource": review.kind.to_lowercase(), "verbs": ["create"],
+        }));
+    }
+    list.sort_by(|a, b| a["resource"].as_str().cmp(&b["resource"].as_str()));
+    list
+}

@@ -1,0 +1,65 @@
+//! `/version`, `/healthz`, `/livez`, `/readyz`.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+
+use crate::call::Call;
+use crate::reply::Reply;
+use crate::server::Server;
+
+/// The version of Kubernetes whose API this is.
+pub(crate) const KUBERNETES: &str = "v1.36.0";
+
+/// `/version`.
+pub(crate) fn version() -> Value {
+    json!({
+        "major": "1", "minor": "36",
+        "gitVersion": format!("{KUBERNETES}+skiff{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "", "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, go_architecture()),
+    })
+}
+
+fn go_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        other => other,
+    }
+}
+
+impl Server {
+    /// `kind` is `healthz`, `livez` or `readyz`; `check` one of its checks, or empty.
+    pub(crate) fn health(&self, call: &Call, kind: &str, check: &str) -> Reply {
+        let running = !self.scope.token().is_cancelled();
+        let caught_up = self.cache.revision() >= self.store.compacted().0;
+        let mut checks = vec![("ping", true), ("store", caught_up)];
+        if kind != "livez" {
+            checks.push(("poststarthook/start-system-namespaces", self.ready.load(Ordering::Acquire)));
+        }
+        if kind == "readyz" {
+            checks.push(("shutdown", running));
+        }
+        if !check.is_empty() {
+            return match checks.iter().find(|(name, _)| *name == check) {
+                Some((_, true)) => Reply::text(200, "ok"),
+                Some((_, false)) => Reply::text(500, format!("internal server error: {check} is not ready\n")),
+                None => Reply::text(404, "404 page not found\n"),
+            };
+        }
+        let good = checks.iter().all(|(_, good)| *good);
+        if good && !call.query.has("verbose") {
+            return Reply::text(200, "ok");
+        }
+        let mut text = String::new();
+        for (name, good) in &checks {
+            let line = if *good { format!("[+]{name} ok\n") } else { format!("[-]{name} failed: not ready\n") };
+            text.push_str(&line);
+        }
+        text.push_str(&format!("{kind} check {}\n", if good { "passed" } else { "failed" }));
+        Reply::text(if good { 200 } else { 500 }, text)
+    }
+}

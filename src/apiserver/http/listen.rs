@@ -1,0 +1,152 @@
+//! Connections: accepted, told apart from garbage, and served until they or the server end.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use skiff_base::{Scope, chain};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+use super::serve::serve;
+use crate::auth::{User, certificate_user};
+use crate::server::Server;
+
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+const HEADER_LIMIT: Duration = Duration::from_secs(30);
+/// Connections that may be open at the same time.
+const MAX_CONNECTIONS: usize = 8192;
+/// How long connections may take to finish what they are at, once the server stops.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// The first byte of a TLS connection: the content type "handshake".
+const TLS_HANDSHAKE: u8 = 0x16;
+const HTTP2_STREAMS: u32 = 250;
+const HTTP2_WINDOW: u32 = 256 << 10;
+const MAX_HEADERS: u32 = 64 << 10;
+
+/// Tells hyper to run its tasks in our scope.
+#[derive(Clone)]
+struct InScope(Scope);
+
+impl<F> hyper::rt::Executor<F> for InScope
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
+
+pub(crate) async fn accept_all(server: Arc<Server>, listener: TcpListener, tls: TlsAcceptor) {
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let stop = server.scope.token().clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, or the peer was gone at once: neither ends the server.
+                warn!(error = %chain(&error), "accept a connection");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = connections.clone().try_acquire_owned() else {
+            debug!("too many connections");
+            continue;
+        };
+        let (server, tls) = (server.clone(), tls.clone());
+        let scope = server.scope.clone();
+        scope.spawn(async move {
+            let _permit = permit;
+            if let Err(error) = connection(server, stream, tls).await {
+                debug!(error = %chain(&*error), "connection");
+            }
+        });
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn connection(server: Arc<Server>, mut stream: TcpStream, tls: TlsAcceptor) -> Result<(), BoxError> {
+    stream.set_nodelay(true)?;
+    let handshake = async {
+        let mut first = [0u8; 1];
+        if stream.peek(&mut first).await? == 0 {
+            return Ok(None);
+        }
+        if first[0] != TLS_HANDSHAKE {
+            refuse_plain(&mut stream).await?;
+            return Ok(None);
+        }
+        tls.accept(stream).await.map(Some)
+    };
+    let stop = server.scope.token().clone();
+    let accepted = tokio::select! {
+        accepted = tokio::time::timeout(HANDSHAKE_LIMIT, handshake) => accepted??,
+        () = stop.cancelled() => None,
+    };
+    let Some(stream) = accepted else { return Ok(()) };
+    let (_, session) = stream.get_ref();
+    let user = session.peer_certificates().and_then(|c| c.first()).and_then(|c| certificate_user(c));
+    let user: Option<Arc<User>> = user.map(Arc::new);
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    let scope = server.scope.clone();
+    let service = hyper::service::service_fn(move |request| {
+        let (server, user) = (server.clone(), user.clone());
+        async move { Ok::<_, std::convert::Infallible>(serve(server, user, request).await) }
+    });
+    let io = TokioIo::new(stream);
+    if http2 {
+        let connection = http2::Builder::new(InScope(scope))
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(HTTP2_STREAMS)
+            .initial_stream_window_size(HTTP2_WINDOW)
+            .initial_connection_window_size(HTTP2_WINDOW * 4)
+            .max_header_list_size(MAX_HEADERS)
+            .keep_alive_interval(Some(Duration::from_secs(30)))
+            .serve_connection(io, service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return Ok(ended?),
+            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        drop(tokio::time::timeout(DRAIN_LIMIT, connection).await);
+    } else {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_LIMIT)
+            .max_buf_size(MAX_HEADERS as usize * 4)
+            .serve_connection(io, service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return Ok(ended?),
+            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        drop(tokio::time::timeout(DRAIN_LIMIT, connection).await);
+    }
+    Ok(())
+}
+
+/// Tells who spoke HTTP without TLS what is wrong; other garbage is just closed.
+async fn refuse_plain(stream: &mut TcpStream) -> io::Result<()> {
+    let mut start = [0u8; 512];
+    let read = stream.read(&mut start).await?;
+    let methods: [&[u8]; 8] = [b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"PRI "];
+    if methods.iter().any(|method| start[..read].starts_with(method)) {
+        let answer = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+        stream.write_all(answer).await?;
+        stream.shutdown().await?;
+    }
+    Ok(())
+}

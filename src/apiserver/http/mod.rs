@@ -1,0 +1,8 @@
+//! The wire: TLS, HTTP/1.1 and HTTP/2, limits.
+
+mod compress;
+mod listen;
+mod serve;
+pub(crate) mod tls;
+
+pub(crate) use listen::accept_all;

@@ -1,0 +1,174 @@
+//! One HTTP request: its limits, its identity, its body; then the path of all requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use skiff_api::ApiError;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tracing::Instrument;
+
+use super::compress;
+use crate::auth::{API_AUDIENCE, User, authenticate_bearer};
+use crate::call::Call;
+use crate::error::retry_after;
+use crate::reply::{Payload, Reply};
+use crate::server::Server;
+use crate::storage::MAX_OBJECT;
+
+/// Requests under way that are not watches or logs; upstream's two limits, added.
+const MAX_IN_FLIGHT: usize = 600;
+static IN_FLIGHT: Semaphore = Semaphore::const_new(MAX_IN_FLIGHT);
+const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+const BODY_LIMIT: Duration = Duration::from_secs(30);
+
+pub(crate) async fn serve(
+    server: Arc<Server>,
+    certificate: Option<Arc<User>>,
+    request: Request<Incoming>,
+) -> Response<Payload> {
+    let head = request.method() == Method::HEAD;
+    let encodings = request.headers().get(http::header::ACCEPT_ENCODING).cloned();
+    let reply = match answer(&server, certificate, request).await {
+        Ok(reply) => reply,
+        Err(error) => error.into(),
+    };
+    let mut reply = compress::compress(reply, encodings.as_ref());
+    if head {
+        reply.body = Payload::Whole(Bytes::new());
+    }
+    let mut response = Response::new(reply.body);
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    let headers = response.headers_mut();
+    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-cache, private"));
+    headers.insert("audit-id", header(&uuid::Uuid::new_v4().to_string()));
+    response
+}
+
+fn header(text: &str) -> http::HeaderValue {
+    http::HeaderValue::from_str(text).unwrap_or(http::HeaderValue::from_static(""))
+}
+
+async fn answer(
+    server: &Arc<Server>,
+    certificate: Option<Arc<User>>,
+    request: Request<Incoming>,
+) -> Result<Reply, ApiError> {
+    let user = identify(server, certificate, request.headers())?;
+    let user = impersonate(user, request.headers())?;
+    let (parts, body) = request.into_parts();
+    let long = is_long_running(&parts.uri);
+    let _permit = admit(long)?;
+    let body = read_body(&parts.headers, body).await?;
+    let span = tracing::debug_span!("request", method = %parts.method, path = parts.uri.path(), user = user.name);
+    let call = Call::new(parts.method, &parts.uri, parts.headers, body, user);
+    let handled = server.handle(&call).instrument(span);
+    if long {
+        return Ok(handled.await);
+    }
+    tokio::time::timeout(REQUEST_LIMIT, handled).await.map_err(|_| {
+        ApiError::new(
+            504,
+            "Timeout",
+            "Timeout: request did not complete within requested timeout - context deadline exceeded",
+        )
+    })
+}
+
+/// Watches and logs live as long as their client wants.
+fn is_long_running(uri: &http::Uri) -> bool {
+    let query = uri.query().unwrap_or("");
+    let watches = query.contains("watch=") || query.ends_with("watch") || query.contains("watch&");
+    watches || uri.path().ends_with("/log")
+}
+
+fn admit(long: bool) -> Result<Option<SemaphorePermit<'static>>, ApiError> {
+    if long {
+        return Ok(None);
+    }
+    IN_FLIGHT
+        .try_acquire()
+        .map(Some)
+        .map_err(|_| retry_after(ApiError::new(429, "TooManyRequests", "too many requests, please try again later"), 1))
+}
+
+fn identify(server: &Server, certificate: Option<Arc<User>>, headers: &HeaderMap) -> Result<Arc<User>, ApiError> {
+    if let Some(user) = certificate {
+        return Ok(user);
+    }
+    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(Arc::new(User::anonymous())) };
+    let token = value.to_str().ok().and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    });
+    let Some(token) = token else { return Err(ApiError::unauthorized()) };
+    authenticate_bearer(token, server.options.pki.service_account_key(), &server.cache, &[API_AUDIENCE])
+        .map(Arc::new)
+        .ok_or_else(ApiError::unauthorized)
+}
+
+/// `kubectl --as`: for administrators only, until RBAC can say who else.
+fn impersonate(user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>, ApiError> {
+    let text = |value: &http::HeaderValue| value.to_str().map(str::to_owned).unwrap_or_default();
+    let Some(name) = headers.get("impersonate-user").map(text) else {
+        let asks = headers.keys().any(|k| k.as_str().starts_with("impersonate-"));
+        return if asks {
+            Err(ApiError::bad_request("requested impersonation without impersonating a user"))
+        } else {
+            Ok(user)
+        };
+    };
+    if !user.is_in("system:masters") {
+        let why = format!(
+            "User {:?} cannot impersonate resource \"users\" in API group \"\" at the cluster scope",
+            user.name
+        );
+        return Err(ApiError::forbidden("", "users", &name, &why));
+    }
+    let mut groups: Vec<String> = headers.get_all("impersonate-group").iter().map(text).collect();
+    if groups.is_empty()
+        && let Some((namespace, _)) = name.strip_prefix("system:serviceaccount:").and_then(|r| r.split_once(':'))
+    {
+        groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+    }
+    if name != "system:anonymous" && !groups.iter().any(|g| g == "system:authenticated") {
+        groups.push("system:authenticated".to_owned());
+    }
+    Ok(Arc::new(User { name, groups, ..User::default() }))
+}
+
+async fn read_body(headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, ApiError> {
+    let too_large =
+        || ApiError::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {MAX_OBJECT}"));
+    let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > MAX_OBJECT) {
+        return Err(too_large());
+    }
+    let read = async {
+        let mut first = Bytes::new();
+        let mut all = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|e| ApiError::bad_request(format!("error reading the body: {e}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if all.len() + first.len() + data.len() > MAX_OBJECT {
+                return Err(too_large());
+            }
+            // Most bodies come in one piece, which then need not be copied.
+            if first.is_empty() && all.is_empty() {
+                first = data;
+            } else {
+                all.extend_from_slice(&std::mem::take(&mut first));
+                all.extend_from_slice(&data);
+            }
+        }
+        Ok(if all.is_empty() { first } else { all.freeze() })
+    };
+    tokio::time::timeout(BODY_LIMIT, read)
+        .await
+        .map_err(|_| ApiError::new(408, "Timeout", "the body of the request did not arrive in time"))?
+}

@@ -1,0 +1,155 @@
+//! `/openapi/v2` and `/openapi/v3`: documents that are made when asked for, and forgotten when nobody
+//! asked for a while, since together they are the largest thing in memory of an idle server.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, ETAG, EXPIRES, IF_NONE_MATCH, VARY};
+use skiff_api::ApiError;
+use skiff_api::openapi::{hash, v2_document, v2_protobuf, v3_document, v3_index};
+use skiff_api::strategy::Descriptor;
+
+use crate::call::Call;
+use crate::error::{method_not_allowed, not_acceptable, path_not_found};
+use crate::registry::Registry;
+use crate::reply::{JSON, Reply};
+use crate::server::Server;
+
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// How newer clients write the same.
+const V2_PROTOBUF_DOTTED: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const KEEP: Duration = Duration::from_secs(60);
+
+/// The documents that were asked for lately.
+#[derive(Default)]
+pub(crate) struct Documents(Mutex<Vec<Kept>>);
+
+struct Kept {
+    name: String,
+    hash: String,
+    used: Instant,
+    bytes: Bytes,
+}
+
+impl Documents {
+    fn get(&self, name: &str, hash: &str, make: impl FnOnce() -> Vec<u8>) -> Bytes {
+        let mut kept = self.0.lock().expect("nothing panics with the documents");
+        if let Some(found) = kept.iter_mut().find(|k| k.name == name && k.hash == hash) {
+            found.used = Instant::now();
+            return found.bytes.clone();
+        }
+        drop(kept);
+        let bytes = Bytes::from(make());
+        let entry = Kept { name: name.to_owned(), hash: hash.to_owned(), used: Instant::now(), bytes: bytes.clone() };
+        let mut kept = self.0.lock().expect("nothing panics with the documents");
+        kept.retain(|k| k.name != entry.name);
+        kept.push(entry);
+        bytes
+    }
+
+    fn tidy(&self) {
+        let mut kept = self.0.lock().expect("nothing panics with the documents");
+        kept.retain(|k| k.used.elapsed() < KEEP);
+    }
+}
+
+impl Server {
+    pub(crate) fn openapi(&self, call: &Call) -> Result<Reply, ApiError> {
+        if call.method != http::Method::GET && call.method != http::Method::HEAD {
+            return Err(method_not_allowed());
+        }
+        let registry = self.registry.load_full();
+        let segments: Vec<&str> = call.segments.iter().map(String::as_str).collect();
+        match segments.as_slice() {
+            ["openapi", "v2"] => self.v2(call, &registry),
+            ["openapi", "v3"] => Ok(Reply::value(200, &v3_index(&versions(&registry)))),
+            ["openapi", "v3", "api", version] => self.v3(call, &registry, "", version),
+            ["openapi", "v3", "apis", group, version] => self.v3(call, &registry, group, version),
+            _ => Err(path_not_found()),
+        }
+    }
+
+    fn v2(&self, call: &Call, registry: &Registry) -> Result<Reply, ApiError> {
+        let accept = call.header(http::header::ACCEPT).unwrap_or("*/*");
+        let mut wanted = accept.split(',').map(|entry| entry.split(';').next().unwrap_or_default().trim());
+        let media = wanted.find_map(|media| match media {
+            V2_PROTOBUF | V2_PROTOBUF_DOTTED => Some(V2_PROTOBUF),
+            "application/json" | "*/*" | "application/*" | "" => Some(JSON),
+            _ => None,
+        });
+        let media = media.ok_or_else(not_acceptable)?;
+        let descriptors: Vec<&Descriptor> = registry.rows().iter().map(|r| &*r.descriptor).collect();
+        let make = if media == JSON { v2_document } else { v2_protobuf };
+        Ok(self.document(call, &format!("v2 {media}"), &descriptors, media, make))
+    }
+
+    fn v3(&self, call: &Call, registry: &Registry, group: &str, version: &str) -> Result<Reply, ApiError> {
+        let descriptors = of_version(registry, group, version);
+        if descriptors.is_empty() {
+            return Err(path_not_found());
+        }
+        let accept = call.header(http::header::ACCEPT).unwrap_or("*/*");
+        if !accept.split(',').any(|e| {
+            matches!(e.split(';').next().map(str::trim), Some("application/json" | "*/*" | "application/*" | ""))
+        }) {
+            return Err(not_acceptable());
+        }
+        let make = |descriptors: &[&Descriptor]| v3_document(group, version, descriptors);
+        let mut reply = self.document(call, &format!("v3 {group}/{version}"), &descriptors, JSON, make);
+        if call.query.has("hash") {
+            reply.set(CACHE_CONTROL, "public, immutable");
+            reply.set(EXPIRES, "Thu, 31 Dec 2099 23:59:59 GMT");
+        }
+        Ok(reply)
+    }
+
+    fn document(
+        &self,
+        call: &Call,
+        name: &str,
+        descriptors: &[&Descriptor],
+        media: &str,
+        make: impl FnOnce(&[&Descriptor]) -> Vec<u8>,
+    ) -> Reply {
+        let hash = hash(descriptors);
+        let tag = format!("\"{hash}\"");
+        let known = call.header(IF_NONE_MATCH).is_some_and(|tags| tags.split(',').any(|t| t.trim() == tag));
+        let mut reply = if known {
+            Reply::new(304, media, Bytes::new())
+        } else {
+            let bytes = self.documents.get(name, &hash, || make(descriptors));
+            self.tidy_documents_later();
+            Reply::new(200, media, bytes)
+        };
+        reply.set(ETAG, &tag);
+        reply.set(VARY, "Accept");
+        reply
+    }
+
+    fn tidy_documents_later(&self) {
+        let Some(server) = self.me.upgrade() else { return };
+        self.scope.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(KEEP + Duration::from_secs(1)) => server.documents.tidy(),
+                () = server.scope.token().cancelled() => {}
+            }
+        });
+    }
+}
+
+/// The group versions as paths, with the hashes of their documents.
+fn versions(registry: &Registry) -> Vec<(String, String)> {
+    let groups = registry.groups().into_iter();
+    let all = groups.flat_map(|(group, versions)| versions.into_iter().map(move |version| (group, version)));
+    all.map(|(group, version)| {
+        let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+        (path, hash(&of_version(registry, group, version)))
+    })
+    .collect()
+}
+
+fn of_version<'a>(registry: &'a Registry, group: &str, version: &str) -> Vec<&'a Descriptor> {
+    let rows = registry.rows().iter().map(|r| &*r.descriptor);
+    rows.filter(|d| &*d.gvr.group == group && &*d.gvr.version == version).collect()
+}

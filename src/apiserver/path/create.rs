@@ -1,0 +1,145 @@
+//! POST on a collection.
+
+use std::sync::Arc;
+
+use rand::Rng as _;
+use serde_json::Value;
+use skiff_api::{ApiError, Object, ObjectKey};
+
+use super::options::{WriteOptions, read_object};
+use super::warn_all;
+use crate::admission;
+use crate::call::{Call, Target};
+use crate::encode::{self, Encoder, IncludeObject};
+use crate::negotiate::negotiate;
+use crate::registry::Row;
+use crate::reply::Reply;
+use crate::server::Server;
+use crate::storage::{self, Written};
+use crate::{convert, meta};
+
+const GENERATE_NAME_TRIES: u32 = 8;
+
+impl Server {
+    pub(crate) async fn create(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
+        let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
+        let options = WriteOptions::of(&call.query)?;
+        let mut warnings = Vec::new();
+        let gvk = &row.descriptor.gvk;
+        let value = read_object(call, gvk, row.schema.as_ref(), options.validation, &mut warnings)?;
+        let object = self.create_object(call, row, &target.namespace, value, options.dry_run, &mut warnings).await?;
+        let encoder = Encoder::new(row, wanted.form, IncludeObject::Metadata);
+        let mut reply = encode::object(201, &object, &encoder, wanted.encoding);
+        warn_all(&mut reply, &warnings);
+        Ok(reply)
+    }
+
+    /// From a decoded object to what was stored.
+    pub(crate) async fn create_object(
+        &self,
+        call: &Call,
+        row: &Arc<Row>,
+        namespace: &str,
+        mut value: Value,
+        dry_run: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<Object, ApiError> {
+        place(&mut value, row, namespace)?;
+        let generated = meta::text(&value, "name").is_empty() && !meta::text(&value, "generateName").is_empty();
+        if generated {
+            let name = generate_name(meta::text(&value, "generateName"));
+            meta::set(&mut value, "name", name);
+        }
+        let strategy = &*row.descriptor.strategy;
+        strategy.default(&mut value);
+        prepare_metadata(&mut value)?;
+        strategy.prepare_create(&mut value);
+        admission::create(self, &call.user, row, &mut value).await?;
+        strategy.default(&mut value);
+        let causes = strategy.validate(&value);
+        if !causes.is_empty() {
+            return Err(ApiError::invalid(row.group(), row.kind(), meta::text(&value, "name"), causes));
+        }
+        warnings.extend(strategy.warnings(&value, None));
+        let reserved = if row.is("", "services") { Some(self.services.reserve(&mut value, None)?) } else { None };
+        for _ in 0..GENERATE_NAME_TRIES {
+            let bytes = Object::canonical(&convert::to_home(value.clone(), row));
+            if dry_run {
+                self.refuse_existing(row, &value).await?;
+                return parse(bytes, 0);
+            }
+            let key = storage::key(&row.descriptor.storage, &meta::key(&value));
+            match storage::create(&self.store, key, bytes.clone()).await? {
+                Written::At(revision) => {
+                    if let Some(reserved) = reserved {
+                        reserved.keep();
+                    }
+                    return parse(bytes, revision);
+                }
+                Written::Conflict(_) if generated => {
+                    let name = generate_name(meta::text(&value, "generateName"));
+                    meta::set(&mut value, "name", name);
+                }
+                Written::Conflict(_) => break,
+            }
+        }
+        Err(ApiError::already_exists(row.group(), row.resource(), meta::text(&value, "name")))
+    }
+
+    async fn refuse_existing(&self, row: &Row, value: &Value) -> Result<(), ApiError> {
+        self.cache.fresh().await?;
+        match row.cache.get(&meta::key(value)) {
+            Some(_) => Err(ApiError::already_exists(row.group(), row.resource(), meta::text(value, "name"))),
+            None => Ok(()),
+        }
+    }
+}
+
+pub(super) fn parse(bytes: bytes::Bytes, revision: u64) -> Result<Object, ApiError> {
+    Object::parse(bytes, revision).map_err(|e| ApiError::bad_request(skiff_base::chain(&e).to_string()))
+}
+
+/// The namespace of the URL goes into the object; another one there is an error.
+pub(super) fn place(value: &mut Value, row: &Row, namespace: &str) -> Result<(), ApiError> {
+    if !row.descriptor.namespaced {
+        return Ok(());
+    }
+    let given = meta::text(value, "namespace");
+    if !given.is_empty() && given != namespace {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    meta::set(value, "namespace", namespace);
+    Ok(())
+}
+
+/// What the server decides on a new object.
+fn prepare_metadata(value: &mut Value) -> Result<(), ApiError> {
+    let version = meta::text(value, "resourceVersion");
+    if !version.is_empty() && version != "0" {
+        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    let map = meta::of(value);
+    for field in ["resourceVersion", "selfLink", "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        map.remove(field);
+    }
+    map.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
+    map.insert("creationTimestamp".to_owned(), skiff_base::time::now_rfc3339().into());
+    Ok(())
+}
+
+/// Upstream's alphabet: no vowels, so no words, and no letters that look alike.
+fn generate_name(base: &str) -> String {
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    const LONGEST_BASE: usize = 58;
+    let base: String = base.chars().take(LONGEST_BASE).collect();
+    let mut random = rand::rng();
+    let tail = (0..5).map(|_| LETTERS[random.random_range(0..LETTERS.len())] as char);
+    base.chars().chain(tail).collect()
+}
+
+/// The key that a request on one object names.
+pub(crate) fn key_of(target: &Target) -> ObjectKey {
+    ObjectKey::new(&target.namespace, &target.name)
+}

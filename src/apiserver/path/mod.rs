@@ -1,0 +1,23 @@
+//! The one path of all requests on objects: built-in kinds and custom resources, over HTTP and in process.
+
+pub(crate) mod create;
+pub(crate) mod delete;
+mod get;
+pub(crate) mod list;
+pub(crate) mod options;
+pub(crate) mod patch;
+pub(crate) mod scale;
+pub(crate) mod special;
+pub(crate) mod update;
+mod watch;
+
+use crate::reply::Reply;
+
+fn warn_all(reply: &mut Reply, warnings: &[String]) {
+    for (at, warning) in warnings.iter().enumerate() {
+        // The same sentence once.
+        if !warnings[..at].contains(warning) {
+            reply.warn(warning);
+        }
+    }
+}

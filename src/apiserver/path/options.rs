@@ -1,0 +1,208 @@
+//! The parameters that writes share.
+
+use serde_json::Value;
+use skiff_api::decode::{Decoded, Media, decode};
+use skiff_api::schema::{self, Type};
+use skiff_api::{ApiError, Gvk};
+
+use crate::call::{Call, Query};
+use crate::error::unsupported_media_type;
+use crate::meta;
+
+pub(crate) const BODY_TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+
+/// What becomes of unknown and duplicate fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WriteOptions {
+    pub dry_run: bool,
+    pub validation: FieldValidation,
+}
+
+impl WriteOptions {
+    pub fn of(query: &Query) -> Result<Self, ApiError> {
+        let validation = match query.get("fieldValidation") {
+            None | Some("Warn") => FieldValidation::Warn,
+            Some("Ignore") => FieldValidation::Ignore,
+            Some("Strict") => FieldValidation::Strict,
+            Some(other) => {
+                return Err(unsupported("CreateOptions", "fieldValidation", other, r#""Ignore", "Strict", "Warn""#));
+            }
+        };
+        Ok(Self { dry_run: dry_run(query.all("dryRun"))?, validation })
+    }
+}
+
+fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, ApiError> {
+    let mut dry = false;
+    for value in values.filter(|v| !v.is_empty()) {
+        if value != "All" {
+            return Err(unsupported("CreateOptions", "dryRun", value, r#""All""#));
+        }
+        dry = true;
+    }
+    Ok(dry)
+}
+
+pub(crate) fn unsupported(kind: &str, field: &str, value: &str, supported: &str) -> ApiError {
+    invalid_option(
+        kind,
+        field,
+        "FieldValueNotSupported",
+        format!("Unsupported value: {value:?}: supported values: {supported}"),
+    )
+}
+
+pub(crate) fn invalid_option(kind: &str, field: &str, reason: &str, message: String) -> ApiError {
+    let cause = skiff_api::status::Cause { reason: reason.into(), message, field: field.into() };
+    ApiError::invalid("meta.k8s.io", kind, "", vec![cause])
+}
+
+/// Reads the object in a request's body, and adds what it has to say as warnings.
+pub(crate) fn read_object(
+    call: &Call,
+    expected: &Gvk,
+    schema: Option<&Type>,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Value, ApiError> {
+    let content_type = call.header(http::header::CONTENT_TYPE);
+    let media = Media::of(content_type).ok_or_else(|| unsupported_media_type(BODY_TYPES))?;
+    let decoded = decode(&call.body, media, expected, schema)?;
+    check_kind(&decoded, expected)?;
+    judge(&decoded, expected, validation, warnings)?;
+    let mut value = decoded.value;
+    if !value.is_object() {
+        return Err(skiff_api::decode::cannot_be_handled(expected, "the body is not an object"));
+    }
+    value["apiVersion"] = expected.api_version().into();
+    value["kind"] = (&*expected.kind).into();
+    meta::of(&mut value).remove("managedFields");
+    Ok(value)
+}
+
+pub(crate) fn judge(
+    decoded: &Decoded,
+    expected: &Gvk,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
+    match validation {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => warnings.extend(decoded.warnings().map(str::to_owned)),
+        FieldValidation::Strict => {
+            if let Some(error) = decoded.strict_error(expected) {
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_kind(decoded: &Decoded, expected: &Gvk) -> Result<(), ApiError> {
+    let Some(given) = &decoded.gvk else { return Ok(()) };
+    if !given.kind.is_empty() && given.kind != expected.kind {
+        return Err(ApiError::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: no kind {:?} is registered for version {:?} at this endpoint",
+            given.kind,
+            given.version,
+            expected.kind,
+            given.kind,
+            given.api_version(),
+        )));
+    }
+    if !given.version.is_empty() && (given.group != expected.group || given.version != expected.version) {
+        return Err(ApiError::bad_request(format!(
+            "the API version in the data ({}) does not match the expected API version ({})",
+            given.api_version(),
+            expected.api_version()
+        )));
+    }
+    Ok(())
+}
+
+/// `metav1.DeleteOptions`, from the body or the query.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DeleteOptions {
+    pub grace_period_s: Option<i64>,
+    pub propagation: Option<Propagation>,
+    pub uid: Option<String>,
+    pub resource_version: Option<String>,
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Propagation {
+    Background,
+    Foreground,
+    Orphan,
+}
+
+impl DeleteOptions {
+    pub fn of(call: &Call) -> Result<Self, ApiError> {
+        let mut options = if call.body.is_empty() { Self::default() } else { Self::from_body(call)? };
+        if let Some(seconds) = call.query.integer("gracePeriodSeconds")? {
+            options.grace_period_s = Some(seconds);
+        }
+        if let Some(policy) = call.query.get("propagationPolicy") {
+            options.propagation = Some(Propagation::parse(policy)?);
+        }
+        if call.query.get("orphanDependents").is_some() {
+            let orphan = call.query.flag("orphanDependents");
+            options.propagation = Some(if orphan { Propagation::Orphan } else { Propagation::Background });
+        }
+        options.dry_run |= dry_run(call.query.all("dryRun"))?;
+        if options.grace_period_s.is_some_and(|s| s < 0) {
+            // As upstream: a negative period means at once.
+            options.grace_period_s = Some(0);
+        }
+        Ok(options)
+    }
+
+    fn from_body(call: &Call) -> Result<Self, ApiError> {
+        let content_type = call.header(http::header::CONTENT_TYPE);
+        let media = Media::of(content_type).ok_or_else(|| unsupported_media_type(BODY_TYPES))?;
+        let expected = Gvk::new("", "v1", "DeleteOptions");
+        let schema =
+            schema::lookup(&expected).or_else(|| schema::lookup(&Gvk::new("meta.k8s.io", "v1", "DeleteOptions")));
+        let value = decode(&call.body, media, &expected, schema.as_ref())?.value;
+        Self::from_value(&value)
+    }
+
+    pub fn from_value(value: &Value) -> Result<Self, ApiError> {
+        let text = |v: &Value| v.as_str().map(str::to_owned);
+        let mut options = Self {
+            grace_period_s: value["gracePeriodSeconds"].as_i64(),
+            propagation: None,
+            uid: text(&value["preconditions"]["uid"]),
+            resource_version: text(&value["preconditions"]["resourceVersion"]),
+            dry_run: dry_run(meta::texts(&value["dryRun"]).into_iter())?,
+        };
+        if let Some(policy) = value["propagationPolicy"].as_str().filter(|p| !p.is_empty()) {
+            options.propagation = Some(Propagation::parse(policy)?);
+        }
+        if let Some(orphan) = value["orphanDependents"].as_bool() {
+            options.propagation = Some(if orphan { Propagation::Orphan } else { Propagation::Background });
+        }
+        Ok(options)
+    }
+}
+
+impl Propagation {
+    fn parse(text: &str) -> Result<Self, ApiError> {
+        match text {
+            "Background" => Ok(Self::Background),
+            "Foreground" => Ok(Self::Foreground),
+            "Orphan" => Ok(Self::Orphan),
+            other => {
+                Err(unsupported("DeleteOptions", "propagationPolicy", other, r#""Background", "Foreground", "Orphan""#))
+            }
+        }
+    }
+}

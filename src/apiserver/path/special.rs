@@ -1,0 +1,272 @@
+//! Subresources that are actions: binding, eviction, finalize, token.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use skiff_api::status::Cause;
+use skiff_api::{ApiError, Gvk, ObjectKey, schema};
+
+use super::create::key_of;
+use super::options::{DeleteOptions, WriteOptions, read_object};
+use super::update::{Change, Part, check_name};
+use super::warn_all;
+use crate::auth::{API_AUDIENCE, ISSUER};
+use crate::call::{Call, Target};
+use crate::encode;
+use crate::meta;
+use crate::registry::Row;
+use crate::reply::Reply;
+use crate::server::Server;
+
+const SHORTEST_TOKEN_S: i64 = 600;
+const LONGEST_TOKEN_S: i64 = 1 << 32;
+
+/// Reads a body of a kind that is no resource of its own.
+fn read(call: &Call, gvk: &Gvk, warnings: &mut Vec<String>) -> Result<(Value, WriteOptions), ApiError> {
+    let options = WriteOptions::of(&call.query)?;
+    let value = read_object(call, gvk, schema::lookup(gvk).as_ref(), options.validation, warnings)?;
+    Ok((value, options))
+}
+
+impl Server {
+    /// POST `pods/<name>/binding`, or `bindings` (the name is in the body then).
+    pub(crate) async fn bind(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
+        let mut warnings = Vec::new();
+        let (mut binding, options) = read(call, &Gvk::new("", "v1", "Binding"), &mut warnings)?;
+        if !target.name.is_empty() {
+            check_name(&mut binding, &target.name)?;
+        }
+        let name = meta::text(&binding, "name").to_owned();
+        let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
+        let kind = binding["target"]["kind"].as_str().unwrap_or_default();
+        let invalid = |field: &str, reason: &str, message: String| {
+            let cause = Cause { reason: reason.into(), message, field: field.into() };
+            Err(ApiError::invalid("", "Binding", &name, vec![cause]))
+        };
+        if !kind.is_empty() && kind != "Node" {
+            let message = format!(r#"Unsupported value: {kind:?}: supported values: "Node""#);
+            return invalid("target.kind", "FieldValueNotSupported", message);
+        }
+        if node.is_empty() {
+            return invalid("target.name", "FieldValueRequired", "Required value".into());
+        }
+        let key = ObjectKey::new(&target.namespace, &name);
+        let uid = meta::text(&binding, "uid").to_owned();
+        let change = Change { row, key: &key, part: Part::Own, dry_run: options.dry_run };
+        let bound = self.change(&change, &mut warnings, |pod| bound_to(pod, &node, &uid, &binding)).await;
+        bound.map_err(|mut e| {
+            // Upstream's binding conflicts speak of the subresource.
+            e.message = e.message.replacen("on pods \"", "on pods/binding \"", 1);
+            e
+        })?;
+        let mut reply = Reply::value(201, &encode::success(Value::Null));
+        warn_all(&mut reply, &warnings);
+        Ok(reply)
+    }
+
+    /// POST `pods/<name>/eviction`. There are no disruption budgets yet, so nothing holds it back.
+    pub(crate) async fn evict(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
+        let mut warnings = Vec::new();
+        let (mut eviction, options) = read(call, &Gvk::new("policy", "v1", "Eviction"), &mut warnings)?;
+        check_name(&mut eviction, &target.name)?;
+        let mut delete = DeleteOptions::from_value(&eviction["deleteOptions"])?;
+        delete.dry_run |= options.dry_run;
+        self.delete_object(row, &key_of(target), &delete).await?;
+        Ok(Reply::value(201, &encode::success(Value::Null)))
+    }
+
+    /// PUT `namespaces/<name>/finalize`: only `spec.finalizers` is taken.
+    pub(crate) async fn finalize(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
+        let options = WriteOptions::of(&call.query)?;
+        let mut warnings = Vec::new();
+        let gvk = &row.descriptor.gvk;
+        let mut value = read_object(call, gvk, row.schema.as_ref(), options.validation, &mut warnings)?;
+        check_name(&mut value, &target.name)?;
+        let key = key_of(target);
+        let finalizers = value["spec"].get("finalizers").cloned();
+        let given = (meta::text(&value, "uid").to_owned(), meta::text(&value, "resourceVersion").to_owned());
+        let change = Change { row, key: &key, part: Part::Own, dry_run: options.dry_run };
+        let object = self
+            .change(&change, &mut warnings, |old| {
+                let mut new = old.clone();
+                match &finalizers {
+                    Some(list) => new["spec"]["finalizers"] = list.clone(),
+                    None => drop(new["spec"].as_object_mut().and_then(|s| s.remove("finalizers"))),
+                }
+                for (field, value) in [("uid", &given.0), ("resourceVersion", &given.1)] {
+                    if !value.is_empty() {
+                        meta::set(&mut new, field, value.as_str());
+                    }
+                }
+                Ok(new)
+            })
+            .await?;
+        Ok(Reply::json(200, object.json()))
+    }
+
+    /// POST `serviceaccounts/<name>/token`: a TokenRequest.
+    pub(crate) async fn request_token(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
+        let mut warnings = Vec::new();
+        let gvk = Gvk::new("authentication.k8s.io", "v1", "TokenRequest");
+        let (mut request, options) = read(call, &gvk, &mut warnings)?;
+        let account = self.current(row, &key_of(target)).await?;
+        let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
+        let invalid = |field: &str, message: String| {
+            let cause = Cause { reason: "FieldValueInvalid".into(), message, field: field.into() };
+            Err(ApiError::invalid("authentication.k8s.io", "TokenRequest", &target.name, vec![cause]))
+        };
+        if seconds < SHORTEST_TOKEN_S {
+            let message = format!("Invalid value: {seconds}: may not specify a duration less than 10 minutes");
+            return invalid("spec.expirationSeconds", message);
+        }
+        if seconds > LONGEST_TOKEN_S {
+            let message = format!("Invalid value: {seconds}: may not specify a duration larger than 2^32 seconds");
+            return invalid("spec.expirationSeconds", message);
+        }
+        let mut audiences =
+            meta::texts(&request["spec"]["audiences"]).iter().map(|a| (*a).to_owned()).collect::<Vec<_>>();
+        if audiences.is_empty() {
+            audiences.push(API_AUDIENCE.to_owned());
+        }
+        let bound = self.bound_object(&request["spec"]["boundObjectRef"], target).await?;
+        let now = skiff_base::time::now();
+        let mut private = json!({
+            "namespace": target.namespace,
+            "serviceaccount": {"name": target.name, "uid": &*account.meta.uid},
+        });
+        for (what, reference) in bound {
+            private[what] = reference;
+        }
+        let claims = json!({
+            "iss": ISSUER, "sub": format!("system:serviceaccount:{}:{}", target.namespace, target.name),
+            "aud": audiences, "iat": now.as_second(), "nbf": now.as_second(), "exp": now.as_second() + seconds,
+            "jti": uuid::Uuid::new_v4().to_string(), "kubernetes.io": private,
+        });
+        let expires = now.saturating_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(now);
+        request["spec"]["audiences"] = json!(audiences);
+        request["spec"]["expirationSeconds"] = seconds.into();
+        let token = match options.dry_run {
+            true => String::new(),
+            false => self
+                .options
+                .pki
+                .service_account_key()
+                .sign(&claims)
+                .map_err(|e| ApiError::internal(skiff_base::chain(&e)))?,
+        };
+        request["status"] = json!({"token": token, "expirationTimestamp": skiff_base::time::rfc3339(expires)});
+        let map = meta::of(&mut request);
+        map.insert("name".into(), target.name.as_str().into());
+        map.insert("namespace".into(), target.namespace.as_str().into());
+        map.insert("creationTimestamp".into(), skiff_base::time::rfc3339(now).into());
+        let mut reply = Reply::value(201, &request);
+        warn_all(&mut reply, &warnings);
+        Ok(reply)
+    }
+
+    /// What the token dies with: claims by name.
+    async fn bound_object(&self, reference: &Value, target: &Target) -> Result<Vec<(&'static str, Value)>, ApiError> {
+        if !reference.is_object() {
+            return Ok(Vec::new());
+        }
+        let text = |field: &str| reference[field].as_str().unwrap_or_default();
+        let (what, storage, namespace) = match (text("apiVersion"), text("kind")) {
+            ("v1", "Pod") => ("pod", "pods", target.namespace.as_str()),
+            ("v1", "Secret") => ("secret", "secrets", target.namespace.as_str()),
+            ("v1", "Node") => ("node", "nodes", ""),
+            (version, kind) => {
+                return Err(ApiError::bad_request(format!(
+                    "cannot bind token to object of type {version}, Kind={kind}"
+                )));
+            }
+        };
+        self.cache.fresh().await?;
+        let Some(object) = self.resource(storage).find(namespace, text("name")) else {
+            return Err(ApiError::not_found("", storage, text("name")));
+        };
+        let uid = text("uid");
+        if !uid.is_empty() && *object.meta.uid != *uid {
+            let why = format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have \
+                 been deleted and then recreated"
+            );
+            return Err(ApiError::conflict("", storage, text("name"), &why));
+        }
+        let mut bound = vec![(what, json!({"name": text("name"), "uid": &*object.meta.uid}))];
+        if what == "pod" {
+            let pod = object.value();
+            let account = pod["spec"]["serviceAccountName"].as_str().unwrap_or_default();
+            if account != target.name {
+                return Err(ApiError::bad_request(format!(
+                    "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+                    target.name
+                )));
+            }
+            let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+            if let Some(found) = self.resource("nodes").find("", node) {
+                bound.push(("node", json!({"name": node, "uid": &*found.meta.uid})));
+            }
+        }
+        Ok(bound)
+    }
+}
+
+/// The pod on its node.
+fn bound_to(pod: &Value, node: &str, uid: &str, binding: &Value) -> Result<Value, ApiError> {
+    let name = meta::text(pod, "name");
+    let conflict = |why: String| Err(ApiError::conflict("", "pods", name, &why));
+    if !uid.is_empty() && uid != meta::text(pod, "uid") {
+        return conflict(format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            meta::text(pod, "uid")
+        ));
+    }
+    if meta::is_deleting(pod) {
+        return conflict(format!("pod {name} is being deleted, cannot be assigned to a host"));
+    }
+    let current = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+    if !current.is_empty() {
+        return conflict(format!("pod {name} is already assigned to node {current:?}"));
+    }
+    if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+        return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
+    }
+    let mut new = pod.clone();
+    new["spec"]["nodeName"] = node.into();
+    for field in ["annotations", "labels"] {
+        for (key, value) in binding["metadata"][field].as_object().into_iter().flatten() {
+            new["metadata"][field][key] = value.clone();
+        }
+    }
+    let now = skiff_base::time::now_rfc3339();
+    let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
+    let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    match conditions.iter_mut().find(|c| c["type"] == "PodScheduled") {
+        Some(condition) => *condition = scheduled,
+        None => conditions.push(scheduled),
+    }
+    new["status"]["conditions"] = conditions.into();
+    Ok(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_bound_once() {
+        let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {}});
+        let bound = bound_to(&pod, "n", "u", &json!({"metadata": {"annotations": {"a": "b"}}})).expect("free");
+        assert_eq!(bound["spec"]["nodeName"], "n");
+        assert_eq!(bound["status"]["conditions"][0]["status"], "True");
+        assert_eq!(bound["metadata"]["annotations"]["a"], "b");
+        for (pod, uid, expect) in [
+            (bound, "", "already assigned to node \"n\""),
+            (pod.clone(), "other", "Precondition failed"),
+            (json!({"metadata": {"name": "p", "deletionTimestamp": "t"}}), "", "is being deleted"),
+        ] {
+            let error = bound_to(&pod, "n", uid, &json!({})).expect_err(expect);
+            assert!(error.is_conflict() && error.message.contains(expect), "{}", error.message);
+        }
+    }
+}

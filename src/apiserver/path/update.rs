@@ -1,0 +1,237 @@
+//! PUT, and the loop that every change of an object goes through.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use skiff_api::status::Cause;
+use skiff_api::{ApiError, Object, ObjectKey};
+
+use super::create::{key_of, parse, place};
+use super::options::{WriteOptions, read_object};
+use super::warn_all;
+use crate::admission;
+use crate::call::{Call, Target};
+use crate::encode::{self, Encoder, IncludeObject};
+use crate::negotiate::negotiate;
+use crate::registry::Row;
+use crate::reply::Reply;
+use crate::server::Server;
+use crate::storage::{self, Written};
+use crate::{convert, meta};
+
+/// How often a change is tried again when others change the object at the same time.
+const TRIES: u32 = 100;
+pub(crate) const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
+/// Which part of an object a change is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Main,
+    Status,
+    /// A change by the API server's own code (binding, finalize, delete): no strategy looks at it.
+    Own,
+}
+
+/// A change to one object.
+pub(crate) struct Change<'a> {
+    pub row: &'a Arc<Row>,
+    pub key: &'a ObjectKey,
+    pub part: Part,
+    pub dry_run: bool,
+}
+
+impl Server {
+    pub(crate) async fn update(
+        &self,
+        call: &Call,
+        row: &Arc<Row>,
+        target: &Target,
+        part: Part,
+    ) -> Result<Reply, ApiError> {
+        let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
+        let options = WriteOptions::of(&call.query)?;
+        let mut warnings = Vec::new();
+        let gvk = &row.descriptor.gvk;
+        let mut value = read_object(call, gvk, row.schema.as_ref(), options.validation, &mut warnings)?;
+        place(&mut value, row, &target.namespace)?;
+        check_name(&mut value, &target.name)?;
+        let key = key_of(target);
+        let mut status = 200;
+        let change = Change { row, key: &key, part, dry_run: options.dry_run };
+        let object = match self.change(&change, &mut warnings, |_| Ok(value.clone())).await {
+            Err(error)
+                if error.is_not_found() && part == Part::Main && row.descriptor.strategy.allow_create_on_update() =>
+            {
+                if !meta::text(&value, "uid").is_empty() {
+                    return Err(precondition_uid(row, &key, meta::text(&value, "uid"), ""));
+                }
+                status = 201;
+                let created =
+                    self.create_object(call, row, &target.namespace, value, options.dry_run, &mut warnings).await?;
+                Arc::new(created)
+            }
+            changed => changed?,
+        };
+        let encoder = Encoder::new(row, wanted.form, IncludeObject::Metadata);
+        let mut reply = encode::object(status, &object, &encoder, wanted.encoding);
+        warn_all(&mut reply, &warnings);
+        Ok(reply)
+    }
+
+    /// Reads the object, has `make` say what it shall be (from the old state as clients see it), and
+    /// writes that; starts over when someone else was faster. What `make` gives with a
+    /// `resourceVersion` or `uid` that is not the object's is a conflict; what it gives unchanged is
+    /// not written.
+    pub(crate) async fn change(
+        &self,
+        change: &Change<'_>,
+        warnings: &mut Vec<String>,
+        mut make: impl FnMut(&Value) -> Result<Value, ApiError>,
+    ) -> Result<Arc<Object>, ApiError> {
+        let row = change.row;
+        let mut old = self.current(row, change.key).await?;
+        let before = warnings.len();
+        for _ in 0..TRIES {
+            warnings.truncate(before);
+            let old_value = convert::to_row(old.value(), row);
+            let new = make(&old_value)?;
+            match self.write_change(change, &old, &old_value, new, warnings).await? {
+                Ok(object) => return Ok(object),
+                Err(Some(record)) => old = Arc::new(parse(record.value, record.modified.0)?),
+                Err(None) => return Err(ApiError::not_found(row.group(), row.resource(), &change.key.name)),
+            }
+        }
+        Err(ApiError::conflict(row.group(), row.resource(), &change.key.name, MODIFIED))
+    }
+
+    /// One try; the inner error is what stands there instead of `old`.
+    async fn write_change(
+        &self,
+        change: &Change<'_>,
+        old: &Arc<Object>,
+        old_value: &Value,
+        new: Value,
+        warnings: &mut Vec<String>,
+    ) -> Result<Result<Arc<Object>, Option<skiff_store::Record>>, ApiError> {
+        let row = change.row;
+        let mut new = self.prepare_change(change, old_value, new, warnings)?;
+        let reserved = match row.is("", "services") && change.part == Part::Main {
+            true => Some(self.services.reserve(&mut new, Some(old_value))?),
+            false => None,
+        };
+        let bytes = Object::canonical(&convert::to_home(new.clone(), row));
+        let ends = is_finished(row, &new);
+        if !ends && bytes == *old.raw() {
+            return Ok(Ok(old.clone()));
+        }
+        if change.dry_run {
+            return Ok(Ok(Arc::new(parse(bytes, old.revision)?)));
+        }
+        let key = storage::key(&row.descriptor.storage, change.key);
+        let written = if ends {
+            storage::remove(&self.store, key, old.revision).await?
+        } else {
+            storage::replace(&self.store, key, old.revision, bytes.clone()).await?
+        };
+        match written {
+            Written::At(revision) => {
+                if let Some(reserved) = reserved {
+                    reserved.keep();
+                }
+                if ends {
+                    self.services.forget(row, &new);
+                }
+                Ok(Ok(Arc::new(parse(bytes, revision)?)))
+            }
+            Written::Conflict(current) => Ok(Err(current)),
+        }
+    }
+
+    /// From what the client sent to what may be stored, without the `resourceVersion`.
+    fn prepare_change(
+        &self,
+        change: &Change<'_>,
+        old: &Value,
+        mut new: Value,
+        warnings: &mut Vec<String>,
+    ) -> Result<Value, ApiError> {
+        let row = change.row;
+        check_preconditions(row, change, old, &new)?;
+        let meta_map = meta::of(&mut new);
+        for field in ["resourceVersion", "selfLink", "managedFields"] {
+            meta_map.remove(field);
+        }
+        if change.part == Part::Own {
+            return Ok(new);
+        }
+        for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"] {
+            meta::keep(&mut new, old, field);
+        }
+        let mut old = old.clone();
+        meta::of(&mut old).remove("resourceVersion");
+        let strategy = &*row.descriptor.strategy;
+        strategy.default(&mut new);
+        let causes = if change.part == Part::Status {
+            strategy.prepare_status_update(&mut new, &old);
+            strategy.validate_status_update(&new, &old)
+        } else {
+            strategy.prepare_update(&mut new, &old);
+            admission::update(self, row, &mut new, &old)?;
+            strategy.default(&mut new);
+            strategy.validate_update(&new, &old)
+        };
+        if !causes.is_empty() {
+            return Err(ApiError::invalid(row.group(), row.kind(), &change.key.name, causes));
+        }
+        warnings.extend(strategy.warnings(&new, Some(&old)));
+        Ok(new)
+    }
+}
+
+/// Whether nothing holds a deleted object any more, so that this change is its last.
+pub(super) fn is_finished(row: &Row, object: &Value) -> bool {
+    meta::is_deleting(object)
+        && meta::finalizers(object).is_empty()
+        && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+        && !(row.is("", "namespaces") && !meta::texts(&object["spec"]["finalizers"]).is_empty())
+}
+
+fn check_preconditions(row: &Row, change: &Change<'_>, old: &Value, new: &Value) -> Result<(), ApiError> {
+    let (uid, old_uid) = (meta::text(new, "uid"), meta::text(old, "uid"));
+    if !uid.is_empty() && uid != old_uid {
+        return Err(precondition_uid(row, change.key, uid, old_uid));
+    }
+    let version = meta::text(new, "resourceVersion");
+    if version.is_empty() || version == "0" {
+        if change.part == Part::Main && !row.descriptor.strategy.allow_unconditional_update() {
+            let cause = Cause {
+                reason: "FieldValueInvalid".into(),
+                message: "Invalid value: 0: must be specified for an update".into(),
+                field: "metadata.resourceVersion".into(),
+            };
+            return Err(ApiError::invalid(row.group(), row.kind(), &change.key.name, vec![cause]));
+        }
+    } else if version != meta::text(old, "resourceVersion") {
+        return Err(ApiError::conflict(row.group(), row.resource(), &change.key.name, MODIFIED));
+    }
+    Ok(())
+}
+
+pub(super) fn precondition_uid(row: &Row, key: &ObjectKey, wanted: &str, found: &str) -> ApiError {
+    let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");
+    ApiError::conflict(row.group(), row.resource(), &key.name, &why)
+}
+
+/// The object's name must be the URL's; an absent one is filled in.
+pub(super) fn check_name(value: &mut Value, name: &str) -> Result<(), ApiError> {
+    let given = meta::text(value, "name");
+    if given.is_empty() {
+        meta::set(value, "name", name);
+    } else if given != name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! From a call to the code that answers it: one match over the path.
+
+use std::sync::Arc;
+
+use http::Method;
+use skiff_api::ApiError;
+use skiff_api::strategy::Subresource;
+
+use crate::auth::{Attributes, authorize};
+use crate::call::{Call, Target};
+use crate::error::{method_not_allowed, path_not_found};
+use crate::path::create::key_of;
+use crate::path::update::Part;
+use crate::registry::Row;
+use crate::reply::Reply;
+use crate::reviews;
+use crate::server::Server;
+
+impl Server {
+    pub(crate) async fn handle(&self, call: &Call) -> Reply {
+        match self.route(call).await {
+            Ok(reply) => reply,
+            Err(error) => error.into(),
+        }
+    }
+
+    async fn route(&self, call: &Call) -> Result<Reply, ApiError> {
+        match Target::of(&call.segments) {
+            Some(target) => self.resource_request(call, &target).await,
+            None => self.other_request(call),
+        }
+    }
+
+    fn other_request(&self, call: &Call) -> Result<Reply, ApiError> {
+        let verb = match call.method {
+            Method::GET => "get",
+            Method::POST => "post",
+            Method::PUT => "put",
+            Method::PATCH => "patch",
+            Method::DELETE => "delete",
+            Method::HEAD => "head",
+            _ => "options",
+        };
+        authorize(&call.user, &Attributes { verb, path: &call.path, ..Attributes::default() })?;
+        if let Some(reply) = self.discovery(call) {
+            return reply;
+        }
+        let segments: Vec<&str> = call.segments.iter().map(String::as_str).collect();
+        match segments.as_slice() {
+            [kind @ ("healthz" | "livez" | "readyz"), check @ ..] => Ok(self.health(call, kind, &check.join("/"))),
+            ["version"] => Ok(Reply::value(200, &crate::health::version())),
+            ["openapi", ..] => self.openapi(call),
+            [".well-known", "openid-configuration"] => Ok(Reply::value(200, &self.openid_configuration())),
+            ["openid", "v1", "jwks"] => {
+                let keys = self.options.pki.service_account_key().jwks();
+                Ok(Reply::new(200, "application/jwk-set+json", keys.to_string()))
+            }
+            [] => Ok(Reply::value(200, &self.paths())),
+            _ => Err(path_not_found()),
+        }
+    }
+
+    fn openid_configuration(&self) -> serde_json::Value {
+        let address = format!("{}:{}", self.options.advertise_ip, self.local.port());
+        serde_json::json!({
+            "issuer": crate::auth::ISSUER, "jwks_uri": format!("https://{address}/openid/v1/jwks"),
+            "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+        })
+    }
+
+    fn paths(&self) -> serde_json::Value {
+        let registry = self.registry.load();
+        let mut paths = vec!["/api".to_owned(), "/apis".to_owned()];
+        for (group, versions) in registry.groups() {
+            for version in versions {
+                paths.push(if group.is_empty() {
+                    format!("/api/{version}")
+                } else {
+                    format!("/apis/{group}/{version}")
+                });
+            }
+        }
+        for path in ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"] {
+            paths.push(path.to_owned());
+        }
+        paths.sort();
+        serde_json::json!({ "paths": paths })
+    }
+
+    async fn resource_request(&self, call: &Call, target: &Target) -> Result<Reply, ApiError> {
+        let watches = call.method == Method::GET && call.query.flag("watch") && target.subresource.is_empty();
+        let verb = match (&call.method, target.name.is_empty()) {
+            (&Method::GET | &Method::HEAD, _) if watches => "watch",
+            (&Method::GET | &Method::HEAD, true) => "list",
+            (&Method::GET | &Method::HEAD, false) => "get",
+            (&Method::POST, _) => "create",
+            (&Method::PUT, _) => "update",
+            (&Method::PATCH, _) => "patch",
+            (&Method::DELETE, true) => "deletecollection",
+            (&Method::DELETE, false) => "delete",
+            _ => return Err(method_not_allowed()),
+        };
+        // A namespace is in itself, as far as permissions go.
+        let namespace = match target.resource.as_str() {
+            "namespaces" if target.group.is_empty() => &target.name,
+            _ => &target.namespace,
+        };
+        let asked = Attributes {
+            verb,
+            group: &target.group,
+            resource: &target.resource,
+            subresource: &target.subresource,
+            namespace,
+            name: &target.name,
+            path: "",
+        };
+        authorize(&call.user, &asked)?;
+        if let Some(review) = reviews::find(target) {
+            return self.review(call, review);
+        }
+        let registry = self.registry.load();
+        let found = registry.find(&target.group, &target.version, &target.resource).cloned();
+        drop(registry);
+        let Some(row) = found else { return self.without_row(call, target).await };
+        if row.descriptor.namespaced == target.namespace.is_empty() {
+            // Of a namespaced kind all namespaces can be listed and watched, nothing more.
+            let all_namespaces =
+                row.descriptor.namespaced && matches!(verb, "list" | "watch") && target.name.is_empty();
+            if !all_namespaces {
+                return Err(if row.descriptor.namespaced && target.name.is_empty() {
+                    method_not_allowed()
+                } else {
+                    path_not_found()
+                });
+            }
+        }
+        if !target.subresource.is_empty() {
+            return self.subresource_request(call, &row, target, verb).await;
+        }
+        if !row.allows(verb) {
+            return Err(method_not_allowed());
+        }
+        match verb {
+            "get" => self.get(call, &row, &key_of(target)).await,
+            "list" => self.list(call, &row, target).await,
+            "watch" => self.watch(call, &row, target).await,
+            "create" if target.name.is_empty() => self.create(call, &row, target).await,
+            "update" if !target.name.is_empty() => self.update(call, &row, target, Part::Main).await,
+            "patch" if !target.name.is_empty() => self.patch(call, &row, target, Part::Main).await,
+            "delete" => self.delete(call, &row, target).await,
+            "deletecollection" => self.delete_collection(call, &row, target).await,
+            _ => Err(method_not_allowed()),
+        }
+    }
+
+    /// Resources that hold no objects.
+    async fn without_row(&self, call: &Call, target: &Target) -> Result<Reply, ApiError> {
+        if target.group.is_empty() && target.resource == "bindings" && !target.namespace.is_empty() {
+            if call.method != Method::POST {
+                return Err(method_not_allowed());
+            }
+            let pods = self.registry.load().find("", "v1", "pods").cloned();
+            let named = Target { name: String::new(), ..target.clone() };
+            return match pods {
+                Some(row) => self.bind(call, &row, &named).await,
+                None => Err(path_not_found()),
+            };
+        }
+        Err(path_not_found())
+    }
+
+    async fn subresource_request(
+        &self,
+        call: &Call,
+        row: &Arc<Row>,
+        target: &Target,
+        verb: &str,
+    ) -> Result<Reply, ApiError> {
+        let known = |name: &'static str| row.has(Subresource::Special(name));
+        match target.subresource.as_str() {
+            "status" if row.has(Subresource::Status) => match verb {
+                "get" => self.get(call, row, &key_of(target)).await,
+                "update" => self.update(call, row, target, Part::Status).await,
+                "patch" => self.patch(call, row, target, Part::Status).await,
+                _ => Err(method_not_allowed()),
+            },
+            "scale" if row.has(Subresource::Scale) => match verb {
+                "get" => self.get_scale(call, row, target).await,
+                "update" => self.update_scale(call, row, target).await,
+                "patch" => self.patch_scale(call, row, target).await,
+                _ => Err(method_not_allowed()),
+            },
+            "binding" if known("binding") => match verb {
+                "create" => self.bind(call, row, target).await,
+                _ => Err(method_not_allowed()),
+            },
+            "eviction" if known("eviction") => match verb {
+                "create" => self.evict(call, row, target).await,
+                _ => Err(method_not_allowed()),
+            },
+            "finalize" if known("finalize") => match verb {
+                "update" => self.finalize(call, row, target).await,
+                _ => Err(method_not_allowed()),
+            },
+            "token" if known("token") => match verb {
+                "create" => self.request_token(call, row, target).await,
+                _ => Err(method_not_allowed()),
+            },
+            "log" if known("log") => match verb {
+                "get" => self.pod_log(call, row, target).await,
+                _ => Err(method_not_allowed()),
+            },
+            _ => Err(path_not_found()),
+        }
+    }
+}
