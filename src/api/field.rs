@@ -82,6 +82,10 @@ impl Errors {
         self.causes
     }
 
+    pub fn retain(&mut self, keep: impl FnMut(&Cause) -> bool) {
+        self.causes.retain(keep);
+    }
+
     pub fn push(&mut self, cause: Cause) {
         self.causes.push(cause);
     }
@@ -106,6 +110,11 @@ impl Errors {
 
     pub fn duplicate(&mut self, path: &Path<'_>, value: impl Serialize) {
         self.add(path, "FieldValueDuplicate", &format!("Duplicate value: {}", shown(value)), "");
+    }
+
+    /// The same with a reason.
+    pub fn duplicate_because(&mut self, path: &Path<'_>, value: impl Serialize, detail: &str) {
+        self.add(path, "FieldValueDuplicate", &format!("Duplicate value: {}", shown(value)), detail);
     }
 
     pub fn not_found(&mut self, path: &Path<'_>, value: impl Serialize) {

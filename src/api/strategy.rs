@@ -53,6 +53,10 @@ pub trait Strategy: Send + Sync + 'static {
     fn field_labels(&self) -> &'static [&'static str] {
         &[]
     }
+    /// The text of a `Warning` header for every request, also reads, to a version that is on its way out.
+    fn deprecation(&self) -> Option<&'static str> {
+        None
+    }
     /// Whether the stored form is another version's than this descriptor's (`events.k8s.io`, stored in the core
     /// group's shape). Where not, stored bytes are served as they are.
     fn converts(&self) -> bool {

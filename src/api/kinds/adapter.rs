@@ -37,10 +37,16 @@ pub(crate) trait Kind: Send + Sync + 'static {
     fn prepare_update(_object: &mut Value, _old: &Value) {}
     fn prepare_status_update(_object: &mut Value, _old: &Value) {}
     fn validate(_object: &Self::Typed, _errors: &mut Errors) {}
+    /// At creation; `raw` is the same object, for what the typed form can't tell: absent or only empty.
+    fn validate_create(object: &Self::Typed, _raw: &Value, errors: &mut Errors) {
+        Self::validate(object, errors);
+    }
     /// Only called where more than metadata and status changed.
     fn validate_update(object: &Self::Typed, _old: &Self::Typed, errors: &mut Errors) {
         Self::validate(object, errors);
     }
+    /// Whether `validate` looks at annotations, so that a change of those is one.
+    const VALIDATES_ANNOTATIONS: bool = false;
     /// Whether `validate_status_update` does anything: the typed forms are parsed only then.
     const VALIDATES_STATUS: bool = false;
     fn validate_status_update(_object: &Self::Typed, _old: &Self::Typed, _errors: &mut Errors) {}
@@ -48,6 +54,10 @@ pub(crate) trait Kind: Send + Sync + 'static {
         Vec::new()
     }
     fn grace_period_s(_object: &Value, _asked: Option<i64>) -> Option<i64> {
+        None
+    }
+    /// What to tell clients that still use this version.
+    fn deprecation() -> Option<&'static str> {
         None
     }
     /// Whether the stored form is another version's; then the two below translate.
@@ -147,7 +157,7 @@ impl<K: Kind> Strategy for Adapter<K> {
         metadata::validate(object.at("metadata"), K::FACTS.namespaced, K::FACTS.name, &mut errors);
         metadata::validate_builtin_finalizers(object.at("metadata"), &mut errors);
         if let Some(typed) = Self::parse(object, &mut errors) {
-            K::validate(&typed, &mut errors);
+            K::validate_create(&typed, object, &mut errors);
         }
         errors.into_causes()
     }
@@ -157,7 +167,8 @@ impl<K: Kind> Strategy for Adapter<K> {
         metadata::validate_update(object.at("metadata"), old.at("metadata"), &mut errors);
         metadata::validate_builtin_finalizers(object.at("metadata"), &mut errors);
         // What did not change was good enough when it came in.
-        if content_differs(object, old) {
+        let annotations = |o: &Value| o.at("metadata").get("annotations").cloned();
+        if content_differs(object, old) || K::VALIDATES_ANNOTATIONS && annotations(object) != annotations(old) {
             let typed = Self::parse(object, &mut errors).zip(Self::parse(old, &mut errors));
             if let Some((typed, old)) = typed {
                 K::validate_update(&typed, &old, &mut errors);
@@ -201,6 +212,10 @@ impl<K: Kind> Strategy for Adapter<K> {
 
     fn field_labels(&self) -> &'static [&'static str] {
         K::FIELD_LABELS
+    }
+
+    fn deprecation(&self) -> Option<&'static str> {
+        K::deprecation()
     }
 
     fn converts(&self) -> bool {

@@ -9,6 +9,7 @@
 
 mod adapter;
 mod apps;
+mod checks;
 mod coordination;
 mod core;
 mod discovery;
@@ -35,3 +36,5 @@ pub fn builtin() -> Vec<Arc<Descriptor>> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_validation;

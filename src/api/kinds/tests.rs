@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn kind(group: &str, kind: &str) -> Arc<Descriptor> {
+pub(super) fn kind(group: &str, kind: &str) -> Arc<Descriptor> {
     builtin().into_iter().find(|d| &*d.gvk.group == group && &*d.gvk.kind == kind).expect("a built-in kind")
 }
 
@@ -255,7 +255,7 @@ fn events_have_two_shapes() {
 }
 
 /// Default, then prepare for creation, as the API server does.
-fn created(group: &str, of: &str, mut object: Value) -> Value {
+pub(super) fn created(group: &str, of: &str, mut object: Value) -> Value {
     let strategy = &kind(group, of).strategy;
     strategy.default(&mut object);
     strategy.prepare_create(&mut object);

@@ -3,7 +3,9 @@
 use k8s_openapi::api::apps::v1 as apps;
 use serde_json::Value;
 
+use crate::field::{Errors, Path};
 use crate::kinds::adapter::Kind;
+use crate::kinds::checks::{immutable, nonnegative};
 use crate::kinds::facts::{AGE, Facts, NAME, text};
 use crate::kinds::peek::Peek;
 use crate::kinds::row::Row;
@@ -21,6 +23,19 @@ impl Kind for ControllerRevisions {
         ],
         ..Facts::new("apps", "v1", "controllerrevisions", "ControllerRevision")
     };
+
+    fn validate(revision: &apps::ControllerRevision, errors: &mut Errors) {
+        if revision.data.as_ref().is_none_or(|d| d.0.is_null()) {
+            errors.required(&Path::new("data"), "data is mandatory");
+        }
+        nonnegative(revision.revision, &Path::new("revision"), errors);
+    }
+
+    fn validate_update(revision: &apps::ControllerRevision, old: &apps::ControllerRevision, errors: &mut Errors) {
+        let data = |r: &apps::ControllerRevision| r.data.as_ref().map(|d| d.0.clone());
+        immutable(&data(revision), &data(old), &Path::new("data"), errors);
+        Self::validate(revision, errors);
+    }
 
     fn cells(object: &Value, row: &mut Row) {
         row.name(object);

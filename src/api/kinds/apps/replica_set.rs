@@ -3,7 +3,9 @@
 use k8s_openapi::api::apps::v1 as apps;
 use serde_json::Value;
 
+use crate::field::{Errors, Path};
 use crate::kinds::adapter::{FieldOf, Kind};
+use crate::kinds::checks::{immutable, nonnegative};
 use crate::kinds::core::pod;
 use crate::kinds::facts::{AGE, Facts, NAME, integer, wide};
 use crate::kinds::peek::{Fill, Peek, spec_of};
@@ -43,6 +45,41 @@ impl Kind for ReplicaSets {
 
     fn prepare_create(object: &mut Value) {
         super::zero_replicas(object);
+    }
+
+    fn validate_create(set: &apps::ReplicaSet, raw: &Value, errors: &mut Errors) {
+        Self::validate(set, errors);
+        super::absent_selector(raw, errors);
+    }
+
+    fn validate(set: &apps::ReplicaSet, errors: &mut Errors) {
+        let empty = apps::ReplicaSetSpec::default();
+        let spec = set.spec.as_ref().unwrap_or(&empty);
+        let path = Path::new("spec");
+        nonnegative(spec.replicas.unwrap_or(0), &path.child("replicas"), errors);
+        nonnegative(spec.min_ready_seconds.unwrap_or(0), &path.child("minReadySeconds"), errors);
+        super::selector_and_template(&spec.selector, spec.template.as_ref(), &path, errors);
+    }
+
+    fn validate_update(set: &apps::ReplicaSet, old: &apps::ReplicaSet, errors: &mut Errors) {
+        Self::validate(set, errors);
+        if let (Some(new), Some(old)) = (&set.spec, &old.spec) {
+            immutable(&new.selector, &old.selector, &Path::new("spec").child("selector"), errors);
+        }
+    }
+
+    const VALIDATES_STATUS: bool = true;
+
+    fn validate_status_update(set: &apps::ReplicaSet, _old: &apps::ReplicaSet, errors: &mut Errors) {
+        let Some(status) = &set.status else { return };
+        super::replica_counts(
+            status.replicas,
+            status.fully_labeled_replicas,
+            status.ready_replicas,
+            status.available_replicas,
+            status.observed_generation,
+            errors,
+        );
     }
 
     fn cells(object: &Value, row: &mut Row) {

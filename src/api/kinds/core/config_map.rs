@@ -10,6 +10,7 @@ use crate::kinds::peek::Peek;
 use crate::kinds::row::Row;
 use crate::names;
 
+pub(super) const SEALED: &str = "field is immutable when `immutable` is set";
 /// What the data of a ConfigMap or Secret may hold in all.
 pub(super) const DATA_MAX_B: usize = 1024 * 1024;
 
@@ -44,12 +45,12 @@ impl Kind for ConfigMaps {
     fn validate_update(map: &core::ConfigMap, old: &core::ConfigMap, errors: &mut Errors) {
         if old.immutable == Some(true) {
             if map.immutable != Some(true) {
-                errors.forbidden(&Path::new("immutable"), "field is immutable when `immutable` is set");
+                errors.forbidden(&Path::new("immutable"), SEALED);
             }
             for (field, differs) in [("data", map.data != old.data), ("binaryData", map.binary_data != old.binary_data)]
             {
                 if differs {
-                    errors.forbidden(&Path::new(field), "field is immutable when `immutable` is set");
+                    errors.forbidden(&Path::new(field), SEALED);
                 }
             }
         }

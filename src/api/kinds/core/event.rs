@@ -3,10 +3,15 @@
 use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
 
+use crate::field::{Errors, Path};
 use crate::kinds::adapter::{FieldOf, Kind};
+use crate::kinds::checks::{qualified_name, required, text as text_of};
 use crate::kinds::facts::{Col, Facts, NAME, text, wide};
 use crate::kinds::peek::Peek;
 use crate::kinds::row::Row;
+
+const WORD_MAX: usize = 128;
+const NOTE_MAX: usize = 1024;
 
 pub(super) struct Events;
 
@@ -59,8 +64,53 @@ impl Kind for Events {
         "type",
     ];
 
+    fn validate(event: &core::Event, errors: &mut Errors) {
+        let own = text_of(&event.metadata.namespace);
+        let about = text_of(&event.involved_object.namespace);
+        let is_new = event.event_time.is_some();
+        let agrees = match (about, is_new) {
+            ("", false) => matches!(own, "" | "default"),
+            ("", true) => matches!(own, "" | "default" | "kube-system"),
+            _ => is_new || own == about,
+        };
+        if !agrees {
+            let path = Path::new("involvedObject");
+            errors.invalid(&path.child("namespace"), about, "does not match event.namespace");
+        }
+        if is_new {
+            let note = text_of(&event.message);
+            new_fields(
+                &[
+                    ("reportingComponent", text_of(&event.reporting_component)),
+                    ("reportingInstance", text_of(&event.reporting_instance)),
+                    ("action", text_of(&event.action)),
+                    ("reason", text_of(&event.reason)),
+                ],
+                ("message", note),
+                errors,
+            );
+        }
+    }
+
     fn cells(object: &Value, row: &mut Row) {
         cells(object, row);
+    }
+}
+
+/// What events with a time of microseconds must say, and how long it may be. The first field is who reports.
+pub(in crate::kinds) fn new_fields(fields: &[(&str, &str)], note: (&str, &str), errors: &mut Errors) {
+    for (i, (field, value)) in fields.iter().enumerate() {
+        let path = Path::new(field);
+        required(value, &path, errors);
+        if i == 0 {
+            qualified_name(value, &path, errors);
+        } else if value.len() > WORD_MAX {
+            errors.invalid(&path, "", &format!("can have at most {WORD_MAX} characters"));
+        }
+    }
+    let (field, note) = note;
+    if note.len() > NOTE_MAX {
+        errors.invalid(&Path::new(field), "", &format!("can have at most {NOTE_MAX} characters"));
     }
 }
 

@@ -3,7 +3,9 @@
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
 
+use crate::field::{Errors, Path};
 use crate::kinds::adapter::{FieldOf, Kind};
+use crate::kinds::checks;
 use crate::kinds::facts::{AGE, Facts, NAME, text};
 use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::Row;
@@ -62,6 +64,19 @@ impl Kind for Namespaces {
                 Some(spec) => map.insert("spec".to_owned(), spec.clone()),
                 None => map.remove("spec"),
             };
+        }
+    }
+
+    const VALIDATES_STATUS: bool = true;
+
+    fn validate_status_update(namespace: &core::Namespace, _old: &core::Namespace, errors: &mut Errors) {
+        let phase = namespace.status.as_ref().map_or("", |s| checks::text(&s.phase));
+        let (wanted, message) = match namespace.metadata.deletion_timestamp {
+            None => ("Active", "may only be 'Active' if `deletionTimestamp` is empty"),
+            Some(_) => ("Terminating", "may only be 'Terminating' if `deletionTimestamp` is not empty"),
+        };
+        if phase != wanted {
+            errors.invalid(&Path::new("status").child("Phase"), phase, message);
         }
     }
 

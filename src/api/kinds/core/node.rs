@@ -3,11 +3,15 @@
 use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
 
+use crate::field::{Errors, Path};
 use crate::kinds::adapter::{FieldOf, Kind};
+use crate::kinds::checks::{cidr, qualified_name, text};
 use crate::kinds::core::pod::defaults::resource_list;
-use crate::kinds::facts::{AGE, Facts, NAME, text, wide};
+use crate::kinds::core::pod::validate::{resource_value, taint_effect};
+use crate::kinds::facts::{self, AGE, Facts, NAME, wide};
 use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::Row;
+use crate::names;
 use crate::strategy::Subresource;
 
 const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
@@ -23,10 +27,10 @@ impl Kind for Nodes {
         subresources: &[Subresource::Status],
         columns: &[
             NAME,
-            text("Status", "Whether the node takes pods."),
-            text("Roles", "The roles that its labels give it."),
+            facts::text("Status", "Whether the node takes pods."),
+            facts::text("Roles", "The roles that its labels give it."),
             AGE,
-            text("Version", "The version of its node agent."),
+            facts::text("Version", "The version of its node agent."),
             wide("Internal-IP", "Its address inside the cluster."),
             wide("External-IP", "Its address for the outside."),
             wide("OS-Image", "Its operating system."),
@@ -52,6 +56,57 @@ impl Kind for Nodes {
         }
     }
 
+    fn validate(node: &core::Node, errors: &mut Errors) {
+        let Some(spec) = &node.spec else { return };
+        taints(spec, errors);
+        let path = Path::new("spec");
+        let list = path.child("podCIDRs");
+        let cidrs = spec.pod_cidrs.as_deref().unwrap_or_default();
+        for (i, range) in cidrs.iter().enumerate() {
+            cidr(range, &list.index(i), errors);
+            if cidrs[..i].contains(range) {
+                errors.duplicate(&list.index(i), range);
+            }
+        }
+        let sixes = cidrs.iter().filter(|c| c.contains(':')).count();
+        if cidrs.len() > 1 && !(cidrs.len() == 2 && sixes == 1) {
+            errors.invalid(&list, cidrs, "may specify no more than one CIDR for each IP family");
+        }
+        resources(node, errors);
+    }
+
+    fn validate_update(node: &core::Node, old: &core::Node, errors: &mut Errors) {
+        let empty = core::NodeSpec::default();
+        let (spec, old) = (node.spec.as_ref().unwrap_or(&empty), old.spec.as_ref().unwrap_or(&empty));
+        let path = Path::new("spec");
+        let cidrs = |s: &core::NodeSpec| s.pod_cidrs.clone().unwrap_or_default();
+        if !cidrs(old).is_empty() && cidrs(spec) != cidrs(old) {
+            let message = "node updates may not change podCIDR except from \"\" to valid";
+            errors.forbidden(&path.child("podCIDRs"), message);
+        }
+        if !text(&old.provider_id).is_empty() && spec.provider_id != old.provider_id {
+            let message = "node updates may not change providerID except from \"\" to valid";
+            errors.forbidden(&path.child("providerID"), message);
+        }
+        if text(&spec.external_id) != text(&old.external_id) {
+            errors.forbidden(&path.child("externalID"), "may not be updated");
+        }
+        Self::validate(node, errors);
+    }
+
+    const VALIDATES_STATUS: bool = true;
+
+    fn validate_status_update(node: &core::Node, _old: &core::Node, errors: &mut Errors) {
+        resources(node, errors);
+        let path = Path::new("status");
+        let addresses = node.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
+        for (i, address) in addresses.iter().enumerate() {
+            if addresses[..i].contains(address) {
+                errors.duplicate(&path.child("addresses").index(i), address);
+            }
+        }
+    }
+
     fn cells(node: &Value, row: &mut Row) {
         row.name(node);
         row.push(status(node));
@@ -63,6 +118,39 @@ impl Kind for Nodes {
         row.or(node.text("status.nodeInfo.osImage"), "<unknown>");
         row.or(node.text("status.nodeInfo.kernelVersion"), "<unknown>");
         row.or(node.text("status.nodeInfo.containerRuntimeVersion"), "<unknown>");
+    }
+}
+
+fn taints(spec: &core::NodeSpec, errors: &mut Errors) {
+    let taints = spec.taints.as_deref().unwrap_or_default();
+    // Upstream reports them below the metadata, for they once were an annotation.
+    let path = Path::new("metadata");
+    let list = path.child("taints");
+    for (i, taint) in taints.iter().enumerate() {
+        let path = list.index(i);
+        qualified_name(&taint.key, &path.child("key"), errors);
+        let wrong = names::label_value(text(&taint.value));
+        if !wrong.is_empty() {
+            errors.invalid(&path.child("value"), text(&taint.value), &wrong.join(";"));
+        }
+        if taint.effect.is_empty() {
+            errors.required(&path.child("effect"), "");
+        } else {
+            taint_effect(&taint.effect, &path.child("effect"), errors);
+        }
+        if taints[..i].iter().any(|t| t.key == taint.key && t.effect == taint.effect) {
+            errors.duplicate_because(&path, taint, "taints must be unique by key and effect pair");
+        }
+    }
+}
+
+fn resources(node: &core::Node, errors: &mut Errors) {
+    let Some(status) = &node.status else { return };
+    for (list, amounts) in [("capacity", &status.capacity), ("allocatable", &status.allocatable)] {
+        let path = Path::new("status");
+        for (name, amount) in amounts.iter().flatten() {
+            resource_value(name, amount, &path.child(list).child(name), errors);
+        }
     }
 }
 

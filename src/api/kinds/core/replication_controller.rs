@@ -3,11 +3,14 @@
 use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
 
+use crate::field::{Errors, Path};
 use crate::kinds::adapter::{FieldOf, Kind};
+use crate::kinds::checks::nonnegative;
 use crate::kinds::core::pod;
 use crate::kinds::facts::{AGE, Facts, NAME, integer, wide};
 use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::kinds::row::{self, Row};
+use crate::selector::LabelSelector;
 use crate::strategy::Subresource;
 
 pub(super) struct ReplicationControllers;
@@ -53,6 +56,34 @@ impl Kind for ReplicationControllers {
 
     fn prepare_create(object: &mut Value) {
         crate::kinds::apps::zero_replicas(object);
+    }
+
+    fn validate(controller: &core::ReplicationController, errors: &mut Errors) {
+        let empty = core::ReplicationControllerSpec::default();
+        let spec = controller.spec.as_ref().unwrap_or(&empty);
+        let path = Path::new("spec");
+        nonnegative(spec.min_ready_seconds.unwrap_or(0), &path.child("minReadySeconds"), errors);
+        let selector = LabelSelector::from_labels(spec.selector.iter().flatten());
+        if selector.is_everything() {
+            errors.required(&path.child("selector"), "");
+        }
+        nonnegative(spec.replicas.unwrap_or(0), &path.child("replicas"), errors);
+        let (template, path) = (spec.template.as_ref(), path.child("template"));
+        pod::validate::workload_template(template, &selector, "ReplicationController", &path, errors);
+    }
+
+    const VALIDATES_STATUS: bool = true;
+
+    fn validate_status_update(new: &core::ReplicationController, _: &core::ReplicationController, errors: &mut Errors) {
+        let Some(status) = &new.status else { return };
+        crate::kinds::apps::replica_counts(
+            status.replicas,
+            status.fully_labeled_replicas,
+            status.ready_replicas,
+            status.available_replicas,
+            status.observed_generation,
+            errors,
+        );
     }
 
     fn cells(object: &Value, row: &mut Row) {

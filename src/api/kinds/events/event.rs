@@ -1,9 +1,12 @@
 //! Event of `events.k8s.io`. Stored in the core group's shape: most fields only have other names.
 
+use k8s_openapi::api::core::v1::EventSource;
 use k8s_openapi::api::events::v1 as events;
 use serde_json::{Map, Value};
 
+use crate::field::{Errors, Path};
 use crate::kinds::adapter::{FieldOf, Kind};
+use crate::kinds::checks::{immutable, text};
 use crate::kinds::core::event as core_event;
 use crate::kinds::facts::Facts;
 use crate::kinds::peek::Peek;
@@ -18,6 +21,22 @@ const RENAMED: &[(&str, &str)] = &[
     ("deprecatedFirstTimestamp", "firstTimestamp"),
     ("deprecatedLastTimestamp", "lastTimestamp"),
     ("deprecatedCount", "count"),
+];
+
+const IMMUTABLE_FIELDS: &[&str] = &[
+    "eventTime",
+    "reportingController",
+    "reportingInstance",
+    "action",
+    "reason",
+    "regarding",
+    "related",
+    "note",
+    "type",
+    "deprecatedSource",
+    "deprecatedFirstTimestamp",
+    "deprecatedLastTimestamp",
+    "deprecatedCount",
 ];
 
 pub(super) struct Events;
@@ -56,6 +75,50 @@ impl Kind for Events {
         "reportingController",
         "type",
     ];
+
+    fn validate(event: &events::Event, errors: &mut Errors) {
+        let own = text(&event.metadata.namespace);
+        let about = event.regarding.as_ref().map_or("", |r| text(&r.namespace));
+        if about.is_empty() && !matches!(own, "" | "default" | "kube-system") {
+            let path = Path::new("involvedObject");
+            errors.invalid(&path.child("namespace"), about, "does not match event.namespace");
+        }
+        if event.event_time.is_none() {
+            errors.required(&Path::new("eventTime"), "");
+        }
+        core_event::new_fields(
+            &[
+                ("reportingController", text(&event.reporting_controller)),
+                ("reportingInstance", text(&event.reporting_instance)),
+                ("action", text(&event.action)),
+                ("reason", text(&event.reason)),
+            ],
+            ("message", text(&event.note)),
+            errors,
+        );
+        let kind = text(&event.type_);
+        if !matches!(kind, "Normal" | "Warning") {
+            errors.invalid(&Path::new("type"), "", &format!("has invalid value: {kind}"));
+        }
+        let empty = EventSource::default();
+        let old = [
+            ("firstTimestamp", event.deprecated_first_timestamp.is_some()),
+            ("lastTimestamp", event.deprecated_last_timestamp.is_some()),
+            ("count", event.deprecated_count.unwrap_or(0) != 0),
+            ("source", event.deprecated_source.as_ref().is_some_and(|s| *s != empty)),
+        ];
+        for (field, _) in old.into_iter().filter(|(_, set)| *set) {
+            errors.invalid(&Path::new(field), "", "needs to be unset");
+        }
+    }
+
+    /// Only the series may go on.
+    fn validate_update(event: &events::Event, old: &events::Event, errors: &mut Errors) {
+        let (new, old) = [event, old].map(|e| serde_json::to_value(e).unwrap_or_default()).into();
+        for field in IMMUTABLE_FIELDS {
+            immutable(new.at(field), old.at(field), &Path::new(field), errors);
+        }
+    }
 
     fn to_storage(object: &mut Value) {
         rename(object, "v1", |(here, core)| (here, core));

@@ -3,10 +3,12 @@
 pub(in crate::kinds) mod defaults;
 mod qos;
 mod row;
+pub(in crate::kinds) mod validate;
 
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
 
+use crate::field::Errors;
 use crate::kinds::adapter::{FieldOf, Kind};
 use crate::kinds::facts::{AGE, Facts, NAME, text, wide};
 use crate::kinds::peek::{Fill, Peek};
@@ -90,6 +92,26 @@ impl Kind for Pods {
         if let (Some(status), Some(class)) = (map.object("status"), old.at("status").get("qosClass")) {
             status.entry("qosClass").or_insert_with(|| class.clone());
         }
+    }
+
+    fn validate(pod: &core::Pod, errors: &mut Errors) {
+        validate::pod(pod, errors);
+        validate::created(pod, errors);
+    }
+
+    fn validate_update(pod: &core::Pod, old: &core::Pod, errors: &mut Errors) {
+        validate::pod(pod, errors);
+        validate::update::annotations(pod, old, errors);
+        if let (Some(new), Some(old)) = (&pod.spec, &old.spec) {
+            validate::update::spec(new, old, errors);
+        }
+    }
+
+    const VALIDATES_ANNOTATIONS: bool = true;
+    const VALIDATES_STATUS: bool = true;
+
+    fn validate_status_update(pod: &core::Pod, old: &core::Pod, errors: &mut Errors) {
+        validate::status_update(pod, old, errors);
     }
 
     fn grace_period_s(object: &Value, asked: Option<i64>) -> Option<i64> {

@@ -1,13 +1,15 @@
 //! Service.
 
 mod defaults;
+mod validate;
 
 use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
 
+use crate::field::Errors;
 use crate::kinds::adapter::{FieldOf, Kind};
 use crate::kinds::facts::{AGE, Facts, NAME, text, wide};
-use crate::kinds::peek::Peek;
+use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::{self, Row};
 use crate::names;
 use crate::strategy::Subresource;
@@ -49,6 +51,32 @@ impl Kind for Services {
 
     fn prepare_update(object: &mut Value, old: &Value) {
         defaults::prepare_update(object, old);
+    }
+
+    /// The mode of a balancer's address has a default too.
+    fn prepare_status_update(object: &mut Value, _old: &Value) {
+        let ingress = object.pointer_mut("/status/loadBalancer/ingress").and_then(Value::as_array_mut);
+        for one in ingress.into_iter().flatten().filter_map(Value::as_object_mut) {
+            if !one.lacks("ip") {
+                one.fill("ipMode", "VIP");
+            }
+        }
+    }
+
+    fn validate(service: &core::Service, errors: &mut Errors) {
+        validate::service(service, errors);
+    }
+
+    fn validate_update(service: &core::Service, old: &core::Service, errors: &mut Errors) {
+        validate::update(service, old, errors);
+        validate::service(service, errors);
+    }
+
+    const VALIDATES_ANNOTATIONS: bool = true;
+    const VALIDATES_STATUS: bool = true;
+
+    fn validate_status_update(service: &core::Service, _old: &core::Service, errors: &mut Errors) {
+        validate::status(service, errors);
     }
 
     fn cells(service: &Value, row: &mut Row) {

@@ -1,0 +1,241 @@
+//! Checks of single values that several kinds need, with upstream's sentences.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Component, Path as FilePath};
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as QuantityText;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde::Serialize;
+
+use crate::field::{Errors, Path};
+use crate::metadata;
+use crate::names;
+use crate::quantity::Quantity;
+
+pub(crate) const IMMUTABLE: &str = "field is immutable";
+pub(crate) const NEGATIVE: &str = "must be greater than or equal to 0";
+pub(crate) const NOT_POSITIVE: &str = "must be greater than zero";
+pub(crate) const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+const FILE_MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
+const RANGE_ID: &str = "must be between 0 and 4294967295, inclusive";
+
+pub(crate) fn text(value: &Option<String>) -> &str {
+    value.as_deref().unwrap_or("")
+}
+
+pub(crate) fn nonnegative(value: impl Into<i64>, path: &Path<'_>, errors: &mut Errors) {
+    let value = value.into();
+    if value < 0 {
+        errors.invalid(path, value, NEGATIVE);
+    }
+}
+
+pub(crate) fn immutable<T: PartialEq + Serialize>(new: &T, old: &T, path: &Path<'_>, errors: &mut Errors) {
+    if new != old {
+        errors.invalid(path, new, IMMUTABLE);
+    }
+}
+
+pub(crate) fn required(value: &str, path: &Path<'_>, errors: &mut Errors) {
+    if value.is_empty() {
+        errors.required(path, "");
+    }
+}
+
+pub(crate) fn dns_label(value: &str, path: &Path<'_>, errors: &mut Errors) {
+    errors.invalid_each(path, value, names::dns_label(value));
+}
+
+pub(crate) fn dns_subdomain(value: &str, path: &Path<'_>, errors: &mut Errors) {
+    errors.invalid_each(path, value, names::dns_subdomain(value));
+}
+
+pub(crate) fn qualified_name(value: &str, path: &Path<'_>, errors: &mut Errors) {
+    errors.invalid_each(path, value, names::qualified_name(value));
+}
+
+/// One of a few words; empty is `Required value`.
+pub(crate) fn one_of(value: &str, supported: &[&str], path: &Path<'_>, errors: &mut Errors) {
+    if value.is_empty() {
+        errors.required(path, "");
+    } else if !supported.contains(&value) {
+        errors.not_supported(path, value, supported);
+    }
+}
+
+pub(crate) fn one_of_if_set(value: &Option<String>, supported: &[&str], path: &Path<'_>, errors: &mut Errors) {
+    if let Some(value) = value
+        && !supported.contains(&value.as_str())
+    {
+        errors.not_supported(path, value, supported);
+    }
+}
+
+pub(crate) fn port_number(value: impl Into<i64>, path: &Path<'_>, errors: &mut Errors) {
+    let value = value.into();
+    errors.invalid_each(path, value, names::port_number(value));
+}
+
+pub(crate) fn port_number_or_name(value: &IntOrString, path: &Path<'_>, errors: &mut Errors) {
+    match value {
+        IntOrString::Int(number) => port_number(*number, path, errors),
+        IntOrString::String(name) => errors.invalid_each(path, name, names::port_name(name)),
+    }
+}
+
+/// A user or group id.
+pub(crate) fn id(value: i64, path: &Path<'_>, errors: &mut Errors) {
+    if !(0..=0xffff_ffff).contains(&value) {
+        errors.invalid(path, value, RANGE_ID);
+    }
+}
+
+pub(crate) fn file_mode(mode: Option<i32>, path: &Path<'_>, errors: &mut Errors) {
+    if let Some(mode) = mode.filter(|m| !(0..=0o777).contains(m)) {
+        errors.invalid(path, mode, FILE_MODE);
+    }
+}
+
+/// Whether it is an address.
+pub(crate) fn ip(value: &str, path: &Path<'_>, errors: &mut Errors) -> bool {
+    let good = value.parse::<IpAddr>().is_ok();
+    if !good {
+        errors.invalid(path, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+    }
+    good
+}
+
+/// An address of something that can be reached: not unspecified, loopback or link-local.
+pub(crate) fn non_special_ip(value: &str, path: &Path<'_>, errors: &mut Errors) {
+    let Ok(ip) = value.parse::<IpAddr>() else {
+        return errors.invalid(path, value, "must be a valid IP address");
+    };
+    let (link_local, link_local_multicast) = match ip {
+        IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(ip) => (ip.segments()[0] & 0xffc0 == 0xfe80, ip.segments()[0] & 0xff0f == 0xff02),
+    };
+    if ip.is_unspecified() {
+        errors.invalid(path, value, &format!("may not be unspecified ({value})"));
+    }
+    if ip.is_loopback() {
+        errors.invalid(path, value, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
+    }
+    if link_local {
+        errors.invalid(path, value, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
+    }
+    if link_local_multicast {
+        errors.invalid(path, value, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
+    }
+}
+
+pub(crate) fn is_ipv6(value: &str) -> bool {
+    matches!(value.parse(), Ok(IpAddr::V6(_)))
+}
+
+pub(crate) fn is_ipv4(value: &str) -> bool {
+    value.parse::<Ipv4Addr>().is_ok()
+}
+
+pub(crate) fn cidr(value: &str, path: &Path<'_>, errors: &mut Errors) {
+    let good = value.split_once('/').is_some_and(|(ip, bits)| {
+        let max = match ip.parse() {
+            Ok(IpAddr::V4(_)) => 32,
+            Ok(IpAddr::V6(_)) => 128,
+            Err(_) => return false,
+        };
+        bits.bytes().all(|b| b.is_ascii_digit()) && bits.parse::<u8>().is_ok_and(|b| b <= max)
+    });
+    if !good {
+        errors.invalid(path, value, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+    }
+}
+
+/// No `..` anywhere.
+pub(crate) fn no_backsteps(value: &str, path: &Path<'_>, errors: &mut Errors) {
+    if value.split('/').any(|part| part == "..") {
+        errors.invalid(path, value, "must not contain '..'");
+    }
+}
+
+/// A path below some folder.
+pub(crate) fn descending_path(value: &str, path: &Path<'_>, errors: &mut Errors) {
+    if is_absolute(value) {
+        errors.invalid(path, value, "must be a relative path");
+    }
+    no_backsteps(value, path, errors);
+}
+
+/// A path below some folder that does not start with what the atomic writer of volumes uses.
+pub(crate) fn local_path(value: &str, path: &Path<'_>, errors: &mut Errors) {
+    descending_path(value, path, errors);
+    if value.starts_with("..") && !value.starts_with("../") && value != ".." {
+        errors.invalid(path, value, "must not start with '..'");
+    }
+}
+
+pub(crate) fn is_absolute(value: &str) -> bool {
+    FilePath::new(value).components().next() == Some(Component::RootDir)
+}
+
+pub(crate) fn label_selector(selector: &LabelSelector, path: &Path<'_>, errors: &mut Errors) {
+    if let Some(labels) = &selector.match_labels {
+        labels_of(labels, &path.child("matchLabels"), errors);
+    }
+    for (i, expression) in selector.match_expressions.iter().flatten().enumerate() {
+        let list = path.child("matchExpressions");
+        let path = list.index(i);
+        let values = expression.values.as_deref().unwrap_or_default();
+        match expression.operator.as_str() {
+            "In" | "NotIn" if values.is_empty() => {
+                errors.required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'");
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => errors
+                .forbidden(&path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => errors.invalid(&path.child("operator"), other, "not a valid selector operator"),
+        }
+        qualified_name(&expression.key, &path.child("key"), errors);
+        for (i, value) in values.iter().enumerate() {
+            errors.invalid_each(&path.child("values").index(i), value, names::label_value(value));
+        }
+    }
+}
+
+pub(crate) fn labels_of<'a>(
+    labels: impl IntoIterator<Item = (&'a String, &'a String)>,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    metadata::validate_labels(labels.into_iter().map(|(k, v)| (k.as_str(), v.as_str())), path, errors);
+}
+
+/// A number that is not negative, or a percentage.
+pub(crate) fn int_or_percent(value: &IntOrString, path: &Path<'_>, errors: &mut Errors) {
+    match value {
+        IntOrString::Int(number) => nonnegative(*number, path, errors),
+        IntOrString::String(text) if percent_of(text).is_none() => errors.invalid(
+            path,
+            text,
+            "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used \
+             for validation is '[0-9]+%')",
+        ),
+        IntOrString::String(_) => {}
+    }
+}
+
+pub(crate) fn percent_of(text: &str) -> Option<i64> {
+    let digits = text.strip_suffix('%')?;
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok()
+}
+
+/// The amount; a text that is none is an error and reads as nothing.
+pub(crate) fn quantity(value: &QuantityText, path: &Path<'_>, errors: &mut Errors) -> Quantity {
+    value.0.parse().unwrap_or_else(|e: crate::quantity::ParseError| {
+        errors.invalid(path, &value.0, &e.to_string());
+        Quantity::ZERO
+    })
+}

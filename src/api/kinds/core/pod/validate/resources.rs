@@ -1,0 +1,280 @@
+//! Requests, limits, claims, and references to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as QuantityText;
+
+use super::Context;
+use crate::field::{Errors, Path};
+use crate::kinds::checks::{NEGATIVE, dns_label, dns_subdomain, one_of, quantity, text};
+use crate::names;
+use crate::quantity::Quantity;
+
+const FIELD_RESOURCES: &[&str] = &[
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+];
+const BYTE_DIVISORS: &[&str] = &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
+
+/// Names without a domain that are known, though not all are of use for containers.
+const STANDARD: &[&str] = &[
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.storage",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+    "pods",
+    "persistentvolumeclaims",
+    "configmaps",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "services.nodeports",
+    "services.loadbalancers",
+];
+
+fn is_hugepages(name: &str) -> bool {
+    name.starts_with("hugepages-")
+}
+
+/// Upstream's own resources: without a domain, or of its own domain.
+fn is_native(name: &str) -> bool {
+    !name.contains('/') || name.contains("kubernetes.io/")
+}
+
+fn is_extended(name: &str) -> bool {
+    !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
+}
+
+fn resource_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
+    let wrong = names::qualified_name(name);
+    let good_form = wrong.is_empty();
+    errors.invalid_each(path, name, wrong);
+    if !name.contains('/') {
+        if good_form && !STANDARD.contains(&name) && !is_hugepages(name) {
+            errors.invalid(path, name, "must be a standard resource type or fully qualified");
+        }
+        if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_hugepages(name) {
+            errors.invalid(path, name, "must be a standard resource for containers");
+        }
+    } else if !is_native(name) && !is_extended(name) {
+        errors.invalid(path, name, "doesn't follow extended resource name standard");
+    }
+}
+
+/// An amount of a resource: not negative, and whole where halves make no sense.
+pub(in crate::kinds) fn resource_value(
+    name: &str,
+    value: &QuantityText,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) -> Quantity {
+    let amount = quantity(value, path, errors);
+    if amount.is_negative() {
+        errors.invalid(path, amount.to_string(), NEGATIVE);
+    }
+    let counted = is_extended(name) || matches!(name, "pods" | "services" | "secrets" | "configmaps");
+    if counted && amount.milli_value() % 1000 != 0 {
+        errors.invalid(path, amount.to_string(), "must be an integer");
+    }
+    if is_hugepages(name) {
+        let size: Option<Quantity> = name.strip_prefix("hugepages-").and_then(|s| s.parse().ok());
+        if let Some(size) = size.filter(|s| s.value() > 0)
+            && amount.value() % size.value() != 0
+        {
+            let message = format!("{amount} is not positive integer multiple of {name}");
+            errors.invalid(path, amount.to_string(), &message);
+        }
+    }
+    amount
+}
+
+pub(super) fn requirements(
+    requirements: &core::ResourceRequirements,
+    claims: &BTreeSet<&str>,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    let (limits_path, requests_path) = (path.child("limits"), path.child("requests"));
+    let empty = BTreeMap::new();
+    let limits = requirements.limits.as_ref().unwrap_or(&empty);
+    let requests = requirements.requests.as_ref().unwrap_or(&empty);
+    for (name, value) in limits {
+        resource_name(name, &limits_path.key(name), errors);
+        resource_value(name, value, &limits_path.key(name), errors);
+    }
+    for (name, value) in requests {
+        resource_name(name, &requests_path.key(name), errors);
+        let request = resource_value(name, value, &requests_path.key(name), errors);
+        let overcommit = is_native(name) && !is_hugepages(name);
+        match limits.get(name).and_then(|l| l.0.parse::<Quantity>().ok()) {
+            Some(limit) if request != limit && !overcommit => {
+                let message = format!("must be equal to {name} limit of {limit}");
+                errors.invalid(&requests_path, request.to_string(), &message);
+            }
+            Some(limit) if request > limit => {
+                let message = format!("must be less than or equal to {name} limit of {limit}");
+                errors.invalid(&requests_path, request.to_string(), &message);
+            }
+            None if !overcommit => {
+                errors.required(&limits_path, "Limit must be set for non overcommitable resources");
+            }
+            _ => {}
+        }
+    }
+    let mut all = limits.keys().chain(requests.keys());
+    if all.clone().any(|n| is_hugepages(n)) && !all.any(|n| n == "cpu" || n == "memory") {
+        errors.forbidden(path, "HugePages require cpu or memory");
+    }
+    claim_names(requirements, claims, &path.child("claims"), errors);
+}
+
+fn claim_names(
+    requirements: &core::ResourceRequirements,
+    claims: &BTreeSet<&str>,
+    list: &Path<'_>,
+    errors: &mut Errors,
+) {
+    let mut seen = BTreeSet::new();
+    for (i, claim) in requirements.claims.iter().flatten().enumerate() {
+        let name = claim.name.as_str();
+        if name.is_empty() {
+            errors.required(&list.index(i), "");
+            continue;
+        }
+        if !seen.insert((name, text(&claim.request))) {
+            errors.duplicate(&list.index(i), name);
+        }
+        if !claims.contains(name) {
+            errors.not_found(&list.index(i), name);
+        }
+    }
+}
+
+pub(super) fn pod_claims(claims: &[core::PodResourceClaim], list: &Path<'_>, errors: &mut Errors) {
+    let mut seen = BTreeSet::new();
+    for (i, claim) in claims.iter().enumerate() {
+        let path = list.index(i);
+        if claim.name.is_empty() {
+            errors.required(&path.child("name"), "");
+        } else if !seen.insert(claim.name.as_str()) {
+            errors.duplicate(&path.child("name"), &claim.name);
+        } else {
+            dns_label(&claim.name, &path.child("name"), errors);
+        }
+        let message = match (&claim.resource_claim_name, &claim.resource_claim_template_name) {
+            (Some(_), Some(_)) => {
+                Some("at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified")
+            }
+            (None, None) => Some("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"),
+            _ => None,
+        };
+        if let Some(message) = message {
+            errors.invalid(&path, claim, message);
+        }
+        let names = [
+            ("resourceClaimName", &claim.resource_claim_name),
+            ("resourceClaimTemplateName", &claim.resource_claim_template_name),
+        ];
+        for (field, name) in names.iter().filter_map(|(f, n)| Some((f, n.as_ref()?))) {
+            dns_subdomain(name, &path.child(field), errors);
+        }
+    }
+}
+
+pub(super) fn resize_policy(spec: &core::PodSpec, container: &core::Container, list: &Path<'_>, errors: &mut Errors) {
+    let mut seen = BTreeSet::new();
+    for (i, policy) in container.resize_policy.iter().flatten().enumerate() {
+        if !seen.insert(policy.resource_name.as_str()) {
+            errors.duplicate(&list.index(i), &policy.resource_name);
+        }
+        one_of(&policy.resource_name, &["cpu", "memory"], list, errors);
+        one_of(&policy.restart_policy, &["NotRequired", "RestartContainer"], list, errors);
+        if text(&spec.restart_policy) == "Never" && policy.restart_policy != "NotRequired" {
+            let message = "must be 'NotRequired' when `restartPolicy` is 'Never'";
+            errors.invalid(list, &policy.restart_policy, message);
+        }
+    }
+}
+
+/// What the pod as a whole asks for, and the overhead of its runtime.
+pub(super) fn pod_level(context: &Context<'_>, path: &Path<'_>, errors: &mut Errors) {
+    if let Some(overhead) = &context.spec.overhead {
+        let path = path.child("overhead.limits");
+        for (name, value) in overhead {
+            resource_name(name, &path.key(name), errors);
+            resource_value(name, value, &path.key(name), errors);
+        }
+    }
+    let Some(resources) = &context.spec.resources else { return };
+    let path = path.child("resources");
+    requirements(resources, &context.claims, &path, errors);
+    if resources.claims.as_ref().is_some_and(|c| !c.is_empty()) {
+        errors.forbidden(&path.child("claims"), "claims may not be set for Resources at pod-level");
+    }
+    for (name, value) in resources.requests.iter().flatten() {
+        let asked = context.spec.containers.iter().filter_map(|c| {
+            let text = c.resources.as_ref()?.requests.as_ref()?.get(name)?;
+            text.0.parse::<Quantity>().ok()
+        });
+        let Some(sum) = asked.reduce(Quantity::plus) else { continue };
+        if value.0.parse::<Quantity>().is_ok_and(|request| sum > request) {
+            let message = format!("must be greater than or equal to aggregate container requests of {sum}");
+            errors.invalid(&path.child("requests").key(name), &value.0, &message);
+        }
+    }
+}
+
+/// A resource of a container, as the downward API hands it out.
+pub(super) fn resource_field_ref(
+    field: &core::ResourceFieldSelector,
+    in_volume: bool,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    let resource = field.resource.as_str();
+    let hugepages = resource.starts_with("requests.hugepages-") || resource.starts_with("limits.hugepages-");
+    if in_volume && text(&field.container_name).is_empty() {
+        errors.required(&path.child("containerName"), "");
+    } else if resource.is_empty() {
+        errors.required(&path.child("resource"), "");
+    } else if !FIELD_RESOURCES.contains(&resource) && !hugepages {
+        errors.not_supported(&path.child("resource"), resource, FIELD_RESOURCES);
+    }
+    let Some(divisor) = &field.divisor else { return };
+    let divisor = quantity(divisor, &path.child("divisor"), errors);
+    if divisor.is_zero() {
+        return;
+    }
+    let shown = divisor.to_string();
+    let what = match resource {
+        "limits.cpu" | "requests.cpu" => {
+            if !matches!(shown.as_str(), "1m" | "1") {
+                let message = "only divisor's values 1m and 1 are supported with the cpu resource";
+                errors.invalid(&path.child("divisor"), resource, message);
+            }
+            return;
+        }
+        "limits.memory" | "requests.memory" => "memory",
+        "limits.ephemeral-storage" | "requests.ephemeral-storage" => "local ephemeral storage",
+        _ if hugepages => "hugepages",
+        _ => return,
+    };
+    if !BYTE_DIVISORS.contains(&shown.as_str()) {
+        let message =
+            format!("only divisor's values {} are supported with the {what} resource", BYTE_DIVISORS.join(", "));
+        errors.invalid(&path.child("divisor"), resource, &message);
+    }
+}
