@@ -1,6 +1,91 @@
 //! Kubernetes' own control loops.
 //!
+//! Bottom-up: `pod`, `owner` and `expectations` are what several need: facts of pods, claiming by
+//! controller references, what was done and is not yet seen. Then one module per controller, by its
+//! upstream name; each has a `start(&Context)` that makes its caches, queue and workers, a reconciler,
+//! and pure `plan_*` functions that decide.
+//!
+//! `replicas` (ReplicaSet and ReplicationController, one engine), `deployment`, `endpoints` (Endpoints
+//! and EndpointSlices), `node_ipam`, `service_account`, `root_ca`.
+//!
+//! Invariants: a reconciler gets a key and reads the caches; it may run twice or late and does no harm;
+//! whoever creates or deletes several objects keeps expectations, since the cache lags its own writes.
+//!
 //! Must not know: the store, the API server.
 
-/* Contract: pub fn start(informers: &skiff_client::Informers, options: Options, scope: &skiff_base::Scope);  spawns all of them in the scope
-pub struct Options { pub cluster_cidr: (Ipv4Addr, u8), pub node_cidr_mask: u8 /* 24 */, pub ca_pem: String } */
+mod deployment;
+mod endpoints;
+mod expectations;
+mod node_ipam;
+mod owner;
+mod pod;
+mod replicas;
+mod root_ca;
+mod service_account;
+#[cfg(test)]
+mod testing;
+
+use std::future::Future;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use skiff_base::Scope;
+use skiff_client::{Client, EventRecorder, Informers, Queue, Reconciler};
+
+/// What the controllers need to know of the cluster.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The addresses of pods: network and prefix length.
+    pub cluster_cidr: (Ipv4Addr, u8),
+    /// The prefix length of one node's part of them.
+    pub node_cidr_mask: u8,
+    /// The certificate authority that clients in pods trust the API server by.
+    pub ca_pem: String,
+}
+
+/// What every controller is made from.
+struct Context {
+    informers: Informers,
+    options: Options,
+    scope: Scope,
+}
+
+impl Context {
+    fn client(&self) -> &Client {
+        self.informers.client()
+    }
+
+    /// `component` is upstream's name of the source of events.
+    fn events(&self, component: &'static str) -> EventRecorder {
+        EventRecorder::new(self.client().clone(), &self.scope, component, "")
+    }
+}
+
+/// Starts all controllers in the scope; each works as soon as its own caches are filled.
+pub fn start(informers: &Informers, options: Options, scope: &Scope) {
+    let context = Context { informers: informers.clone(), options, scope: scope.clone() };
+    node_ipam::start(&context);
+    replicas::start(&context);
+    deployment::start(&context);
+    endpoints::start(&context);
+    service_account::start(&context);
+    root_ca::start(&context);
+}
+
+/// Runs a reconciler once its caches are filled.
+fn drive<R: Reconciler>(
+    context: &Context,
+    reconciler: Arc<R>,
+    queue: Queue<R::Key>,
+    workers: usize,
+    synced: impl Future<Output = ()> + Send + 'static,
+) {
+    let scope = context.scope.clone();
+    context.scope.spawn(async move {
+        tokio::select! {
+            () = scope.token().cancelled() => return,
+            () = synced => {}
+        }
+        skiff_client::run(&scope, reconciler, queue, workers);
+    });
+}

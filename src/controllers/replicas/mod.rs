@@ -1,0 +1,411 @@
+//! Keeps as many pods as asked for: ReplicaSet and ReplicationController, by one engine.
+
+mod kind;
+mod plan;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use skiff_api::ObjectKey;
+use skiff_base::chain;
+use skiff_client::{
+    Change, Client, DeleteOptions, Error, EventKind, EventRecorder, Lister, Next, Queue, Reconciler, Result,
+};
+
+use self::kind::{Replicated, Status};
+use self::plan::{Failure, Plan, plan_replicas, plan_status, plan_victims, slow_start};
+use crate::expectations::Expectations;
+use crate::service_account::is_closing;
+use crate::{Context, drive, owner, pod};
+
+/// Keys that are worked on at once.
+const WORKERS: usize = 5;
+/// Requests for one key that are under way at once.
+const REQUESTS: usize = 32;
+
+/// Pods by the uid of their controller.
+const BY_CONTROLLER: &str = "controller-uid";
+/// Pods without a controller by namespace.
+const ORPHANS: &str = "orphans";
+
+pub fn start(context: &Context) {
+    start_kind::<ReplicaSet>(context);
+    start_kind::<ReplicationController>(context);
+}
+
+struct Replicas<K> {
+    client: Client,
+    events: EventRecorder,
+    owners: Lister<K>,
+    pods: Lister<Pod>,
+    expectations: Expectations,
+}
+
+/// The owners of one kind that share a controller (the replica sets of one deployment).
+const BY_OWNER: &str = "owner-uid";
+
+fn start_kind<K: Replicated>(context: &Context) {
+    let owners = context.informers.lister::<K>();
+    let pods = context.informers.lister::<Pod>();
+    owners.add_index(BY_OWNER, owner::controller_uid::<K>);
+    pods.add_index(BY_CONTROLLER, owner::controller_uid::<Pod>);
+    pods.add_index(ORPHANS, owner::orphan_namespace::<Pod>);
+    let queue = Queue::new(K::CONTROLLER);
+    let controller = Arc::new(Replicas {
+        client: context.client().clone(),
+        events: context.events(K::CONTROLLER),
+        owners: owners.clone(),
+        pods: pods.clone(),
+        expectations: Expectations::default(),
+    });
+    let (adding, seeing) = (queue.clone(), controller.clone());
+    owners.subscribe(move |change| {
+        let key = ObjectKey::of(&**change.object());
+        if matches!(change, Change::Deleted(_)) {
+            // One of the same name that is made later starts without a memory.
+            seeing.expectations.forget(&key);
+        }
+        adding.add(key);
+    });
+    let (adding, seeing) = (queue.clone(), controller.clone());
+    pods.subscribe(move |change| seeing.see_pod(change, &adding));
+    drive(context, controller, queue, WORKERS, async move {
+        owners.synced().await;
+        pods.synced().await;
+    });
+}
+
+impl<K: Replicated> Replicas<K> {
+    /// The owner that controls a pod, if it is of this kind.
+    fn key_of(meta: &ObjectMeta) -> Option<ObjectKey> {
+        let reference = owner::controller(meta)?;
+        (reference.kind == K::KIND && reference.api_version == K::API_VERSION)
+            .then(|| ObjectKey::new(meta.namespace.as_deref().unwrap_or_default(), &reference.name))
+    }
+
+    fn see_pod(&self, change: &Change<Pod>, queue: &Queue<ObjectKey>) {
+        let pod = change.object();
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let key = Self::key_of(&pod.metadata);
+        match change {
+            Change::Added(_) => {
+                if let Some(key) = &key {
+                    self.expectations.created(key);
+                }
+            }
+            Change::Modified { old, .. } => {
+                let before = Self::key_of(&old.metadata);
+                if before != key
+                    && let Some(before) = before
+                {
+                    queue.add(before);
+                }
+            }
+            Change::Deleted(_) => {}
+        }
+        let going = pod.metadata.deletion_timestamp.is_some() || matches!(change, Change::Deleted(_));
+        if going && let Some(key) = &key {
+            self.expectations.deleted(key, uid);
+        }
+        match key {
+            Some(key) => queue.add(key),
+            None if owner::controller(&pod.metadata).is_none() && !going => {
+                // Whoever matches may adopt it.
+                let Some(labels) = &pod.metadata.labels else { return };
+                for owner in self.owners.in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default()) {
+                    if owner.selector().is_some_and(|selector| selector.matches(labels)) {
+                        queue.add(ObjectKey::of(&*owner));
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Makes up for the difference between the active pods and what is asked for.
+    async fn manage(&self, key: &ObjectKey, owner: &Arc<K>, active: &[Arc<Pod>]) -> Result<Option<Failure>> {
+        match plan_replicas(active.len(), owner.replicas()) {
+            Plan::Nothing => Ok(None),
+            Plan::Create(count) => self.create(key, owner, count).await,
+            Plan::Delete(count) => {
+                let related = self.related(owner);
+                let now = skiff_base::time::now();
+                self.delete(key, owner, plan_victims(active.to_vec(), &related, count, now)).await
+            }
+        }
+    }
+
+    /// The active pods of all owners with the same controller.
+    fn related(&self, owner: &Arc<K>) -> Vec<Arc<Pod>> {
+        let owners = match owner::controller(owner.metadata()) {
+            Some(reference) => self.owners.indexed(BY_OWNER, &reference.uid),
+            None => vec![owner.clone()],
+        };
+        let uids = owners.iter().filter_map(|owner| owner.metadata().uid.clone());
+        uids.flat_map(|uid| self.pods.indexed(BY_CONTROLLER, &uid)).filter(|pod| pod::is_active(pod)).collect()
+    }
+
+    async fn create(&self, key: &ObjectKey, owner: &K, count: usize) -> Result<Option<Failure>> {
+        let Some(pod) = plan_pod(owner) else { return Ok(None) };
+        self.expectations.expect_creations(key, count);
+        let pods = self.client.namespaced::<Pod>(&key.namespace);
+        let mut left = count;
+        let mut failed = None;
+        for batch in slow_start(count) {
+            let mut waiting = batch;
+            let mut under_way = FuturesUnordered::new();
+            while waiting > 0 || !under_way.is_empty() {
+                while waiting > 0 && under_way.len() < REQUESTS {
+                    waiting -= 1;
+                    under_way.push(pods.create(&pod));
+                }
+                let Some(outcome) = under_way.next().await else { break };
+                left -= 1;
+                match outcome {
+                    Ok(created) => {
+                        let name = created.metadata.name.unwrap_or_default();
+                        self.tell(owner, EventKind::Normal, "SuccessfulCreate", format!("Created pod: {name}"));
+                    }
+                    Err(error) => {
+                        self.expectations.created(key);
+                        failed = Some(error);
+                    }
+                }
+            }
+            if failed.is_some() {
+                break;
+            }
+        }
+        // Those that were not tried any more will not be seen.
+        (0..left).for_each(|_| self.expectations.created(key));
+        self.failure(owner, failed, "FailedCreate", "Error creating")
+    }
+
+    async fn delete(&self, key: &ObjectKey, owner: &K, victims: Vec<Arc<Pod>>) -> Result<Option<Failure>> {
+        self.expectations.expect_deletions(key, victims.iter().filter_map(|pod| pod.metadata.uid.clone()));
+        let pods = &self.client.namespaced::<Pod>(&key.namespace);
+        let outcomes = futures::stream::iter(victims)
+            .map(|pod| async move {
+                let name = pod.metadata.name.clone().unwrap_or_default();
+                let options = DeleteOptions { uid: pod.metadata.uid.clone(), ..DeleteOptions::default() };
+                (pod, pods.delete(&name, &options).await)
+            })
+            .buffer_unordered(REQUESTS)
+            .collect::<Vec<_>>()
+            .await;
+        let mut failed = None;
+        for (pod, outcome) in outcomes {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            match outcome {
+                Ok(()) => self.tell(owner, EventKind::Normal, "SuccessfulDelete", format!("Deleted pod: {name}")),
+                Err(error) => {
+                    self.expectations.deleted(key, pod.metadata.uid.as_deref().unwrap_or_default());
+                    // Gone, or another pod has its name: either way it is no longer ours.
+                    if !error.is_not_found() && !error.is_conflict() {
+                        failed = Some(error);
+                    }
+                }
+            }
+        }
+        self.failure(owner, failed, "FailedDelete", "Error deleting")
+    }
+
+    /// Tells of a failure, unless nothing can be made because the namespace is going.
+    fn failure(&self, owner: &K, failed: Option<Error>, reason: &'static str, what: &str) -> Result<Option<Failure>> {
+        let Some(error) = failed else { return Ok(None) };
+        if is_closing(&error) || error.is_not_found() {
+            // The namespace is going, or gone.
+            return Ok(None);
+        }
+        let message = chain(&error).to_string();
+        self.tell(owner, EventKind::Warning, reason, format!("{what}: {message}"));
+        Ok(Some(Failure { reason, message }))
+    }
+
+    fn tell(&self, owner: &K, kind: EventKind, reason: &str, message: String) {
+        self.events.record(EventRecorder::reference(owner), kind, reason, message);
+    }
+
+    async fn write_status(&self, owner: &K, status: Status) -> Result<()> {
+        if owner.status() == status {
+            return Ok(());
+        }
+        let mut fresh = owner.clone();
+        fresh.set_status(status);
+        match self.client.all::<K>().update_status(&fresh).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl<K: Replicated> Reconciler for Replicas<K> {
+    const NAME: &'static str = K::CONTROLLER;
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Next> {
+        // What is seen after this shows in the lists below, or wakes the key again.
+        let settled = self.expectations.are_met(key);
+        let Some(owner) = self.owners.get(key) else {
+            self.expectations.forget(key);
+            return Ok(Next::Done);
+        };
+        let Some(selector) = owner.selector() else { return Ok(Next::Done) };
+        let uid = owner.metadata().uid.as_deref().unwrap_or_default();
+        let mut candidates = self.pods.indexed(BY_CONTROLLER, uid);
+        candidates.extend(self.pods.indexed(ORPHANS, &key.namespace));
+        candidates.retain(|pod| !pod::is_over(pod));
+        let mut active = owner::claim(&self.client, &*owner, &selector, candidates).await?;
+        active.retain(|pod| pod::is_active(pod));
+
+        let leaving = owner.metadata().deletion_timestamp.is_some();
+        let failure = if settled && !leaving { self.manage(key, &owner, &active).await? } else { None };
+        let (status, wait) = plan_status(
+            &owner.status(),
+            &active,
+            owner.template(),
+            owner.min_ready_s(),
+            owner.metadata().generation.unwrap_or(0),
+            failure.as_ref(),
+            skiff_base::time::now(),
+        );
+        self.write_status(&owner, status).await?;
+        if let Some(failure) = failure {
+            // Tried again with back-off, as after any error.
+            return Err(Error::Config(format!("{}: {}", failure.reason, failure.message)));
+        }
+        // A little later than it is due, lest it be looked at a moment too early.
+        Ok(wait.map_or(Next::Done, |wait| Next::After(wait + Duration::from_millis(10))))
+    }
+}
+
+/// A pod from the owner's template.
+fn plan_pod<K: Replicated>(owner: &K) -> Option<Pod> {
+    let PodTemplateSpec { metadata, spec } = owner.template()?.clone();
+    let template = metadata.unwrap_or_default();
+    let meta = owner.metadata();
+    let name = meta.name.as_deref().unwrap_or_default();
+    Some(Pod {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{name}-")),
+            namespace: meta.namespace.clone(),
+            labels: template.labels,
+            annotations: template.annotations,
+            finalizers: template.finalizers,
+            owner_references: Some(vec![owner::reference_to(owner)]),
+            ..ObjectMeta::default()
+        },
+        spec,
+        status: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::Stage;
+    use serde_json::{Value, json};
+    use skiff_api::ApiError;
+    use skiff_client::fake::FakeTransport;
+
+    fn replica_set(replicas: i32) -> Value {
+        json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
+            "metadata": {"name": "r", "namespace": "x", "uid": "r-uid", "generation": 1},
+            "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "a"}},
+                "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c"}]}}}})
+    }
+
+    fn pods(fake: &FakeTransport) -> Vec<Value> {
+        fake.objects("/api/v1/pods")
+    }
+
+    fn status(fake: &FakeTransport) -> Value {
+        fake.objects("/apis/apps/v1/replicasets")[0]["status"].clone()
+    }
+
+    #[tokio::test]
+    async fn makes_replaces_and_deletes_pods() {
+        let stage = Stage::new();
+        stage.put(replica_set(20));
+        super::start(&stage.context());
+        stage.until("20 pods", |fake| pods(fake).len() == 20 && status(fake)["replicas"] == 20).await;
+        let pod = pods(&stage.fake)[0].clone();
+        assert_eq!(pod["metadata"]["labels"], json!({"app": "a"}));
+        assert_eq!(
+            pod["metadata"]["ownerReferences"],
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r-uid", "controller": true,
+                "blockOwnerDeletion": true}])
+        );
+        let name = pod["metadata"]["name"].as_str().expect("named");
+        stage.delete(&format!("/api/v1/namespaces/x/pods/{name}")).await;
+        stage.until("20 pods again", |fake| pods(fake).len() == 20).await;
+        let mut smaller = stage.fake.objects("/apis/apps/v1/replicasets")[0].clone();
+        smaller["spec"]["replicas"] = json!(2);
+        smaller["metadata"]["generation"] = json!(2);
+        stage.put(smaller);
+        stage
+            .until("2 pods", |fake| {
+                pods(fake).len() == 2 && status(fake)["replicas"] == 2 && status(fake)["observedGeneration"] == 2
+            })
+            .await;
+        let creations = stage.fake.requests().iter().filter(|r| *r == "POST /api/v1/namespaces/x/pods").count();
+        assert_eq!(creations, 21, "never one too many");
+        stage.end().await;
+    }
+
+    #[tokio::test]
+    async fn adopts_and_releases() {
+        let stage = Stage::new();
+        stage.put(replica_set(1));
+        stage.put(json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": []},
+            "metadata": {"name": "orphan", "namespace": "x", "labels": {"app": "a"}}}));
+        super::start(&stage.context());
+        let owned = |pod: &Value| pod["metadata"]["ownerReferences"][0]["uid"] == "r-uid";
+        stage.until("it is adopted", |fake| owned(&pods(fake)[0]) && status(fake)["replicas"] == 1).await;
+        let mut strange = pods(&stage.fake)[0].clone();
+        strange["metadata"]["labels"]["app"] = json!("b");
+        stage.put(strange);
+        stage
+            .until("it is replaced", |fake| pods(fake).iter().any(|pod| pod["metadata"]["labels"]["app"] == "a"))
+            .await;
+        stage.end().await;
+    }
+
+    #[tokio::test]
+    async fn tells_when_pods_are_refused_and_tries_again() {
+        let stage = Stage::new();
+        stage.put(replica_set(2));
+        stage.fake.fail_next("POST /api/v1/namespaces/x/pods", ApiError::forbidden("", "pods", "r-", "exceeded quota"));
+        super::start(&stage.context());
+        stage
+            .until("an event", |fake| {
+                fake.objects("/api/v1/events").iter().any(|event| {
+                    event["reason"] == "FailedCreate"
+                        && event["message"] == "Error creating: pods \"r-\" is forbidden: exceeded quota"
+                })
+            })
+            .await;
+        stage
+            .until("2 pods and no failure", |fake| pods(fake).len() == 2 && status(fake)["conditions"].is_null())
+            .await;
+        stage.end().await;
+    }
+
+    #[tokio::test]
+    async fn replication_controllers_are_the_same() {
+        let stage = Stage::new();
+        stage.put(json!({"apiVersion": "v1", "kind": "ReplicationController",
+            "metadata": {"name": "r", "namespace": "x", "uid": "r-uid", "generation": 1},
+            "spec": {"replicas": 3, "selector": {"app": "a"},
+                "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c"}]}}}}));
+        super::start(&stage.context());
+        stage.until("3 pods", |fake| pods(fake).len() == 3).await;
+        assert_eq!(pods(&stage.fake)[0]["metadata"]["ownerReferences"][0]["kind"], "ReplicationController");
+        stage.end().await;
+    }
+}
