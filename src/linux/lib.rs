@@ -1,6 +1,19 @@
 //! Linux without Kubernetes: netlink, nf_tables, namespaces, mounts, cgroups, pidfd, seccomp, BPF.
 //! The only crate with `unsafe`.
 //!
+//! Containers, bottom-up: [`capability`] names and sets, [`process`] fork, pidfd, namespaces and identities,
+//! [`socket`] messages with descriptors, [`mount`] the new mount calls and the table of mounts, [`cgroup`] v1 and v2
+//! behind one set of verbs (device access on v2 by a BPF program), [`seccomp`] profiles compiled to filters.
+//! Networks: [`net`].
+//!
 //! Must not know: Kubernetes.
+#![allow(unsafe_code, reason = "system calls; each block says why it is sound")]
 
+pub mod capability;
+pub mod cgroup;
+mod device_filter;
+pub mod mount;
 pub mod net;
+pub mod process;
+pub mod seccomp;
+pub mod socket;

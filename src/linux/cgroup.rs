@@ -1,0 +1,535 @@
+//! Control groups, both worlds behind one set of verbs: pure v2, and v1 (also hybrid, where v2 has no controllers).
+//!
+//! A path is relative to the root of the hierarchy (`/kubepods/burstable/pod1`), the same in each hierarchy of v1.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Pid;
+
+/// What a group may use; `None` leaves a value as it is, -1 is no limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub cpu_shares: Option<u64>,
+    pub cpu_quota_us: Option<i64>,
+    pub cpu_period_us: Option<u64>,
+    pub memory_bytes: Option<i64>,
+    pub pids: Option<i64>,
+}
+
+/// What a group has used, and uses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub cpu_ns: u64,
+    pub memory_bytes: u64,
+    /// Without the page cache that could go at once.
+    pub memory_working_set_bytes: u64,
+    pub memory_rss_bytes: u64,
+    pub pids: u64,
+}
+
+/// The hierarchies of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cgroups {
+    /// Mount point of each controller; some share one.
+    V1 {
+        controllers: BTreeMap<String, PathBuf>,
+    },
+    V2 {
+        mount: PathBuf,
+    },
+}
+
+const V1_CONTROLLERS: [&str; 9] =
+    ["memory", "cpu", "cpuacct", "pids", "devices", "freezer", "blkio", "cpuset", "hugetlb"];
+
+/// Turned on for the children of each group above ours.
+const V2_CONTROLLERS: [&str; 6] = ["cpu", "memory", "pids", "cpuset", "io", "hugetlb"];
+
+fn at(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    fs::write(path, value).map_err(at(path))
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    fs::read_to_string(path).map_err(at(path))
+}
+
+impl Cgroups {
+    /// Reads the table of mounts.
+    pub fn detect() -> io::Result<Self> {
+        Self::from_mountinfo(&read(Path::new("/proc/self/mountinfo"))?)
+            .ok_or_else(|| io::Error::other("no cgroup file system is mounted; mount cgroup2 on /sys/fs/cgroup"))
+    }
+
+    fn from_mountinfo(table: &str) -> Option<Self> {
+        let mut controllers = BTreeMap::new();
+        let mut unified = None;
+        for line in table.lines() {
+            let (left, right) = line.split_once(" - ")?;
+            let mount = PathBuf::from(left.split(' ').nth(4)?);
+            let mut right = right.split(' ');
+            match (right.next()?, right.nth(1)?) {
+                ("cgroup", options) => {
+                    for controller in options.split(',').filter(|option| V1_CONTROLLERS.contains(option)) {
+                        controllers.entry(controller.to_owned()).or_insert_with(|| mount.clone());
+                    }
+                }
+                ("cgroup2", _) => {
+                    unified.get_or_insert(mount);
+                }
+                _ => {}
+            }
+        }
+        if controllers.is_empty() { unified.map(|mount| Self::V2 { mount }) } else { Some(Self::V1 { controllers }) }
+    }
+
+    pub fn is_v2(&self) -> bool {
+        matches!(self, Self::V2 { .. })
+    }
+
+    /// The directory of the group in each hierarchy.
+    pub fn directories(&self, path: &str) -> Vec<PathBuf> {
+        let relative = path.trim_start_matches('/');
+        match self {
+            Self::V2 { mount } => vec![mount.join(relative)],
+            Self::V1 { controllers } => {
+                let mut mounts: Vec<&PathBuf> = controllers.values().collect();
+                mounts.sort();
+                mounts.dedup();
+                mounts.into_iter().map(|mount| mount.join(relative)).collect()
+            }
+        }
+    }
+
+    /// The directory of the group where that controller is, if it is anywhere.
+    pub fn directory(&self, controller: &str, path: &str) -> Option<PathBuf> {
+        let relative = path.trim_start_matches('/');
+        match self {
+            Self::V2 { mount } => Some(mount.join(relative)),
+            Self::V1 { controllers } => controllers.get(controller).map(|mount| mount.join(relative)),
+        }
+    }
+
+    /// Names under which the hierarchies are found below `/sys/fs/cgroup`, with their directory of the group.
+    pub fn named_directories(&self, path: &str) -> Vec<(String, PathBuf)> {
+        let relative = path.trim_start_matches('/');
+        match self {
+            Self::V2 { mount } => vec![(String::new(), mount.join(relative))],
+            Self::V1 { controllers } => {
+                let mounts: std::collections::BTreeSet<&PathBuf> = controllers.values().collect();
+                let named = mounts
+                    .into_iter()
+                    .filter_map(|mount| Some((mount.file_name()?.to_str()?.to_owned(), mount.join(relative))));
+                named.collect()
+            }
+        }
+    }
+
+    /// Makes the group and those above it.
+    pub fn ensure(&self, path: &str) -> io::Result<()> {
+        match self {
+            Self::V2 { mount } => ensure_v2(mount, path),
+            Self::V1 { controllers } => {
+                for directory in self.directories(path) {
+                    fs::create_dir_all(&directory).map_err(at(&directory))?;
+                }
+                if let Some(mount) = controllers.get("cpuset") {
+                    inherit_cpuset(mount, path)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Moves a process (0: the caller) into the group.
+    pub fn add(&self, path: &str, pid: Pid) -> io::Result<()> {
+        for directory in self.directories(path) {
+            let file = directory.join("cgroup.procs");
+            match write(&file, &pid.as_raw().to_string()) {
+                // A hierarchy that came later, or whose group is gone: the others hold the process.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !self.is_v2() => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets limits. Gives back what the kernel has no controller for.
+    pub fn limit(&self, path: &str, limits: &Limits) -> io::Result<Vec<&'static str>> {
+        let mut missing = Vec::new();
+        let files = match self {
+            Self::V1 { .. } => plan_v1(limits),
+            Self::V2 { .. } => plan_v2(limits),
+        };
+        for Setting { controller, file, value, optional } in files {
+            let Some(directory) = self.directory(controller, path) else {
+                missing.push(controller);
+                continue;
+            };
+            let file = directory.join(file);
+            match write(&file, &value) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if !optional {
+                        missing.push(controller);
+                    }
+                }
+                Err(_) if optional => {}
+                // v1 wants memory <= memory+swap at every moment: when rising, the sum goes first.
+                Err(error) if file.ends_with("memory.limit_in_bytes") => {
+                    write(&directory.join("memory.memsw.limit_in_bytes"), &value).map_err(|_| error)?;
+                    write(&file, &value)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        missing.dedup();
+        Ok(missing)
+    }
+
+    /// The processes of the group and of those below it.
+    pub fn processes(&self, path: &str) -> io::Result<Vec<Pid>> {
+        let preferred = ["pids", "memory", "devices", "cpu"];
+        let Some(directory) = preferred.iter().find_map(|name| self.directory(name, path)) else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        collect_processes(&directory, &mut found)?;
+        Ok(found)
+    }
+
+    /// Sends SIGKILL to every process of the group and of those below it; how many there were (0 also: no group).
+    pub fn kill(&self, path: &str) -> io::Result<usize> {
+        let processes = self.processes(path)?;
+        if processes.is_empty() {
+            return Ok(0);
+        }
+        if let Self::V2 { mount } = self {
+            let file = mount.join(path.trim_start_matches('/')).join("cgroup.kill");
+            if write(&file, "1").is_ok() {
+                return Ok(processes.len());
+            }
+        }
+        for pid in &processes {
+            // It may be gone already; its number can't be reused while it is listed and we have not reaped it.
+            let _ = nix::sys::signal::kill(*pid, nix::sys::signal::Signal::SIGKILL);
+        }
+        Ok(processes.len())
+    }
+
+    /// Removes the group and those below it; fails while there are processes.
+    pub fn remove(&self, path: &str) -> io::Result<()> {
+        if path.trim_matches('/').is_empty() {
+            return Err(io::Error::other("the root group can't be removed"));
+        }
+        let mut result = Ok(());
+        for directory in self.directories(path) {
+            if let Err(error) = remove_tree(&directory) {
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    /// How many processes of the group the kernel has killed because memory ran out.
+    pub fn oom_kills(&self, path: &str) -> u64 {
+        let file = if self.is_v2() { "memory.events" } else { "memory.oom_control" };
+        let Some(directory) = self.directory("memory", path) else { return 0 };
+        read(&directory.join(file)).ok().and_then(|text| field(&text, "oom_kill")).unwrap_or(0)
+    }
+
+    /// What the group has used.
+    pub fn usage(&self, path: &str) -> io::Result<Usage> {
+        let number = |controller: &str, file: &str| -> io::Result<u64> {
+            let Some(directory) = self.directory(controller, path) else { return Ok(0) };
+            Ok(read(&directory.join(file))?.trim().parse().unwrap_or(0))
+        };
+        let text = |controller: &str, file: &str| -> io::Result<String> {
+            self.directory(controller, path).map_or(Ok(String::new()), |directory| read(&directory.join(file)))
+        };
+        let stat = text("memory", "memory.stat")?;
+        let (cpu_ns, memory_bytes, inactive, rss) = if self.is_v2() {
+            let cpu = field(&text("cpu", "cpu.stat")?, "usage_usec").unwrap_or(0) * 1000;
+            let memory = number("memory", "memory.current")?;
+            (cpu, memory, field(&stat, "inactive_file"), field(&stat, "anon"))
+        } else {
+            let cpu = number("cpuacct", "cpuacct.usage")?;
+            let memory = number("memory", "memory.usage_in_bytes")?;
+            (cpu, memory, field(&stat, "total_inactive_file"), field(&stat, "total_rss"))
+        };
+        Ok(Usage {
+            cpu_ns,
+            memory_bytes,
+            memory_working_set_bytes: memory_bytes.saturating_sub(inactive.unwrap_or(0)),
+            memory_rss_bytes: rss.unwrap_or(0),
+            pids: number("pids", "pids.current").unwrap_or(0),
+        })
+    }
+
+    /// Allows the group the devices of the list and no others. On v1 through files, on v2 by a program that stays
+    /// with the group.
+    pub fn limit_devices(&self, path: &str, rules: &[DeviceRule]) -> io::Result<()> {
+        match self {
+            Self::V2 { mount } => {
+                let group = fs::File::open(mount.join(path.trim_start_matches('/')))?;
+                crate::device_filter::attach(std::os::fd::AsFd::as_fd(&group), rules)
+            }
+            Self::V1 { .. } => {
+                let Some(directory) = self.directory("devices", path) else {
+                    return Err(io::Error::other("the cgroup controller `devices` is not mounted"));
+                };
+                write(&directory.join("devices.deny"), "a")?;
+                rules.iter().try_for_each(|rule| write(&directory.join("devices.allow"), &rule.to_string()))
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceType {
+    Block,
+    Character,
+}
+
+/// A device that may be used; `None` means any number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceRule {
+    pub kind: DeviceType,
+    pub major: Option<u32>,
+    pub minor: Option<u32>,
+    pub read: bool,
+    pub write: bool,
+    pub make: bool,
+}
+
+impl std::fmt::Display for DeviceRule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let number = |number: Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
+        let kind = if self.kind == DeviceType::Block { 'b' } else { 'c' };
+        write!(f, "{kind} {}:{} ", number(self.major), number(self.minor))?;
+        for (set, letter) in [(self.read, "r"), (self.write, "w"), (self.make, "m")] {
+            if set {
+                f.write_str(letter)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Setting {
+    controller: &'static str,
+    file: &'static str,
+    value: String,
+    /// Missing support is no news (swap accounting).
+    optional: bool,
+}
+
+fn plan_v1(limits: &Limits) -> Vec<Setting> {
+    let mut plan = Vec::new();
+    let mut set = |controller, file, value: String, optional| plan.push(Setting { controller, file, value, optional });
+    if let Some(shares) = limits.cpu_shares {
+        set("cpu", "cpu.shares", shares.max(2).to_string(), false);
+    }
+    if let Some(period) = limits.cpu_period_us {
+        set("cpu", "cpu.cfs_period_us", period.to_string(), false);
+    }
+    if let Some(quota) = limits.cpu_quota_us {
+        set("cpu", "cpu.cfs_quota_us", quota.to_string(), false);
+    }
+    if let Some(bytes) = limits.memory_bytes {
+        set("memory", "memory.limit_in_bytes", bytes.to_string(), false);
+        set("memory", "memory.memsw.limit_in_bytes", bytes.to_string(), true);
+    }
+    if let Some(pids) = limits.pids {
+        set("pids", "pids.max", if pids <= 0 { "max".to_owned() } else { pids.to_string() }, false);
+    }
+    plan
+}
+
+fn plan_v2(limits: &Limits) -> Vec<Setting> {
+    let mut plan = Vec::new();
+    let mut set = |controller, file, value: String, optional| plan.push(Setting { controller, file, value, optional });
+    let or_max = |value: i64| if value <= 0 { "max".to_owned() } else { value.to_string() };
+    if let Some(shares) = limits.cpu_shares {
+        set("cpu", "cpu.weight", weight(shares).to_string(), false);
+    }
+    if limits.cpu_quota_us.is_some() || limits.cpu_period_us.is_some() {
+        let period = limits.cpu_period_us.unwrap_or(100_000);
+        set("cpu", "cpu.max", format!("{} {period}", or_max(limits.cpu_quota_us.unwrap_or(-1))), false);
+    }
+    if let Some(bytes) = limits.memory_bytes {
+        set("memory", "memory.max", or_max(bytes), false);
+        set("memory", "memory.swap.max", if bytes <= 0 { "max".to_owned() } else { "0".to_owned() }, true);
+        set("memory", "memory.oom.group", "1".to_owned(), true);
+    }
+    if let Some(pids) = limits.pids {
+        set("pids", "pids.max", or_max(pids), false);
+    }
+    plan
+}
+
+/// Shares of v1 (2 to 262144, usual 1024) as a weight of v2 (1 to 10000, usual 100), by the curve that runc and crun
+/// agreed on: it meets both ends and the usual value.
+fn weight(shares: u64) -> u64 {
+    match shares {
+        0..=2 => 1,
+        262_144.. => 10_000,
+        shares => {
+            let log = (shares as f64).log2();
+            10f64.powf((log * log + 125.0 * log) / 612.0 - 7.0 / 34.0).ceil() as u64
+        }
+    }
+}
+
+fn ensure_v2(mount: &Path, path: &str) -> io::Result<()> {
+    let mut directory = mount.to_owned();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        let control = directory.join("cgroup.subtree_control");
+        let available = read(&directory.join("cgroup.controllers"))?;
+        let enabled = read(&control)?;
+        let has = |list: &str, name: &str| list.split_whitespace().any(|word| word == name);
+        for name in V2_CONTROLLERS.iter().filter(|name| has(&available, name) && !has(&enabled, name)) {
+            write(&control, &format!("+{name}"))?;
+        }
+        directory.push(part);
+        match fs::create_dir(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&directory)(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A new cpuset of v1 has no CPUs and takes no process: it gets those of the group above.
+fn inherit_cpuset(mount: &Path, path: &str) -> io::Result<()> {
+    let mut directory = mount.to_owned();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        let parent = directory.clone();
+        directory.push(part);
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if read(&directory.join(file))?.trim().is_empty() {
+                write(&directory.join(file), read(&parent.join(file))?.trim())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn subdirectories(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => Ok(entries
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| entry.path())
+            .collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(at(directory)(error)),
+    }
+}
+
+fn collect_processes(directory: &Path, into: &mut Vec<Pid>) -> io::Result<()> {
+    match read(&directory.join("cgroup.procs")) {
+        Ok(text) => into.extend(text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw)),
+        // ENODEV: it was removed between opening and reading.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    subdirectories(directory)?.iter().try_for_each(|child| collect_processes(child, into))
+}
+
+fn remove_tree(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir(directory) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(_) => {}
+    }
+    subdirectories(directory)?.iter().try_for_each(|child| remove_tree(child))?;
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(directory)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The number after `name ` at the start of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_worlds_are_told_apart() {
+        let v2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(Cgroups::from_mountinfo(v2), Some(Cgroups::V2 { mount: "/sys/fs/cgroup".into() }));
+        let hybrid = "31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+                      32 30 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let found = Cgroups::from_mountinfo(hybrid).expect("v1");
+        assert_eq!(found.directories("/a"), [PathBuf::from("/sys/fs/cgroup/cpu,cpuacct/a")]);
+        assert_eq!(found.directory("memory", "/a"), None);
+        assert_eq!(Cgroups::from_mountinfo("1 0 0:1 / / rw - ext4 /dev/vda rw\n"), None);
+    }
+
+    #[test]
+    fn weights() {
+        for (shares, expect) in [(0, 1), (2, 1), (1024, 100), (262_144, 10_000), (1_000_000, 10_000)] {
+            assert_eq!(weight(shares), expect, "{shares}");
+        }
+    }
+
+    #[test]
+    fn limits_of_v2() {
+        let limits = Limits {
+            cpu_shares: Some(1024),
+            cpu_quota_us: Some(50_000),
+            cpu_period_us: None,
+            memory_bytes: Some(1 << 20),
+            pids: Some(-1),
+        };
+        let plan: Vec<(&str, String)> = plan_v2(&limits).into_iter().map(|s| (s.file, s.value)).collect();
+        let expect = [
+            ("cpu.weight", "100"),
+            ("cpu.max", "50000 100000"),
+            ("memory.max", "1048576"),
+            ("memory.swap.max", "0"),
+            ("memory.oom.group", "1"),
+            ("pids.max", "max"),
+        ];
+        assert_eq!(plan, expect.map(|(file, value)| (file, value.to_owned())));
+    }
+
+    #[test]
+    fn a_group_lives_and_goes() {
+        let cgroups = Cgroups::detect().expect("cgroups");
+        let path = format!("/skiff-test-{}", std::process::id());
+        let child = format!("{path}/pod/container");
+        cgroups.ensure(&child).expect("made");
+        let limits = Limits { memory_bytes: Some(64 << 20), pids: Some(10), ..Limits::default() };
+        assert_eq!(cgroups.limit(&child, &limits).expect("limited"), Vec::<&str>::new());
+        let file = if cgroups.is_v2() { "memory.max" } else { "memory.limit_in_bytes" };
+        let memory = cgroups.directory("memory", &child).expect("memory");
+        assert_eq!(read(&memory.join(file)).expect("limit").trim(), (64 << 20).to_string());
+        let raised = Limits { memory_bytes: Some(128 << 20), ..Limits::default() };
+        cgroups.limit(&child, &raised).expect("raised");
+        assert_eq!(read(&memory.join(file)).expect("limit").trim(), (128 << 20).to_string());
+
+        let mut sleeper = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+        cgroups.add(&child, Pid::from_raw(sleeper.id() as i32)).expect("moved");
+        assert_eq!(cgroups.processes(&path).expect("processes"), [Pid::from_raw(sleeper.id() as i32)]);
+        assert!(cgroups.usage(&child).expect("usage").pids >= 1);
+        assert!(cgroups.remove(&path).is_err());
+        assert_eq!(cgroups.kill(&path).expect("killed"), 1);
+        sleeper.wait().expect("reaped");
+        cgroups.remove(&path).expect("removed");
+        assert!(!memory.exists());
+        assert_eq!(cgroups.kill(&path).expect("nothing"), 0);
+    }
+}

@@ -1,0 +1,288 @@
+//! Mounts: what nix has no wrapper for, and the table of mounts.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags};
+
+const OPEN_TREE_CLONE: u32 = 1;
+const MOUNT_ATTR_RDONLY: u64 = 1;
+const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
+
+/// `struct mount_attr` of mount_setattr(2).
+#[repr(C)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+fn fd_of(result: libc::c_long) -> io::Result<OwnedFd> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just gave us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(result).map_err(io::Error::other)?) })
+}
+
+fn unit_of(result: libc::c_long) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn c_string(bytes: &OsStr) -> io::Result<CString> {
+    CString::new(bytes.as_bytes()).map_err(io::Error::other)
+}
+
+/// A detached, read-only view of one file: opened for writing through it, the file says `EROFS`, whoever asks.
+pub fn read_only_clone(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_string(path.as_os_str())?;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
+    // SAFETY: the path is a valid string for the call.
+    let tree = fd_of(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
+    let attributes = MountAttributes { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0, user_namespace: 0 };
+    // SAFETY: one mount_attr of the size given.
+    unit_of(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<MountAttributes>(),
+        )
+    })?;
+    Ok(tree)
+}
+
+/// Mounts an overlay: `lower` topmost first; `upper` is (upperdir, workdir), without it the mount is read-only.
+///
+/// New kernels take every directory by itself; older ones get one string, which a page limits.
+pub fn overlay(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
+    match overlay_by_context(lower, upper, target) {
+        // Before 6.8 there is no `lowerdir+`, before 5.2 no fsopen.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
+            overlay_by_string(lower, upper, target)
+        }
+        other => other,
+    }
+}
+
+const FSCONFIG_SET_STRING: u32 = 1;
+const FSCONFIG_CMD_CREATE: u32 = 6;
+
+fn overlay_by_context(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
+    // SAFETY: a constant string.
+    let context = fd_of(unsafe { libc::syscall(libc::SYS_fsopen, c"overlay".as_ptr(), 1) })?;
+    for directory in lower {
+        set_string(context.as_fd(), c"lowerdir+", directory)?;
+    }
+    if let Some((upper, work)) = upper {
+        set_string(context.as_fd(), c"upperdir", upper)?;
+        set_string(context.as_fd(), c"workdir", work)?;
+    }
+    // SAFETY: no further arguments are read.
+    unit_of(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, 0, 0, 0) })?;
+    // SAFETY: plain integers; 1 is FSMOUNT_CLOEXEC.
+    let mount = fd_of(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0) })?;
+    let target = c_string(target.as_os_str())?;
+    // SAFETY: two valid strings.
+    unit_of(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    })
+}
+
+fn set_string(context: BorrowedFd<'_>, key: &std::ffi::CStr, value: &Path) -> io::Result<()> {
+    let value = c_string(value.as_os_str())?;
+    // SAFETY: two valid strings.
+    unit_of(unsafe {
+        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr(), 0)
+    })
+}
+
+fn overlay_by_string(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
+    let mut data: Vec<u8> = b"lowerdir=".to_vec();
+    for (index, directory) in lower.iter().enumerate() {
+        if index > 0 {
+            data.push(b':');
+        }
+        escape(directory, &mut data);
+    }
+    if let Some((upper, work)) = upper {
+        data.extend_from_slice(b",upperdir=");
+        escape(upper, &mut data);
+        data.extend_from_slice(b",workdir=");
+        escape(work, &mut data);
+    }
+    if data.len() >= 4096 {
+        return Err(io::Error::other("the image has too many layers for this kernel's overlayfs options"));
+    }
+    let data = std::ffi::OsString::from_vec(data);
+    nix::mount::mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(data.as_os_str()))?;
+    Ok(())
+}
+
+fn escape(path: &Path, into: &mut Vec<u8>) {
+    for byte in path.as_os_str().as_bytes() {
+        if matches!(byte, b':' | b',' | b'\\') {
+            into.push(b'\\');
+        }
+        into.push(*byte);
+    }
+}
+
+/// Bind-mounts a file or directory.
+pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
+    Ok(nix::mount::mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+}
+
+/// How later mounts below `target` spread.
+pub fn set_propagation(target: &Path, flags: MsFlags) -> io::Result<()> {
+    Ok(nix::mount::mount(None::<&str>, target, None::<&str>, flags, None::<&str>)?)
+}
+
+/// Mounts a tmpfs.
+pub fn tmpfs(target: &Path, options: &str) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    Ok(nix::mount::mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options))?)
+}
+
+/// Makes `directory` a mount of its own whose later mounts spread nowhere; nothing if it is already one.
+pub fn ensure_private(directory: &Path) -> io::Result<()> {
+    let directory = directory.canonicalize()?;
+    if !mounts_below(&directory)?.iter().any(|mount| *mount == directory) {
+        bind(&directory, &directory)?;
+    }
+    set_propagation(&directory, MsFlags::MS_PRIVATE)
+}
+
+/// The mount points at or below `directory`, deepest last.
+pub fn mounts_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let mut found: Vec<PathBuf> = table
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
+        .map(|field| PathBuf::from(OsStr::from_bytes(&unescape(field))))
+        .filter(|mount| mount.starts_with(directory))
+        .collect();
+    found.sort_by_key(|mount| mount.components().count());
+    Ok(found)
+}
+
+/// The table writes blanks and backslashes as `\ooo`.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut index = 0;
+    while index < field.len() {
+        let octal = field.get(index + 1..index + 4).filter(|_| field[index] == b'\\');
+        match octal
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok())
+        {
+            Some(byte) => {
+                out.push(byte);
+                index += 4;
+            }
+            None => {
+                out.push(field[index]);
+                index += 1;
+            }
+        }
+    }
+    out
+}
+
+/// Unmounts lazily; that there is nothing mounted is no error.
+pub fn ensure_unmounted(target: &Path) -> io::Result<()> {
+    match nix::mount::umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Unmounts everything at or below `directory`, deepest first.
+pub fn ensure_unmounted_below(directory: &Path) -> io::Result<()> {
+    for mount in mounts_below(directory)?.iter().rev() {
+        ensure_unmounted(mount)?;
+    }
+    Ok(())
+}
+
+/// Opens a path as a process with `root` as its root directory would, following its symbolic links inside.
+pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32) -> io::Result<OwnedFd> {
+    let path = c_string(path.as_os_str())?;
+    // SAFETY: an all-zero open_how is valid.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (flags | libc::O_CLOEXEC) as u64;
+    how.mode = u64::from(mode);
+    how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+    // SAFETY: a valid string and one open_how of the size given.
+    fd_of(unsafe {
+        libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, size_of::<libc::open_how>())
+    })
+}
+
+/// Makes a directory and its parents below `root`, as seen from inside; one that is there stays as it is.
+pub fn ensure_directory_in_root(root: BorrowedFd<'_>, path: &Path, mode: u32) -> io::Result<OwnedFd> {
+    let directory = libc::O_DIRECTORY | libc::O_PATH;
+    match open_in_root(root, path, directory, 0) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+        other => return other,
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return open_in_root(root, Path::new("/"), directory, 0);
+    };
+    let parent = ensure_directory_in_root(root, parent, mode)?;
+    match nix::sys::stat::mkdirat(&parent, name, nix::sys::stat::Mode::from_bits_truncate(mode)) {
+        Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    open_in_root(root, path, directory, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_in_mount_points() {
+        assert_eq!(unescape(b"/a\\040b\\134c"), b"/a b\\c");
+        assert_eq!(unescape(b"/plain\\"), b"/plain\\");
+    }
+
+    #[test]
+    fn links_stay_inside_the_root() {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(directory.path().join("etc")).expect("etc");
+        std::fs::write(directory.path().join("etc/passwd"), "inside").expect("passwd");
+        std::os::unix::fs::symlink("/etc/passwd", directory.path().join("link")).expect("link");
+        let root = OwnedFd::from(std::fs::File::open(directory.path()).expect("the root"));
+        let file = open_in_root(root.as_fd(), Path::new("/link"), libc::O_RDONLY, 0).expect("opened");
+        assert_eq!(std::io::read_to_string(std::fs::File::from(file)).expect("read"), "inside");
+        std::os::unix::fs::symlink("/../..", directory.path().join("up")).expect("up");
+        ensure_directory_in_root(root.as_fd(), Path::new("/up/a/b"), 0o755).expect("made");
+        assert!(directory.path().join("a/b").is_dir());
+    }
+
+    #[test]
+    fn a_read_only_clone_cannot_be_written() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("program");
+        std::fs::write(&path, "program").expect("written");
+        let clone = read_only_clone(&path).expect("cloned");
+        let through = format!("/proc/self/fd/{}", clone.as_raw_fd());
+        let error = std::fs::OpenOptions::new().write(true).open(&through).expect_err("refused");
+        assert_eq!(error.raw_os_error(), Some(libc::EROFS));
+        assert_eq!(std::fs::read_to_string(&through).expect("read"), "program");
+    }
+}
