@@ -270,6 +270,24 @@ pub fn inherited(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// A descriptor that something else in this process owns, lent for one call by its number.
+#[derive(Debug)]
+pub struct Lent(i32);
+
+impl AsFd for Lent {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: `lend` saw it open; a loop that keeps its descriptors in tables uses it before it closes it.
+        unsafe { BorrowedFd::borrow_raw(self.0) }
+    }
+}
+
+/// Lends an open descriptor.
+pub fn lend(number: i32) -> io::Result<Lent> {
+    // SAFETY: F_GETFD has no effect.
+    check(unsafe { libc::fcntl(number, libc::F_GETFD) }.into())?;
+    Ok(Lent(number))
+}
+
 /// Brings the loopback interface of this network namespace up.
 pub fn loopback_up() -> io::Result<()> {
     let socket = nix::sys::socket::socket(

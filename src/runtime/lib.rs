@@ -3,7 +3,14 @@
 //! Must not know: the Kubernetes API.
 
 pub mod images;
+mod identity;
+mod plan;
+mod protocol;
+mod spec;
+mod supervisor;
 mod types;
+
+pub use supervisor::supervisor_main;
 
 pub use types::*;
 

@@ -6,19 +6,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SandboxId(pub String);
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ContainerId(pub String);
 
 /// The digest of an image's configuration, `sha256:...`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ImageId(pub String);
 
 /// A pod's shared namespaces (net, ipc, uts), its cgroup parent and its log directory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SandboxConfig {
     pub pod_name: String,
     pub pod_namespace: String,
@@ -40,7 +41,7 @@ pub struct SandboxConfig {
     pub annotations: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Resources {
     pub cpu_shares: Option<u64>,
     /// Microseconds of CPU per `cpu_period_us`.
@@ -51,7 +52,7 @@ pub struct Resources {
     pub oom_score_adj: Option<i32>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Mount {
     pub host_path: PathBuf,
     pub container_path: PathBuf,
@@ -59,7 +60,7 @@ pub struct Mount {
     pub propagation: Propagation,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Propagation {
     #[default]
     Private,
@@ -67,7 +68,7 @@ pub enum Propagation {
     Bidirectional,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Security {
     /// Numeric, or a name that is looked up in the image's /etc/passwd; default: the image's user.
     pub run_as_user: Option<i64>,
@@ -84,7 +85,7 @@ pub struct Security {
     pub readonly_paths: Option<Vec<String>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Seccomp {
     #[default]
     Unconfined,
@@ -92,7 +93,7 @@ pub enum Seccomp {
     Localhost(PathBuf),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerConfig {
     pub name: String,
     pub attempt: u32,

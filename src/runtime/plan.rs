@@ -1,0 +1,347 @@
+//! What the agent decides and the supervisor's children carry out, as written between them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use skiff_linux::capability::{self, CapabilitySet};
+
+use crate::{ContainerConfig, Error, ImageConfig, Mount, Resources, SandboxConfig, Seccomp, Security};
+
+/// The environment's search path where the image gives none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The capabilities of a container that asks for nothing.
+const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+];
+
+const MASKED_PATHS: [&str; 11] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The namespaces and files of a pod.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SandboxPlan {
+    pub id: String,
+    /// `<run>/sandboxes/<id>`; `ns/`, `shm/` and `hostname` are below.
+    pub directory: PathBuf,
+    pub cgroup: String,
+    pub hostname: String,
+    pub network: bool,
+    pub ipc: bool,
+    pub process: bool,
+    pub host_pid: bool,
+    pub sysctls: BTreeMap<String, String>,
+}
+
+impl SandboxPlan {
+    pub fn new(id: &str, directory: PathBuf, cgroup: String, config: &SandboxConfig) -> Self {
+        Self {
+            id: id.to_owned(),
+            directory,
+            cgroup,
+            hostname: config.hostname.clone(),
+            network: !config.host_network,
+            ipc: !config.host_ipc,
+            process: config.share_process_namespace && !config.host_pid,
+            host_pid: config.host_pid,
+            sysctls: config.sysctls.clone(),
+        }
+    }
+
+    /// The host's own name belongs to its network.
+    pub fn uts(&self) -> bool {
+        self.network
+    }
+
+    pub fn namespace(&self, name: &str) -> PathBuf {
+        self.directory.join("ns").join(name)
+    }
+}
+
+/// Who a process is and what it may do.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ProcessPlan {
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    pub working_dir: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub capabilities: CapabilitySet,
+    pub no_new_privileges: bool,
+    pub seccomp: Seccomp,
+    pub tty: bool,
+    pub oom_score_adj: Option<i32>,
+}
+
+/// Who runs, before the image's own files are asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UserPlan {
+    /// `user[:group]` of the image, names or numbers.
+    pub image_user: String,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub groups: Vec<u32>,
+}
+
+/// Everything that a creator needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerPlan {
+    pub id: String,
+    /// `<run>/containers/<id>`: bundle, libcontainer's state.
+    pub run_directory: PathBuf,
+    /// `<data>/containers/<id>`: the writable layer, the record, the exit.
+    pub state_directory: PathBuf,
+    /// Topmost first.
+    pub lower_directories: Vec<PathBuf>,
+    pub cgroup: String,
+    pub resources: Resources,
+    pub sandbox: SandboxPlan,
+    pub process: ProcessPlan,
+    pub user: UserPlan,
+    pub mounts: Vec<Mount>,
+    pub devices: Vec<PathBuf>,
+    /// Directories that must exist in the root file system.
+    pub volumes: Vec<String>,
+    pub privileged: bool,
+    pub read_only_root: bool,
+    pub masked_paths: Vec<String>,
+    pub readonly_paths: Vec<String>,
+    pub stdin: bool,
+    pub stdin_once: bool,
+    pub log_path: PathBuf,
+}
+
+impl ContainerPlan {
+    pub fn rootfs(&self) -> PathBuf {
+        self.run_directory.join("rootfs")
+    }
+
+    pub fn exit_file(&self) -> PathBuf {
+        self.state_directory.join("exit.json")
+    }
+}
+
+fn failed(why: String) -> Error {
+    Error::Failed { operation: "create container", why }
+}
+
+/// The part of the decision that needs neither the host nor the image's files.
+pub fn plan_process(
+    config: &ContainerConfig,
+    image: &ImageConfig,
+    sandbox: &SandboxPlan,
+) -> Result<ProcessPlan, Error> {
+    let args = plan_args(config, image);
+    if args.is_empty() {
+        return Err(failed("no command specified".to_owned()));
+    }
+    let working_dir = [config.working_dir.as_deref().unwrap_or(""), &image.working_dir, "/"];
+    let security = &config.security;
+    Ok(ProcessPlan {
+        args,
+        env: plan_env(config, image, &sandbox.hostname),
+        working_dir: working_dir.into_iter().find(|path| !path.is_empty()).unwrap_or("/").to_owned(),
+        capabilities: plan_capabilities(security)?,
+        no_new_privileges: security.no_new_privileges,
+        seccomp: if security.privileged { Seccomp::Unconfined } else { security.seccomp.clone() },
+        tty: config.tty,
+        oom_score_adj: config.resources.oom_score_adj,
+        ..ProcessPlan::default()
+    })
+}
+
+/// A command of the pod hides both of the image's; arguments alone hide only the image's arguments.
+fn plan_args(config: &ContainerConfig, image: &ImageConfig) -> Vec<String> {
+    let (command, args) = match (&config.command, &config.args) {
+        (Some(command), args) if !command.is_empty() => (command.clone(), args.clone().unwrap_or_default()),
+        (_, Some(args)) if !args.is_empty() => (image.entrypoint.clone(), args.clone()),
+        _ => (image.entrypoint.clone(), image.cmd.clone()),
+    };
+    command.into_iter().chain(args).collect()
+}
+
+fn plan_env(config: &ContainerConfig, image: &ImageConfig, hostname: &str) -> Vec<String> {
+    let mut env: Vec<(String, String)> =
+        vec![("PATH".into(), DEFAULT_PATH.into()), ("HOSTNAME".into(), hostname.into())];
+    if config.tty {
+        env.push(("TERM".into(), "xterm".into()));
+    }
+    let from_image = image.env.iter().filter_map(|pair| pair.split_once('='));
+    let from_image = from_image.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    for (name, value) in from_image.chain(config.env.iter().cloned()) {
+        match env.iter_mut().find(|(known, _)| *known == name) {
+            Some(known) => known.1 = value,
+            None => env.push((name, value)),
+        }
+    }
+    env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+fn plan_capabilities(security: &Security) -> Result<CapabilitySet, Error> {
+    if security.privileged {
+        return Ok(CapabilitySet::ALL);
+    }
+    let number = |name: &str| capability::number(name).ok_or_else(|| failed(format!("unknown capability {name:?}")));
+    let all = |names: &[String]| names.iter().any(|name| name.eq_ignore_ascii_case("ALL"));
+    let mut set = CapabilitySet::EMPTY;
+    if all(&security.add_capabilities) {
+        set = CapabilitySet::ALL;
+    } else if !all(&security.drop_capabilities) {
+        for name in DEFAULT_CAPABILITIES {
+            set = set.with(number(name)?);
+        }
+    }
+    for name in security.add_capabilities.iter().filter(|name| !name.eq_ignore_ascii_case("ALL")) {
+        set = set.with(number(name)?);
+    }
+    for name in security.drop_capabilities.iter().filter(|name| !name.eq_ignore_ascii_case("ALL")) {
+        set = set.without(number(name)?);
+    }
+    Ok(set)
+}
+
+pub fn plan_user(security: &Security, image: &ImageConfig) -> Result<UserPlan, Error> {
+    let id = |value: i64| u32::try_from(value).map_err(|_| failed(format!("{value} is no user or group id")));
+    Ok(UserPlan {
+        image_user: image.user.clone(),
+        uid: security.run_as_user.map(id).transpose()?,
+        gid: security.run_as_group.map(id).transpose()?,
+        groups: security.supplemental_groups.iter().copied().map(id).collect::<Result<_, _>>()?,
+    })
+}
+
+/// What is hidden and what is read-only in `/proc` and `/sys`: (masked, read-only).
+pub fn plan_paths(security: &Security) -> (Vec<String>, Vec<String>) {
+    if security.privileged {
+        return (Vec::new(), Vec::new());
+    }
+    let or_default = |given: &Option<Vec<String>>, default: &[&str]| {
+        given.clone().unwrap_or_else(|| default.iter().map(|path| (*path).to_owned()).collect())
+    };
+    (or_default(&security.masked_paths, &MASKED_PATHS), or_default(&security.readonly_paths, &READONLY_PATHS))
+}
+
+/// `root` and `path` as one path of a cgroup.
+pub fn cgroup_path(root: &str, path: &str) -> String {
+    let joined = Path::new("/").join(root.trim_matches('/')).join(path.trim_matches('/'));
+    joined.to_string_lossy().trim_end_matches('/').to_owned()
+}
+
+/// Limits as the kernel knows them.
+pub fn limits(resources: &Resources) -> skiff_linux::cgroup::Limits {
+    skiff_linux::cgroup::Limits {
+        cpu_shares: resources.cpu_shares,
+        cpu_quota_us: resources.cpu_quota_us,
+        cpu_period_us: resources.cpu_period_us,
+        memory_bytes: resources.memory_limit_bytes.filter(|bytes| *bytes != 0),
+        pids: resources.pids_limit.filter(|pids| *pids != 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(list: &[&str]) -> Vec<String> {
+        list.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    pub(crate) fn config() -> ContainerConfig {
+        ContainerConfig {
+            name: "main".into(),
+            attempt: 0,
+            image: crate::ImageId("sha256:0".into()),
+            command: None,
+            args: None,
+            working_dir: None,
+            env: Vec::new(),
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            resources: Resources::default(),
+            security: Security::default(),
+            tty: false,
+            stdin: false,
+            stdin_once: false,
+            log_path: "main/0.log".into(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn command_and_args_as_kubernetes_documents_them() {
+        let image =
+            ImageConfig { entrypoint: strings(&["/ep"]), cmd: strings(&["foo", "bar"]), ..ImageConfig::default() };
+        for (command, args, expect) in [
+            (None, None, vec!["/ep", "foo", "bar"]),
+            (Some(vec!["/ep2"]), None, vec!["/ep2"]),
+            (None, Some(vec!["zoo"]), vec!["/ep", "zoo"]),
+            (Some(vec!["/ep2"]), Some(vec!["zoo"]), vec!["/ep2", "zoo"]),
+        ] {
+            let config =
+                ContainerConfig { command: command.map(|c| strings(&c)), args: args.map(|a| strings(&a)), ..config() };
+            assert_eq!(plan_args(&config, &image), expect);
+        }
+    }
+
+    #[test]
+    fn the_pod_wins_over_the_image() {
+        let image = ImageConfig { env: strings(&["PATH=/image", "A=1", "B=2"]), ..ImageConfig::default() };
+        let config = ContainerConfig { env: vec![("B".into(), "3".into()), ("C".into(), "4=5".into())], ..config() };
+        assert_eq!(plan_env(&config, &image, "host"), ["PATH=/image", "HOSTNAME=host", "A=1", "B=3", "C=4=5"]);
+    }
+
+    #[test]
+    fn capabilities() {
+        let set = |add: &[&str], drop: &[&str]| {
+            let security =
+                Security { add_capabilities: strings(add), drop_capabilities: strings(drop), ..Security::default() };
+            plan_capabilities(&security)
+        };
+        let default = set(&[], &[]).expect("default");
+        assert!(default.has("CHOWN") && !default.has("SYS_ADMIN"));
+        assert!(set(&["NET_ADMIN"], &[]).expect("added").has("NET_ADMIN"));
+        assert!(!set(&[], &["CHOWN"]).expect("dropped").has("CHOWN"));
+        let one = set(&["NET_BIND_SERVICE"], &["ALL"]).expect("one");
+        assert_eq!(one, CapabilitySet::EMPTY.with(10));
+        assert!(!set(&["all"], &["SYS_ADMIN"]).expect("all but one").has("SYS_ADMIN"));
+        assert!(set(&["NONSENSE"], &[]).is_err());
+    }
+
+    #[test]
+    fn cgroup_paths() {
+        for (root, path, expect) in
+            [("/", "/kubepods/pod1", "/kubepods/pod1"), ("/test", "kubepods/", "/test/kubepods")]
+        {
+            assert_eq!(cgroup_path(root, path), expect);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The OCI configuration that libcontainer reads, made from a plan.
+//!
+//! Left out on purpose, since our entry step ([`crate::supervisor`]'s `entry`) does it right: capabilities,
+//! `noNewPrivileges`, seccomp, the propagation of single mounts; and resources, since the groups are ours.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use skiff_linux::cgroup::{Cgroups, DeviceRule, DeviceType};
+
+use crate::plan::{ContainerPlan, ProcessPlan};
+use crate::{Mount, Propagation};
+
+/// A device to be made in the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    pub path: PathBuf,
+    pub kind: DeviceType,
+    pub major: u32,
+    pub minor: u32,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// The configuration.
+pub fn plan_spec(
+    plan: &ContainerPlan,
+    process: &ProcessPlan,
+    devices: &[Device],
+    cgroups: &Cgroups,
+    skeleton: &Path,
+) -> Value {
+    let shared = plan.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
+    let devices: Vec<Value> = devices
+        .iter()
+        .map(|device| {
+            json!({
+                "path": device.path, "type": if device.kind == DeviceType::Block { "b" } else { "c" },
+                "major": device.major, "minor": device.minor, "fileMode": device.mode,
+                "uid": device.uid, "gid": device.gid,
+            })
+        })
+        .collect();
+    json!({
+        "ociVersion": "1.0.2",
+        "root": { "path": plan.rootfs(), "readonly": plan.read_only_root },
+        "process": {
+            "terminal": process.tty,
+            "user": { "uid": process.uid, "gid": process.gid, "umask": 0o022, "additionalGids": process.groups },
+            "args": process.args,
+            "env": [],
+            "cwd": process.working_dir,
+        },
+        "mounts": plan_mounts(plan, cgroups, skeleton),
+        "linux": {
+            "cgroupsPath": plan.cgroup,
+            "namespaces": plan_namespaces(plan, cgroups),
+            "rootfsPropagation": if shared { "shared" } else { "slave" },
+            "maskedPaths": plan.masked_paths,
+            "readonlyPaths": plan.readonly_paths,
+            "devices": devices,
+        },
+    })
+}
+
+fn plan_namespaces(plan: &ContainerPlan, cgroups: &Cgroups) -> Vec<Value> {
+    let sandbox = &plan.sandbox;
+    let mut namespaces = vec![json!({ "type": "mount" })];
+    for (wanted, kind, name) in
+        [(sandbox.network, "network", "net"), (sandbox.ipc, "ipc", "ipc"), (sandbox.uts(), "uts", "uts")]
+    {
+        if wanted {
+            namespaces.push(json!({ "type": kind, "path": sandbox.namespace(name) }));
+        }
+    }
+    if sandbox.process {
+        namespaces.push(json!({ "type": "pid", "path": sandbox.namespace("pid") }));
+    } else if !sandbox.host_pid {
+        namespaces.push(json!({ "type": "pid" }));
+    }
+    // As upstream: private on v2 only.
+    if cgroups.is_v2() && !plan.privileged {
+        namespaces.push(json!({ "type": "cgroup" }));
+    }
+    namespaces
+}
+
+fn mount(kind: &str, source: &Path, target: &Path, options: &[&str]) -> Value {
+    json!({ "type": kind, "source": source, "destination": target, "options": options })
+}
+
+fn plan_mounts(plan: &ContainerPlan, cgroups: &Cgroups, skeleton: &Path) -> Vec<Value> {
+    let access = if plan.privileged { "rw" } else { "ro" };
+    let file_system = |kind: &str, target: &str, options: &[&str]| {
+        (PathBuf::from(target), mount(kind, Path::new(kind), Path::new(target), options))
+    };
+    let mut mounts = vec![
+        file_system("proc", "/proc", &["nosuid", "noexec", "nodev"]),
+        file_system("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        file_system("devpts", "/dev/pts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        file_system("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
+        file_system("sysfs", "/sys", &["nosuid", "noexec", "nodev", access]),
+    ];
+    mounts.extend(plan_cgroup_mounts(plan, cgroups, skeleton, access));
+    let shm = if plan.sandbox.ipc { plan.sandbox.directory.join("shm") } else { PathBuf::from("/dev/shm") };
+    let bind = |source: PathBuf, target: &str, options: &[&str]| {
+        (PathBuf::from(target), mount("bind", &source, Path::new(target), options))
+    };
+    mounts.push(bind(shm, "/dev/shm", &["rbind", "nosuid", "noexec", "nodev"]));
+    mounts.push(bind(plan.sandbox.directory.join("hostname"), "/etc/hostname", &["rbind"]));
+
+    // What the pod mounts at the same place replaces ours.
+    mounts.retain(|(target, _)| !plan.mounts.iter().any(|own| own.container_path == *target));
+    let mut own: Vec<&Mount> = plan.mounts.iter().collect();
+    own.sort_by_key(|mount| mount.container_path.components().count());
+    let own = own.into_iter().map(|own| {
+        let options = if own.read_only { ["rbind", "ro"] } else { ["rbind", "rw"] };
+        mount("bind", &own.host_path, &own.container_path, &options)
+    });
+    mounts.into_iter().map(|(_, mount)| mount).chain(own).collect()
+}
+
+/// libcontainer 0.7's own cgroup mount on v1 forgets `ro`: a container could raise its own limits. So each hierarchy's
+/// directory of the container is bound, read-only, over a read-only skeleton of empty directories.
+fn plan_cgroup_mounts(plan: &ContainerPlan, cgroups: &Cgroups, skeleton: &Path, access: &str) -> Vec<(PathBuf, Value)> {
+    let root = Path::new("/sys/fs/cgroup");
+    let options = ["rbind", "nosuid", "noexec", "nodev", access];
+    let mut mounts = Vec::new();
+    if !cgroups.is_v2() {
+        let options = ["bind", "nosuid", "noexec", "nodev", "ro"];
+        mounts.push((root.to_owned(), mount("bind", skeleton, root, &options)));
+    }
+    for (name, directory) in cgroups.named_directories(&plan.cgroup) {
+        let target = if name.is_empty() { root.to_owned() } else { root.join(name) };
+        mounts.push((target.clone(), mount("bind", &directory, &target, &options)));
+    }
+    mounts
+}
+
+/// What may be opened: what every container has, and its own devices. Making nodes is allowed: one that may not be
+/// opened is of no use.
+pub fn plan_device_rules(devices: &[Device], privileged: bool) -> Vec<DeviceRule> {
+    let rule = |kind, major, minor| DeviceRule { kind, major, minor, read: true, write: true, make: true };
+    if privileged {
+        return vec![rule(DeviceType::Block, None, None), rule(DeviceType::Character, None, None)];
+    }
+    let make_only = |kind| DeviceRule { read: false, write: false, ..rule(kind, None, None) };
+    let mut rules = vec![make_only(DeviceType::Character), make_only(DeviceType::Block)];
+    // null, zero, full, random, urandom, tty, console, ptmx, and the terminals of devpts.
+    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
+        rules.push(rule(DeviceType::Character, Some(major), Some(minor)));
+    }
+    rules.push(rule(DeviceType::Character, Some(136), None));
+    rules.extend(devices.iter().map(|device| rule(device.kind, Some(device.major), Some(device.minor))));
+    rules
+}
+
+/// Reads what the host has at these paths; a directory gives every device below it.
+pub fn host_devices(paths: &[PathBuf]) -> std::io::Result<Vec<Device>> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let mut found: Vec<Device> = Vec::new();
+    let mut queue: Vec<PathBuf> = paths.to_vec();
+    while let Some(path) = queue.pop() {
+        let at = |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let metadata = std::fs::metadata(&path).map_err(at)?;
+        let kind = metadata.file_type();
+        if kind.is_dir() {
+            for entry in std::fs::read_dir(&path).map_err(at)? {
+                let entry = entry?;
+                let kind = entry.file_type()?;
+                // These have file systems of their own in the container.
+                let own = ["pts", "shm", "mqueue", "fd"].iter().any(|name| entry.file_name() == *name);
+                if (kind.is_dir() && !own) || kind.is_block_device() || kind.is_char_device() {
+                    queue.push(entry.path());
+                }
+            }
+        } else if kind.is_block_device() || kind.is_char_device() {
+            found.push(Device {
+                path: path.clone(),
+                kind: if kind.is_block_device() { DeviceType::Block } else { DeviceType::Character },
+                major: nix::sys::stat::major(metadata.rdev()) as u32,
+                minor: nix::sys::stat::minor(metadata.rdev()) as u32,
+                mode: metadata.mode() & 0o777,
+                uid: metadata.uid(),
+                gid: metadata.gid(),
+            });
+        } else {
+            return Err(at(std::io::Error::other("not a device")));
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    // These are made or linked for every container.
+    found.retain(|device| !["/dev/console", "/dev/ptmx"].iter().any(|path| device.path == Path::new(path)));
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules() {
+        let device = Device {
+            path: "/dev/fuse".into(),
+            kind: DeviceType::Character,
+            major: 10,
+            minor: 229,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        };
+        let rules: Vec<String> =
+            plan_device_rules(std::slice::from_ref(&device), false).iter().map(ToString::to_string).collect();
+        assert_eq!(rules[..3], ["c *:* m", "b *:* m", "c 1:3 rwm"]);
+        assert_eq!(rules.last().map(String::as_str), Some("c 10:229 rwm"));
+        assert_eq!(plan_device_rules(&[], true).len(), 2);
+    }
+
+    #[test]
+    fn devices_of_the_host() {
+        let found = host_devices(&["/dev/null".into()]).expect("null");
+        assert_eq!((found[0].major, found[0].minor), (1, 3));
+        assert!(host_devices(&["/etc/passwd".into()]).is_err());
+        assert!(host_devices(&["/dev/no-such".into()]).is_err());
+    }
+}

@@ -1,0 +1,25 @@
+//! Short-lived children of the supervisor, and how they answer.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::unistd::Pid;
+use skiff_linux::{process, socket};
+
+/// Forks a child that keeps only stdio and the descriptors given; it answers on the socket that comes back.
+pub fn spawn(keep: &[BorrowedFd<'_>], work: impl FnOnce(BorrowedFd<'_>) -> i32) -> io::Result<(Pid, OwnedFd)> {
+    let (ours, theirs) = socket::pair()?;
+    let pid = process::fork(|| {
+        process::reset_signals();
+        process::set_name(c"skiff-creator");
+        let mut all = keep.to_vec();
+        all.push(theirs.as_fd());
+        // Sockets of agents and pipes of other containers are none of a child's business.
+        if process::close_all_but(3, &all).is_err() {
+            return 1;
+        }
+        work(theirs.as_fd())
+    })?;
+    nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+    Ok((pid, ours))
+}

@@ -1,0 +1,223 @@
+//! Creating a container, in a short-lived child of the supervisor: libcontainer changes its caller's state.
+//!
+//! The overlay is mounted in a mount namespace of the child's own, so it lives exactly as long as the container, and
+//! the host's table of mounts never grows with it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use nix::sched::CloneFlags;
+use serde::{Deserialize, Serialize};
+use skiff_linux::cgroup::Cgroups;
+use skiff_linux::seccomp::Filter;
+use skiff_linux::{mount, process, socket};
+
+use super::entry::Entry;
+use crate::identity::identity;
+use crate::plan::{ContainerPlan, ProcessPlan, limits};
+use crate::spec;
+
+/// What a short-lived child answers; a terminal's master comes with it as a descriptor.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Outcome {
+    pub pid: Option<i32>,
+    pub error: Option<String>,
+    pub warnings: Vec<String>,
+    /// The process as it was started, its user looked up.
+    pub process: Option<ProcessPlan>,
+}
+
+/// The container's ends.
+pub struct Stdio {
+    pub stdin: OwnedFd,
+    /// Not with a terminal.
+    pub output: Option<(OwnedFd, OwnedFd)>,
+}
+
+fn at<T>(what: &'static str, result: io::Result<T>) -> Result<T, String> {
+    result.map_err(|error| format!("{what}: {error}"))
+}
+
+/// Runs in the child; answers on `result`, returns the exit code.
+pub fn create(
+    plan: &ContainerPlan,
+    cgroups: &Cgroups,
+    filter: Option<Filter>,
+    stdio: Stdio,
+    status: OwnedFd,
+    result: BorrowedFd<'_>,
+) -> i32 {
+    let mut outcome = Outcome::default();
+    let terminal = match try_create(plan, cgroups, filter, stdio, status, &mut outcome) {
+        Ok(terminal) => terminal,
+        Err(error) => {
+            outcome.error = Some(error);
+            None
+        }
+    };
+    answer(result, &outcome, terminal.as_ref())
+}
+
+/// Sends an outcome.
+pub fn answer(result: BorrowedFd<'_>, outcome: &Outcome, fd: Option<&OwnedFd>) -> i32 {
+    let fds: Vec<BorrowedFd<'_>> = fd.into_iter().map(OwnedFd::as_fd).collect();
+    let message = serde_json::to_vec(outcome).unwrap_or_default();
+    i32::from(socket::send(result, &message, &fds).is_err())
+}
+
+fn try_create(
+    plan: &ContainerPlan,
+    cgroups: &Cgroups,
+    filter: Option<Filter>,
+    stdio: Stdio,
+    status: OwnedFd,
+    outcome: &mut Outcome,
+) -> Result<Option<OwnedFd>, String> {
+    let errors = super::capture::install();
+    set_oom_score(plan.process.oom_score_adj, &mut outcome.warnings);
+    // The group has its limits before anything runs in it.
+    at("create cgroup", cgroups.ensure(&plan.cgroup))?;
+    for controller in at("set limits", cgroups.limit(&plan.cgroup, &limits(&plan.resources)))? {
+        outcome
+            .warnings
+            .push(format!("the cgroup controller {controller:?} is not available: its limit has no effect"));
+    }
+    let devices = at("devices", spec::host_devices(&plan.devices))?;
+    let rules = spec::plan_device_rules(&devices, plan.privileged);
+    at("limit devices", cgroups.limit_devices(&plan.cgroup, &rules))?;
+
+    at("mount root file system", mount_root(plan))?;
+    let root = OwnedFd::from(at("open root file system", std::fs::File::open(plan.rootfs()))?);
+    let identity = identity(&plan.user, root.as_fd())?;
+    let mut process = plan.process.clone();
+    (process.uid, process.gid, process.groups) = (identity.uid, identity.gid, identity.groups);
+    if !process.env.iter().any(|pair| pair.starts_with("HOME=")) {
+        process.env.push(format!("HOME={}", identity.home));
+    }
+    for directory in std::iter::once(&process.working_dir).chain(&plan.volumes) {
+        mount::ensure_directory_in_root(root.as_fd(), Path::new(directory), 0o755)
+            .map_err(|error| format!("create directory {directory}: {error}"))?;
+    }
+    drop(root);
+    raise_limits(&mut outcome.warnings);
+
+    let skeleton = at("cgroup skeleton", skeleton(plan, cgroups))?;
+    let config = spec::plan_spec(plan, &process, &devices, cgroups, &skeleton);
+    let config = serde_json::to_vec(&config).map_err(|error| error.to_string())?;
+    at("write config.json", std::fs::write(plan.run_directory.join("config.json"), config))?;
+
+    let entry = Entry {
+        process: process.clone(),
+        filter,
+        propagation: plan.mounts.iter().map(|mount| (mount.container_path.clone(), mount.propagation)).collect(),
+        status_fd: status.as_raw_fd(),
+    };
+    let (pid, terminal) = run_libcontainer(plan, entry, stdio).map_err(|error| errors.explain(&error))?;
+    outcome.pid = Some(pid);
+    outcome.process = Some(process);
+    // Its copy in the container is the one that counts.
+    drop(status);
+    Ok(terminal)
+}
+
+fn run_libcontainer(plan: &ContainerPlan, entry: Entry, stdio: Stdio) -> Result<(i32, Option<OwnedFd>), String> {
+    let text = |error: libcontainer::error::LibcontainerError| skiff_base::chain(&error).to_string();
+    let uid = entry.process.uid;
+    let mut builder = ContainerBuilder::new(plan.id.clone(), SyscallType::default())
+        .with_root_path(&plan.run_directory)
+        .map_err(text)?
+        .with_executor(entry);
+    let mut listener = None;
+    match stdio.output {
+        Some((stdout, stderr)) => {
+            for fd in [&stdio.stdin, &stdout, &stderr] {
+                give(fd, uid);
+            }
+            builder = builder.with_stdin(stdio.stdin).with_stdout(stdout).with_stderr(stderr);
+        }
+        None => {
+            let path = plan.run_directory.join("console.sock");
+            listener = Some(at("console socket", listen(&path))?);
+            builder = builder.with_console_socket(Some(PathBuf::from("../console.sock")));
+        }
+    }
+    let container = builder
+        .as_init(&plan.run_directory)
+        .with_systemd(false)
+        .with_detach(true)
+        .as_sibling(true)
+        .build()
+        .map_err(text)?;
+    let pid = container.pid().ok_or("libcontainer gave no pid")?.as_raw();
+    let terminal = listener.map(|listener| at("receive terminal", accept_terminal(&listener))).transpose()?;
+    Ok((pid, terminal))
+}
+
+/// A program that opens `/dev/stderr` again needs to own the pipe behind it.
+fn give(fd: &OwnedFd, uid: u32) {
+    let is_pipe = nix::sys::stat::fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFIFO);
+    if uid != 0 && is_pipe {
+        let _ = nix::unistd::fchown(fd, Some(nix::unistd::Uid::from_raw(uid)), None);
+    }
+}
+
+fn listen(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    // A path may be longer than a socket's address.
+    let directory = path.parent().ok_or_else(|| io::Error::other("no directory"))?;
+    std::env::set_current_dir(directory)?;
+    let listener = std::os::unix::net::UnixListener::bind(path.file_name().unwrap_or_default());
+    std::env::set_current_dir("/")?;
+    listener
+}
+
+fn accept_terminal(listener: &std::os::unix::net::UnixListener) -> io::Result<OwnedFd> {
+    let (stream, _) = listener.accept()?;
+    let (_, mut fds) = socket::receive(stream.as_fd(), &mut [0; 64])?;
+    fds.pop().ok_or_else(|| io::Error::other("no terminal came"))
+}
+
+fn mount_root(plan: &ContainerPlan) -> io::Result<()> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+    let (upper, work) = (plan.state_directory.join("upper"), plan.state_directory.join("work"));
+    for directory in [&upper, &work] {
+        std::fs::create_dir_all(directory)?;
+    }
+    // The root directory is the writable layer's: it looks as the image's own does.
+    if let Some(top) = plan.lower_directories.first() {
+        let metadata = std::fs::metadata(top)?;
+        std::os::unix::fs::chown(&upper, Some(metadata.uid()), Some(metadata.gid()))?;
+        std::fs::set_permissions(&upper, std::os::unix::fs::PermissionsExt::from_mode(metadata.mode() & 0o7777))?;
+    }
+    std::fs::create_dir_all(plan.rootfs())?;
+    mount::overlay(&plan.lower_directories, Some((&upper, &work)), &plan.rootfs())
+}
+
+/// Empty directories named as the hierarchies of v1, to be bound over.
+fn skeleton(plan: &ContainerPlan, cgroups: &Cgroups) -> io::Result<PathBuf> {
+    let directory =
+        plan.run_directory.parent().and_then(Path::parent).unwrap_or(Path::new("/")).join("cgroup-skeleton");
+    for (name, _) in cgroups.named_directories("/") {
+        std::fs::create_dir_all(directory.join(name))?;
+    }
+    Ok(directory)
+}
+
+/// Raising it is free, lowering it needs CAP_SYS_RESOURCE, which we may not have.
+pub fn set_oom_score(score: Option<i32>, warnings: &mut Vec<String>) {
+    let score = score.unwrap_or(0);
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        warnings.push(format!("oom_score_adj {score} could not be set: {error}"));
+    }
+}
+
+/// As many open files as the host lets us give.
+pub fn raise_limits(warnings: &mut Vec<String>) {
+    let files = nix::sys::resource::Resource::RLIMIT_NOFILE;
+    if let Err(error) = process::set_limit_clamped(files, 1 << 20, 1 << 20) {
+        warnings.push(format!("the limit of open files could not be set: {error}"));
+    }
+}

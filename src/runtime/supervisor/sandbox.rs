@@ -1,0 +1,138 @@
+//! Making a pod's namespaces, in a short-lived child: unshare, set up, pin by bind mounts. No process stays, but for a
+//! shared process namespace, which lives as long as its process 1.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+
+use nix::sched::CloneFlags;
+use nix::unistd::Pid;
+use skiff_linux::capability::CapabilitySet;
+use skiff_linux::cgroup::Cgroups;
+use skiff_linux::{mount, process};
+
+use super::creator::{Outcome, answer};
+use crate::plan::SandboxPlan;
+
+fn at<T>(what: &'static str, result: io::Result<T>) -> Result<T, String> {
+    result.map_err(|error| format!("{what}: {error}"))
+}
+
+/// Runs in the child; answers on `result`.
+pub fn run(plan: &SandboxPlan, cgroups: &Cgroups, result: BorrowedFd<'_>) -> i32 {
+    let outcome = match make(plan, cgroups) {
+        Ok(pid) => Outcome { pid, ..Outcome::default() },
+        Err(error) => Outcome { error: Some(error), ..Outcome::default() },
+    };
+    answer(result, &outcome, None)
+}
+
+fn make(plan: &SandboxPlan, cgroups: &Cgroups) -> Result<Option<i32>, String> {
+    let ns = plan.directory.join("ns");
+    at("create directories", std::fs::create_dir_all(&ns))?;
+    at("write hostname", std::fs::write(plan.directory.join("hostname"), format!("{}\n", plan.hostname)))?;
+    let mut flags = CloneFlags::empty();
+    for (wanted, flag) in [
+        (plan.network, CloneFlags::CLONE_NEWNET),
+        (plan.ipc, CloneFlags::CLONE_NEWIPC),
+        (plan.uts(), CloneFlags::CLONE_NEWUTS),
+        (plan.process, CloneFlags::CLONE_NEWPID),
+    ] {
+        flags.set(flag, wanted);
+    }
+    at("unshare", nix::sched::unshare(flags).map_err(io::Error::from))?;
+    if plan.uts() {
+        at("set hostname", nix::unistd::sethostname(&plan.hostname).map_err(io::Error::from))?;
+    }
+    if plan.network {
+        at("bring lo up", process::loopback_up())?;
+    }
+    for (name, value) in &plan.sysctls {
+        let path = sysctl_path(plan, name)?;
+        std::fs::write(&path, value).map_err(|error| format!("sysctl {name}={value}: {error}"))?;
+    }
+    for (wanted, name) in [(plan.network, "net"), (plan.ipc, "ipc"), (plan.uts(), "uts")] {
+        if wanted {
+            at("pin namespace", pin(name, &ns.join(name)))?;
+        }
+    }
+    if plan.ipc {
+        let shm = plan.directory.join("shm");
+        at("create shm", std::fs::create_dir_all(&shm))?;
+        at("mount shm", mount::tmpfs(&shm, "mode=1777,size=65536k"))?;
+    }
+    if !plan.process {
+        return Ok(None);
+    }
+    let cgroup = format!("{}/sandbox", plan.cgroup);
+    at("create cgroup", cgroups.ensure(&cgroup))?;
+    at("join cgroup", cgroups.add(&cgroup, Pid::from_raw(0)))?;
+    let pid = at("fork", process::fork_sibling(reap_forever))?;
+    at("pin namespace", pin("pid_for_children", &ns.join("pid")))?;
+    Ok(Some(pid.as_raw()))
+}
+
+fn pin(name: &str, target: &Path) -> io::Result<()> {
+    std::fs::File::create(target)?;
+    mount::bind(&Path::new("/proc/self/ns").join(name), target)
+}
+
+/// Only what the pod's own namespaces hold.
+fn sysctl_path(plan: &SandboxPlan, name: &str) -> Result<PathBuf, String> {
+    let dotted = name.replace('/', ".");
+    let of_ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|prefix| dotted.starts_with(prefix))
+        || dotted == "kernel.sem";
+    let allowed = (plan.network && dotted.starts_with("net.")) || (plan.ipc && of_ipc);
+    if !allowed || dotted.contains("..") {
+        return Err(format!("sysctl {name:?} is not in a namespace of the pod"));
+    }
+    // With slashes as separators, dots belong to the names (of VLAN devices).
+    let relative = if name.contains('/') { name.to_owned() } else { dotted.replace('.', "/") };
+    Ok(Path::new("/proc/sys").join(relative))
+}
+
+/// Process 1 of a shared process namespace.
+fn reap_forever() -> i32 {
+    process::set_name(c"skiff-sandbox");
+    let _ = nix::unistd::setsid();
+    let _ = process::close_all_but(0, &[]);
+    let _ = process::limit_bounding_set(CapabilitySet::EMPTY);
+    let _ = process::set_no_new_privileges();
+    let _ = process::set_capabilities(CapabilitySet::EMPTY);
+    let mut signals = nix::sys::signal::SigSet::empty();
+    signals.add(nix::sys::signal::Signal::SIGCHLD);
+    let _ = signals.thread_block();
+    loop {
+        while matches!(
+            nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG)),
+            Ok(status) if status != nix::sys::wait::WaitStatus::StillAlive
+        ) {}
+        let _ = signals.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sysctls_of_the_host_are_refused() {
+        let plan = SandboxPlan {
+            id: "one".into(),
+            directory: "/run/none".into(),
+            cgroup: "/none".into(),
+            hostname: "pod".into(),
+            network: true,
+            ipc: false,
+            process: false,
+            host_pid: false,
+            sysctls: Default::default(),
+        };
+        let path = |name: &str| sysctl_path(&plan, name).ok();
+        assert_eq!(path("net.core.somaxconn"), Some("/proc/sys/net/core/somaxconn".into()));
+        assert_eq!(path("net/ipv4/conf/eth0.1/forwarding"), Some("/proc/sys/net/ipv4/conf/eth0.1/forwarding".into()));
+        for refused in ["kernel.hostname", "vm.swappiness", "kernel.shmmax", "net/../vm/swappiness", "net...vm"] {
+            assert_eq!(path(refused), None, "{refused}");
+        }
+    }
+}
