@@ -17,7 +17,7 @@ use super::log::{Log, Stream};
 use super::stream::{Got, Sink, Wrote, nonblocking, read};
 use super::{Source, Supervisor, report};
 use crate::plan::{ContainerPlan, ProcessPlan};
-use crate::protocol::{Answer, Event, ExitRecord, now_ns};
+use crate::protocol::{Answer, Event, ExitRecord, Known, now_ns};
 
 /// What is read of a dead container's pipes at most: more can only come from processes that are not its own.
 const MAX_DRAIN: usize = 1 << 20;
@@ -222,7 +222,8 @@ impl Supervisor {
                 report(format_args!("terminal of {id}: {error}"));
             }
         }
-        self.reply(asker, Ok(Answer::Done));
+        let known = Known { id: id.to_owned(), pid: Some(pid.as_raw()), started_ns: None, exit: None };
+        self.reply(asker, Ok(Answer::List { containers: vec![known], more: false }));
         self.claim(pid);
     }
 
@@ -446,6 +447,10 @@ impl Supervisor {
                 container.state = State::Running;
                 let at_ns = now_ns();
                 container.started_ns = Some(at_ns);
+                let note = container.plan.state_directory.join(crate::record::STARTED);
+                if let Err(error) = std::fs::write(note, at_ns.to_string()) {
+                    report(format_args!("note the start of {id}: {error}"));
+                }
                 let asker = container.starting.take();
                 self.broadcast(&Event::Started { id: id.to_owned(), at_ns });
                 if let Some(asker) = asker {

@@ -79,10 +79,6 @@ impl Sink {
         self.pending = Vec::new();
         Wrote::All
     }
-
-    pub fn is_empty(&self) -> bool {
-        self.pending.is_empty()
-    }
 }
 
 #[cfg(test)]

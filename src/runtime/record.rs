@@ -1,0 +1,80 @@
+//! What survives the agent: one small file per sandbox and container.
+//!
+//! Written without fsync: after a power cut nothing runs, and a record that can't be read is as good as none.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::ExitRecord;
+use crate::{ContainerConfig, SandboxConfig};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    pub id: String,
+    pub config: SandboxConfig,
+    pub cgroup: String,
+    pub created_ns: i64,
+    pub stopped: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    pub id: String,
+    pub sandbox: String,
+    pub config: ContainerConfig,
+    pub image_ref: String,
+    pub stop_signal: i32,
+    pub cgroup: String,
+    pub log_path: PathBuf,
+    pub created_ns: i64,
+}
+
+pub const RECORD: &str = "record.json";
+pub const EXIT: &str = "exit.json";
+/// Made by the supervisor when the program runs; holds the time.
+pub const STARTED: &str = "started";
+
+/// Replaces a file as a whole.
+pub fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, serde_json::to_vec(value)?)?;
+    std::fs::rename(temporary, path)
+}
+
+/// `None`: not there, or not readable as such.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// The names in a directory; none if there is no directory.
+pub fn names(directory: &Path) -> io::Result<Vec<String>> {
+    match std::fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a directory and all in it; that it is not there is no error.
+pub fn ensure_removed(directory: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What is known of a container whose supervisor ended before it.
+pub fn exit_of_lost(directory: &Path, now_ns: i64) -> Option<ExitRecord> {
+    let started = std::fs::read_to_string(directory.join(STARTED)).ok()?;
+    Some(ExitRecord {
+        started_ns: started.trim().parse().ok(),
+        finished_ns: now_ns,
+        code: 255,
+        signal: None,
+        reason: "Unknown".to_owned(),
+        message: "the supervisor ended before the container did".to_owned(),
+    })
+}

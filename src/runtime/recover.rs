@@ -1,0 +1,170 @@
+//! Bringing records, host and supervisor in line, after whatever ended whoever at whatever moment.
+//!
+//! Rules: what has no record goes; what has a record and is not known to the supervisor does not run any more, and what
+//! is left of it goes; what is known goes on untouched.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use skiff_linux::mount;
+use tracing::{info, warn};
+
+use crate::link::Link;
+use crate::plan::cgroup_path;
+use crate::protocol::{Call, Known, now_ns};
+use crate::record::{self, ContainerRecord, EXIT, RECORD, SandboxRecord, ensure_removed, names};
+use crate::state::{ContainerEntry, Inner, Tables};
+use crate::{Error, record::exit_of_lost};
+
+fn io(operation: &'static str) -> impl Fn(std::io::Error) -> Error {
+    move |source| Error::Io { operation, source }
+}
+
+/// Fills the tables; blocking.
+pub fn recover(inner: &Inner, link: &Link, known: Vec<Known>) -> Result<(), Error> {
+    let mut known: HashMap<String, Known> = known.into_iter().map(|known| (known.id.clone(), known)).collect();
+    let mut tables = Tables::default();
+    let data = &inner.layout.data;
+    for id in names(&data.join("sandboxes")).map_err(io("read sandbox records"))? {
+        if let Some(record) = record::read::<SandboxRecord>(&inner.layout.sandbox_data(&id).join(RECORD)) {
+            tables.sandboxes.insert(id, record);
+        }
+    }
+    for id in names(&data.join("containers")).map_err(io("read container records"))? {
+        let directory = inner.layout.container_data(&id);
+        let Some(record) = record::read::<ContainerRecord>(&directory.join(RECORD)) else { continue };
+        let mut entry = ContainerEntry {
+            record,
+            pid: None,
+            started_ns: None,
+            exit: record::read(&directory.join(EXIT)),
+            known: false,
+        };
+        if let Some(known) = known.remove(&id) {
+            Inner::merge(&mut entry, &known);
+        }
+        tables.containers.insert(id, entry);
+    }
+    if inner.owner.is_some() {
+        for id in known.into_keys() {
+            info!(container = %id, "removing a container without a record");
+            link.call_alone("remove container", Call::Remove(id), &mut Vec::new())?;
+        }
+        bury(inner, &mut tables);
+        sweep(inner, &tables);
+    }
+    let mut current = inner.tables();
+    // Execs go on where the supervisor does; with a new one, their waiters must hear that they are over.
+    tables.execs = std::mem::take(&mut current.execs);
+    *current = tables;
+    Ok(())
+}
+
+/// Ends what runs without the supervisor's knowledge, and notes how it ended.
+fn bury(inner: &Inner, tables: &mut Tables) {
+    for entry in tables.containers.values_mut().filter(|entry| !entry.known && entry.exit.is_none()) {
+        let id = &entry.record.id;
+        if let Err(error) = end_group(inner, &entry.record.cgroup) {
+            warn!(container = %id, %error, "what is left of a container could not be ended");
+        }
+        let directory = inner.layout.container_data(id);
+        entry.exit = exit_of_lost(&directory, now_ns());
+        if let Some(exit) = &entry.exit {
+            info!(container = %id, "found a container that ended with its supervisor");
+            if let Err(error) = record::write(&directory.join(EXIT), exit) {
+                warn!(container = %id, %error, "its exit could not be recorded");
+            }
+        }
+    }
+    let mounts = mount::mounts_below(&inner.layout.run).unwrap_or_default();
+    for record in tables.sandboxes.values_mut().filter(|record| !record.stopped) {
+        let ns = inner.layout.sandbox_run(&record.id).join("ns");
+        let pinned = |name: &str| mounts.contains(&ns.join(name));
+        let lost = (!record.config.host_network && !pinned("net"))
+            || (!record.config.host_ipc && !pinned("ipc"))
+            // Its process 1 was the supervisor's child.
+            || (record.config.share_process_namespace && !record.config.host_pid && !has_processes(inner, &record.cgroup));
+        if lost {
+            info!(sandbox = %record.id, "found a sandbox whose namespaces are gone");
+            record.stopped = true;
+            if let Err(error) = record::write(&inner.layout.sandbox_data(&record.id).join(RECORD), record) {
+                warn!(sandbox = %record.id, %error, "its state could not be recorded");
+            }
+        }
+    }
+}
+
+fn has_processes(inner: &Inner, cgroup: &str) -> bool {
+    inner.cgroups.processes(&format!("{cgroup}/sandbox")).is_ok_and(|processes| !processes.is_empty())
+}
+
+/// Kills everything in a group, waits until it is gone, and removes the group. Blocking.
+pub fn end_group(inner: &Inner, cgroup: &str) -> std::io::Result<()> {
+    let until = Instant::now() + inner.options.kill_timeout;
+    while inner.cgroups.kill(cgroup)? > 0 {
+        if Instant::now() > until {
+            return Err(std::io::Error::other(format!("processes in {cgroup} do not end")));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // A killed process leaves its group a moment after it left the list.
+    loop {
+        match inner.cgroups.remove(cgroup) {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() > until => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
+}
+
+/// Removes directories, mounts and groups that belong to nothing.
+fn sweep(inner: &Inner, tables: &Tables) {
+    let layout = &inner.layout;
+    let mut errors = Vec::new();
+    for (parent, known) in [
+        (layout.run.join("sandboxes"), &tables.sandboxes.keys().collect::<Vec<_>>()),
+        (layout.data.join("sandboxes"), &tables.sandboxes.keys().collect::<Vec<_>>()),
+        (layout.run.join("containers"), &tables.containers.keys().collect::<Vec<_>>()),
+        (layout.data.join("containers"), &tables.containers.keys().collect::<Vec<_>>()),
+    ] {
+        for name in names(&parent).unwrap_or_default() {
+            if !known.contains(&&name) {
+                let directory = parent.join(&name);
+                info!(directory = %directory.display(), "removing leftovers");
+                let removed = mount::ensure_unmounted_below(&directory).and_then(|()| ensure_removed(&directory));
+                errors.extend(removed.err());
+            }
+        }
+    }
+    let pods: Vec<&String> = tables.sandboxes.values().map(|record| &record.cgroup).collect();
+    let containers: Vec<&String> = tables.containers.values().map(|entry| &entry.record.cgroup).collect();
+    let root = cgroup_path(&inner.options.cgroup_root, "kubepods");
+    sweep_groups(inner, &root, &pods, &containers, &mut errors);
+    for error in errors {
+        warn!(%error, "leftovers stay");
+    }
+}
+
+/// Groups below `path` that nothing of ours is in. What is inside a container is its own.
+fn sweep_groups(inner: &Inner, path: &str, pods: &[&String], containers: &[&String], errors: &mut Vec<std::io::Error>) {
+    let Some(directory) = inner.cgroups.directory("memory", path).or_else(|| inner.cgroups.directory("pids", path))
+    else {
+        return;
+    };
+    for name in names(&directory).unwrap_or_default() {
+        let child = format!("{path}/{name}");
+        if !directory.join(&name).is_dir() || containers.contains(&&child) {
+            continue;
+        }
+        // Pods and containers are named so; the classes between stay.
+        let ours = name.starts_with("pod") || (name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let below = format!("{child}/");
+        let used = pods.contains(&&child) || containers.iter().any(|container| container.starts_with(&below));
+        if ours && !used {
+            info!(cgroup = %child, "removing a group of nobody");
+            errors.extend(end_group(inner, &child).err());
+        } else {
+            sweep_groups(inner, &child, pods, containers, errors);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The handle: opening, images, events, and the end of everything.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use skiff_linux::cgroup::Cgroups;
+use skiff_linux::mount;
+use tokio::sync::broadcast;
+use tracing::{info, warn};
+
+use crate::images::ImageStore;
+use crate::link::Link;
+use crate::plan::cgroup_path;
+use crate::protocol::{Call, Layout};
+use crate::record::ensure_removed;
+use crate::state::{Inner, Tables};
+use crate::{Error, Image, RegistryAuth, RuntimeEvent, RuntimeOptions};
+
+/// A cheap handle on the containers of this node.
+#[derive(Clone)]
+pub struct Runtime {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) fn io(operation: &'static str) -> impl Fn(std::io::Error) -> Error {
+    move |source| Error::Io { operation, source }
+}
+
+/// Runs what waits for disks and the kernel on a thread made for it.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::Failed { operation: "run blocking work", why: error.to_string() }),
+    }
+}
+
+impl Runtime {
+    /// Connects to the running supervisor or starts one (`/proc/self/exe supervisor`), recovers records,
+    /// removes leftovers of crashes. A second process gets a handle that removes nothing.
+    pub async fn open(options: RuntimeOptions) -> Result<Runtime, Error> {
+        let inner = blocking(move || {
+            let layout = Layout { run: options.run_directory.clone(), data: options.data_directory.clone() };
+            for directory in [&layout.run, &layout.data] {
+                std::fs::create_dir_all(directory).map_err(io("create directory"))?;
+            }
+            let lock = std::fs::File::create(layout.run.join("agent.lock")).map_err(io("create lock"))?;
+            let owner = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock).ok();
+            if owner.is_some() {
+                for directory in ["sandboxes", "containers"] {
+                    std::fs::create_dir_all(layout.run.join(directory)).map_err(io("create directory"))?;
+                    std::fs::create_dir_all(layout.data.join(directory)).map_err(io("create directory"))?;
+                }
+                // Mounts made below are nobody else's.
+                mount::ensure_private(&layout.run).map_err(io("make the run directory private"))?;
+            }
+            let cgroups = Cgroups::detect().map_err(io("find cgroups"))?;
+            let images = ImageStore::open(&options.data_directory, options.registries_file.clone())?;
+            let inner = Arc::new(Inner::new(options, layout, cgroups, images, owner));
+            let link = inner.connect()?;
+            let weak = Arc::downgrade(&inner);
+            std::thread::Builder::new()
+                .name("runtime-link".to_owned())
+                .spawn(move || Inner::follow(&weak, link))
+                .map_err(io("start a thread"))?;
+            Ok(inner)
+        })
+        .await?;
+        Ok(Runtime { inner })
+    }
+
+    /// What happens from now on. A receiver that lags must list again, as after [`RuntimeEvent::Resync`].
+    pub fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
+        self.inner.events.subscribe()
+    }
+
+    pub async fn pull(&self, reference: &str, auth: Option<&RegistryAuth>) -> Result<Image, Error> {
+        self.inner.images.pull(reference, auth).await
+    }
+
+    pub async fn image(&self, reference_or_id: &str) -> Result<Option<Image>, Error> {
+        self.inner.images.image(reference_or_id)
+    }
+
+    pub async fn images(&self) -> Result<Vec<Image>, Error> {
+        self.inner.images.images()
+    }
+
+    pub async fn remove_image(&self, reference_or_id: &str) -> Result<(), Error> {
+        let in_use: Vec<crate::ImageId> =
+            self.inner.tables().containers.values().map(|entry| entry.record.config.image.clone()).collect();
+        self.inner.images.remove(reference_or_id, &in_use).await
+    }
+
+    pub async fn import(&self, archive: &Path) -> Result<Vec<Image>, Error> {
+        self.inner.images.import(archive).await
+    }
+
+    /// Imports the archives in `<data>/images/` that are new.
+    pub async fn import_directory(&self) -> Result<(), Error> {
+        self.inner.images.import_directory().await
+    }
+
+    pub fn normalize(reference: &str) -> Result<String, Error> {
+        ImageStore::normalize(reference)
+    }
+
+    /// Waits until `ready` gives something, looking again at every change of the tables; `None` at the limit.
+    pub(crate) async fn eventually<T>(
+        &self,
+        limit: Option<Duration>,
+        ready: impl Fn(&mut Tables) -> Option<T>,
+    ) -> Option<T> {
+        let wait = async {
+            loop {
+                let changed = self.inner.changed.notified();
+                tokio::pin!(changed);
+                // Registered before looking, so that no change falls between.
+                changed.as_mut().enable();
+                if let Some(found) = ready(&mut self.inner.tables()) {
+                    return found;
+                }
+                changed.await;
+            }
+        };
+        within(limit, wait).await
+    }
+
+    /// Ends the supervisor and removes everything that the runtime has on the host: processes, mounts, cgroups, the run
+    /// directory, and the records of sandboxes and containers. Images stay.
+    pub async fn kill_all(options: &RuntimeOptions) -> Result<(), Error> {
+        let options = options.clone();
+        blocking(move || kill_all(&options)).await
+    }
+}
+
+async fn within<T>(limit: Option<Duration>, work: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
+fn kill_all(options: &RuntimeOptions) -> Result<(), Error> {
+    let layout = Layout { run: options.run_directory.clone(), data: options.data_directory.clone() };
+    let cgroups = Cgroups::detect().map_err(io("find cgroups"))?;
+    let mut errors: Vec<String> = Vec::new();
+    if let Ok(link) = Link::connect(&layout) {
+        info!("ending the supervisor and its containers");
+        // It may leave before its answer does.
+        if let Err(error) = link.call_alone("end the supervisor", Call::Shutdown, &mut Vec::new()) {
+            warn!(error = %skiff_base::chain(&error), "the supervisor gave no answer");
+        }
+    }
+    for group in ["kubepods", "skiff-supervisor"] {
+        let path = cgroup_path(&options.cgroup_root, group);
+        let until = Instant::now() + options.kill_timeout;
+        loop {
+            let left = cgroups.kill(&path).map_or(0, |count| count);
+            match cgroups.remove(&path) {
+                Ok(()) => break,
+                Err(error) if Instant::now() > until => {
+                    errors.push(format!("cgroup {path} with {left} processes: {error}"));
+                    break;
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+    if layout.run.exists() {
+        let run = layout.run.canonicalize().map_err(io("find the run directory"))?;
+        errors.extend(mount::ensure_unmounted_below(&run).err().map(|error| error.to_string()));
+        let directories = ["sandboxes", "containers", "cgroup-skeleton"].map(|name| run.join(name));
+        for directory in directories {
+            errors.extend(ensure_removed(&directory).err().map(|error| format!("{}: {error}", directory.display())));
+        }
+        for file in [crate::protocol::SOCKET, "supervisor.lock", "supervisor.log", "agent.lock"] {
+            // Those that are not there are what is wanted.
+            let _ = std::fs::remove_file(run.join(file));
+        }
+        // Others may have things there.
+        let _ = std::fs::remove_dir(&run);
+    }
+    for directory in ["sandboxes", "containers"].map(|name| layout.data.join(name)) {
+        errors.extend(ensure_removed(&directory).err().map(|error| format!("{}: {error}", directory.display())));
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Failed { operation: "remove everything", why: errors.join("; ") })
+    }
+}

@@ -1,0 +1,166 @@
+//! Pods' sandboxes, as the agent sees them.
+
+use std::os::fd::AsFd;
+
+use skiff_linux::mount;
+use uuid::Uuid;
+
+use crate::plan::{SandboxPlan, cgroup_path, limits};
+use crate::protocol::{Call, now_ns, seal, timestamp};
+use crate::record::{self, RECORD, SandboxRecord, ensure_removed};
+use crate::recover::end_group;
+use crate::runtime::{Runtime, blocking, io};
+use crate::state::Inner;
+use crate::{Error, Sandbox, SandboxConfig, SandboxId, SandboxState};
+
+/// 64 hexadecimal digits, as everybody's container ids are.
+pub(crate) fn new_id() -> String {
+    format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
+}
+
+impl Inner {
+    pub(crate) fn sandbox_plan(&self, record: &SandboxRecord) -> SandboxPlan {
+        SandboxPlan::new(&record.id, self.layout.sandbox_run(&record.id), record.cgroup.clone(), &record.config)
+    }
+
+    fn sandbox(&self, record: &SandboxRecord) -> Sandbox {
+        let config = &record.config;
+        let netns = self.sandbox_plan(record).namespace("net");
+        Sandbox {
+            id: SandboxId(record.id.clone()),
+            state: if record.stopped { SandboxState::NotReady } else { SandboxState::Ready },
+            pod_name: config.pod_name.clone(),
+            pod_namespace: config.pod_namespace.clone(),
+            pod_uid: config.pod_uid.clone(),
+            attempt: config.attempt,
+            created: timestamp(record.created_ns),
+            netns: (!config.host_network).then_some(netns),
+            labels: config.labels.clone(),
+            annotations: config.annotations.clone(),
+        }
+    }
+
+    /// Takes down what a sandbox has on the host; blocking, idempotent.
+    fn dismantle(&self, record: &SandboxRecord) -> Result<(), Error> {
+        let directory = self.layout.sandbox_run(&record.id);
+        // Its process 1, which a supervisor that is gone may have left.
+        end_group(self, &format!("{}/sandbox", record.cgroup)).map_err(io("end sandbox"))?;
+        mount::ensure_unmounted_below(&directory).map_err(io("unmount sandbox"))?;
+        ensure_removed(&directory).map_err(io("remove sandbox directory"))
+    }
+}
+
+impl Runtime {
+    /// Makes the pod's cgroup and namespaces.
+    pub async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox, Error> {
+        let id = new_id();
+        let inner = self.inner.clone();
+        let cgroup = cgroup_path(&inner.options.cgroup_root, &config.cgroup_parent);
+        let record = SandboxRecord { id: id.clone(), config, cgroup, created_ns: now_ns(), stopped: false };
+        let plan = {
+            let (inner, record) = (inner.clone(), record.clone());
+            blocking(move || {
+                std::fs::create_dir_all(inner.layout.sandbox_data(&record.id)).map_err(io("create sandbox directory"))?;
+                std::fs::create_dir_all(inner.layout.sandbox_run(&record.id)).map_err(io("create sandbox directory"))?;
+                std::fs::create_dir_all(&record.config.log_directory).map_err(io("create log directory"))?;
+                inner.cgroups.ensure(&record.cgroup).map_err(io("create pod cgroup"))?;
+                let missing =
+                    inner.cgroups.limit(&record.cgroup, &limits(&record.config.resources)).map_err(io("limit pod"))?;
+                if !missing.is_empty() {
+                    tracing::warn!(sandbox = %record.id, ?missing, "cgroup controllers are missing: limits have no effect");
+                }
+                record::write(&inner.layout.sandbox_data(&record.id).join(RECORD), &record)
+                    .map_err(io("write sandbox record"))?;
+                Ok(inner.sandbox_plan(&record))
+            })
+            .await
+        };
+        let made = match plan {
+            Ok(plan) => {
+                let plan = seal(&plan)?;
+                inner.link()?.call("run sandbox", Call::RunSandbox, &[plan.as_fd()]).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = made {
+            let (inner, record) = (inner.clone(), record.clone());
+            let cleaned = blocking(move || {
+                inner.dismantle(&record)?;
+                inner.cgroups.remove(&record.cgroup).map_err(io("remove pod cgroup"))?;
+                ensure_removed(&inner.layout.sandbox_data(&record.id)).map_err(io("remove sandbox record"))
+            });
+            if let Err(left) = cleaned.await {
+                tracing::warn!(sandbox = %id, error = %skiff_base::chain(&left), "a failed sandbox leaves something");
+            }
+            return Err(error);
+        }
+        let sandbox = inner.sandbox(&record);
+        inner.tables().sandboxes.insert(id, record);
+        Ok(sandbox)
+    }
+
+    /// Kills what is left and unmounts the namespaces; idempotent.
+    pub async fn stop_sandbox(&self, id: &SandboxId) -> Result<(), Error> {
+        let inner = self.inner.clone();
+        let Some(mut record) = inner.tables().sandboxes.get(&id.0).cloned() else {
+            return Err(Error::SandboxNotFound(id.0.clone()));
+        };
+        let containers: Vec<String> = {
+            let tables = inner.tables();
+            let of_sandbox = tables.containers.values().filter(|entry| entry.record.sandbox == id.0);
+            of_sandbox
+                .filter(|entry| entry.exit.is_none() && entry.known)
+                .map(|entry| entry.record.id.clone())
+                .collect()
+        };
+        let killing = containers.iter().map(|container| self.kill(container));
+        futures::future::try_join_all(killing).await?;
+        inner.link()?.call("stop sandbox", Call::StopSandbox(id.0.clone()), &[]).await?;
+        record.stopped = true;
+        {
+            let (inner, record) = (inner.clone(), record.clone());
+            blocking(move || {
+                inner.dismantle(&record)?;
+                record::write(&inner.layout.sandbox_data(&record.id).join(RECORD), &record)
+                    .map_err(io("write sandbox record"))
+            })
+            .await?;
+        }
+        inner.tables().sandboxes.insert(id.0.clone(), record);
+        Ok(())
+    }
+
+    /// Removes it with its containers, cgroup and records; log files stay. Idempotent.
+    pub async fn remove_sandbox(&self, id: &SandboxId) -> Result<(), Error> {
+        let inner = self.inner.clone();
+        let Some(record) = inner.tables().sandboxes.get(&id.0).cloned() else { return Ok(()) };
+        self.stop_sandbox(id).await?;
+        let containers: Vec<crate::ContainerId> = {
+            let tables = inner.tables();
+            let of_sandbox = tables.containers.values().filter(|entry| entry.record.sandbox == id.0);
+            of_sandbox.map(|entry| crate::ContainerId(entry.record.id.clone())).collect()
+        };
+        for container in &containers {
+            self.remove_container(container).await?;
+        }
+        // A pod whose sandbox is made anew has two for a moment, in one group.
+        let shared = inner.tables().sandboxes.values().any(|other| other.id != id.0 && other.cgroup == record.cgroup);
+        {
+            let inner = inner.clone();
+            blocking(move || {
+                if !shared {
+                    end_group(&inner, &record.cgroup).map_err(io("remove pod cgroup"))?;
+                }
+                ensure_removed(&inner.layout.sandbox_data(&record.id)).map_err(io("remove sandbox record"))
+            })
+            .await?;
+        }
+        inner.tables().sandboxes.remove(&id.0);
+        Ok(())
+    }
+
+    pub async fn sandboxes(&self) -> Result<Vec<Sandbox>, Error> {
+        let tables = self.inner.tables();
+        Ok(tables.sandboxes.values().map(|record| self.inner.sandbox(record)).collect())
+    }
+}

@@ -1,0 +1,308 @@
+//! From creation to removal.
+
+use std::time::{Duration, Instant};
+
+use skiff_runtime::{ContainerState, Error, Mount, Propagation, RuntimeEvent, SandboxState};
+
+use crate::node::Node;
+
+crate::tests![
+    exit_codes_and_signals,
+    events_are_told,
+    a_command_that_cannot_run,
+    environment_and_directories,
+    namespaces_of_a_pod,
+    host_namespaces,
+    a_shared_process_namespace,
+    mounts_and_propagation,
+    stop_with_grace,
+    stop_without_mercy,
+    removal_leaves_nothing,
+    sysctls_of_a_pod,
+];
+
+async fn exit_codes_and_signals() {
+    let node = Node::new().await;
+    for (name, script, code, signal, reason) in [
+        ("zero", "exit 0", 0, None, "Completed"),
+        ("seven", "exit 7", 7, None, "Error"),
+        ("killed", "kill -9 $$", 137, None, "Error"),
+        ("sub", "sh -c 'kill -TERM $$'; exit $?", 143, None, "Error"),
+    ] {
+        let (exit, _) = node.run(name, |_| {}, script).await;
+        // Process 1 can't kill itself: the shell goes on and ends well.
+        let code = if name == "killed" { 0 } else { code };
+        let reason = if name == "killed" { "Completed" } else { reason };
+        assert_eq!((exit.code, exit.signal, exit.reason.as_str()), (code, signal, reason), "{name}");
+        assert!(exit.started.expect("started") <= exit.finished);
+    }
+    let (_, id) = node.running("outside").await;
+    node.runtime().signal_container(&id, 9).await.expect("signalled");
+    let exit = node.wait(&id).await;
+    assert_eq!((exit.code, exit.signal), (137, Some(9)));
+    assert!(node.runtime().signal_container(&id, 9).await.is_err());
+    node.end().await;
+}
+
+async fn events_are_told() {
+    let node = Node::new().await;
+    let mut events = node.runtime().events();
+    let sandbox = node.sandbox("pod").await;
+    let id = node.runtime().create_container(&sandbox.id, node.config("exit 3")).await.expect("created");
+    let created = node.runtime().container(&id).await.expect("known");
+    assert_eq!(created.state, ContainerState::Created);
+    assert!(created.pid.is_some());
+    assert_eq!(created.image_ref, "skiff.test/busybox:1");
+    node.runtime().start_container(&id).await.expect("started");
+    assert!(matches!(events.recv().await, Ok(RuntimeEvent::ContainerStarted(started)) if started == id));
+    match events.recv().await {
+        Ok(RuntimeEvent::ContainerExited(exited, exit)) => assert_eq!((exited, exit.code), (id, 3)),
+        other => panic!("{other:?}"),
+    }
+    node.end().await;
+}
+
+async fn a_command_that_cannot_run() {
+    let node = Node::new().await;
+    let sandbox = node.sandbox("pod").await;
+    for (command, expect) in [
+        ("nope", "exec: \"nope\": executable file not found in $PATH"),
+        ("/nope", "exec: \"/nope\": stat /nope: no such file or directory"),
+        ("/etc/passwd", "exec /etc/passwd: permission denied"),
+        // No shell steps in.
+        ("notelf", "exec format error"),
+    ] {
+        let mut config = node.config("");
+        config.command = Some(vec![command.to_owned()]);
+        config.log_path = format!("{}/0.log", command.replace('/', "_")).into();
+        let id = node.runtime().create_container(&sandbox.id, config).await.expect("created");
+        let error = node.runtime().start_container(&id).await.expect_err("not started");
+        assert!(error.to_string().contains(expect), "{error}");
+        let exit = node.wait(&id).await;
+        assert_eq!((exit.code, exit.reason.as_str()), (128, "StartError"));
+        assert!(exit.message.contains(expect));
+    }
+    let mut config = node.config("");
+    config.mounts = vec![Mount {
+        host_path: "/no/such/path".into(),
+        container_path: "/mnt".into(),
+        read_only: false,
+        propagation: Propagation::Private,
+    }];
+    let error = node.runtime().create_container(&sandbox.id, config).await.expect_err("not created");
+    assert!(error.to_string().contains("/no/such/path"), "{error}");
+    assert_eq!(node.runtime().containers().await.expect("listed").len(), 4);
+    node.end().await;
+}
+
+async fn environment_and_directories() {
+    let node = Node::new().await;
+    let change = |config: &mut skiff_runtime::ContainerConfig| {
+        config.env = vec![("A".into(), "1".into()), ("FROM".into(), "pod".into())];
+    };
+    let (_, log) = node.run("pod", change, "echo $A $FROM $HOSTNAME $HOME; pwd; hostname; cat /etc/hostname").await;
+    assert_eq!(log, "1 pod pod /root\n/made/by/image\npod\npod\n");
+    let change = |config: &mut skiff_runtime::ContainerConfig| config.working_dir = Some("/made/by/pod".into());
+    let (_, log) = node
+        .run("pod2", change, "pwd; umask; cat /proc/self/oom_score_adj; ls /dev; tr '\\0' ' ' </proc/1/cmdline")
+        .await;
+    let mut lines = log.lines();
+    assert_eq!((lines.next(), lines.next(), lines.next()), (Some("/made/by/pod"), Some("0022"), Some("0")));
+    for device in ["null", "zero", "full", "random", "urandom", "tty", "shm", "pts", "ptmx", "fd", "stdin", "mqueue"] {
+        assert!(log.lines().any(|line| line == device), "no /dev/{device} in {log}");
+    }
+    node.end().await;
+}
+
+async fn namespaces_of_a_pod() {
+    let node = Node::new().await;
+    let sandbox = node.sandbox("pod").await;
+    let show = "for n in net ipc uts pid mnt; do readlink /proc/self/ns/$n; done; ip link show lo | grep -c UP; \
+                echo here > /dev/shm/$0-$RANDOM; ls /dev/shm | wc -l; echo end; sleep 1000";
+    let mut logs = Vec::new();
+    for name in ["one", "two"] {
+        let mut config = node.config(show);
+        config.log_path = format!("{name}/0.log").into();
+        let id = node.start(&sandbox, config).await;
+        assert!(node.runtime().container(&id).await.expect("known").pid.is_some());
+        let log = || async { node.log("pod", &format!("{name}/0.log")) };
+        logs.push(crate::node::eventually("an end", log, |log| log.ends_with("end\n")).await);
+    }
+    let lines: Vec<Vec<&str>> = logs.iter().map(|log| log.lines().collect()).collect();
+    let host = |name: &str| std::fs::read_link(format!("/proc/self/ns/{name}")).expect("a namespace");
+    for (index, name) in ["net", "ipc", "uts", "pid", "mnt"].into_iter().enumerate() {
+        let shared = index < 3;
+        assert_eq!(lines[0][index] == lines[1][index], shared, "{name}");
+        assert_ne!(lines[0][index], host(name).to_string_lossy(), "{name}");
+    }
+    assert_eq!((lines[0][5], lines[0][6], lines[1][6]), ("1", "1", "2"));
+    let netns = sandbox.netns.expect("a network namespace");
+    assert!(skiff_linux::mount::mounts_below(&netns).expect("mounts").contains(&netns));
+    node.end().await;
+}
+
+async fn host_namespaces() {
+    let node = Node::new().await;
+    let mut config = node.sandbox_config("host");
+    (config.host_network, config.host_ipc, config.host_pid) = (true, true, true);
+    let sandbox = node.runtime().run_sandbox(config).await.expect("a sandbox");
+    assert_eq!(sandbox.netns, None);
+    let script = "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done; (sleep 1000 & )";
+    let id = node.start(&sandbox, node.config(script)).await;
+    let exit = node.wait(&id).await;
+    assert_eq!(exit.code, 0);
+    let log = node.log("host", "main/0.log");
+    let host =
+        ["net", "ipc", "uts", "pid"].map(|name| std::fs::read_link(format!("/proc/self/ns/{name}")).expect("it"));
+    let host: Vec<String> = host.iter().map(|link| link.to_string_lossy().into_owned()).collect();
+    assert_eq!(log.lines().collect::<Vec<_>>(), host);
+    // What its first process left behind was ended, since no process namespace did it.
+    node.runtime().remove_sandbox(&sandbox.id).await.expect("removed");
+    node.end().await;
+}
+
+async fn a_shared_process_namespace() {
+    let node = Node::new().await;
+    let mut config = node.sandbox_config("pod");
+    config.share_process_namespace = true;
+    let sandbox = node.runtime().run_sandbox(config).await.expect("a sandbox");
+    let sleeper = node.start(&sandbox, node.config("exec sleep 4321")).await;
+    let mut config = node.config("ps -o pid,args; (sleep 1234 &) ; echo $$");
+    config.log_path = "other/0.log".into();
+    let other = node.start(&sandbox, config).await;
+    assert_eq!(node.wait(&other).await.code, 0);
+    let log = node.log("pod", "other/0.log");
+    assert!(log.contains("sleep 4321"), "{log}");
+    assert_ne!(log.lines().last(), Some("1"));
+    node.runtime().stop_sandbox(&sandbox.id).await.expect("stopped");
+    assert_eq!(node.wait(&sleeper).await.signal, Some(9));
+    node.end().await;
+}
+
+async fn mounts_and_propagation() {
+    let node = Node::new().await;
+    let host = node.directory.path().join("volumes");
+    let mut mounts = Vec::new();
+    for (name, read_only, propagation) in [
+        ("rw", false, Propagation::Private),
+        ("ro", true, Propagation::Private),
+        ("slave", false, Propagation::HostToContainer),
+    ] {
+        let path = host.join(name);
+        std::fs::create_dir_all(&path).expect("a directory");
+        std::fs::write(path.join("file"), name).expect("a file");
+        mounts.push(Mount { host_path: path, container_path: format!("/mnt/{name}").into(), read_only, propagation });
+    }
+    mounts.push(Mount {
+        host_path: host.join("ro/file"),
+        container_path: "/etc/resolv.conf".into(),
+        read_only: true,
+        propagation: Propagation::Private,
+    });
+    skiff_linux::mount::bind(&host, &host).expect("a mount");
+    skiff_linux::mount::set_propagation(&host, nix::mount::MsFlags::MS_SHARED).expect("shared");
+    let sandbox = node.sandbox("pod").await;
+    let mut config = node.config(
+        "exec 2>&1; cat /mnt/*/file /etc/resolv.conf; echo; echo w > /mnt/rw/new; echo w > /mnt/ro/new; echo ready; \
+         until [ -e /mnt/slave/sub/late ]; do usleep 5000; done; ls /mnt/rw/sub",
+    );
+    config.mounts = mounts;
+    let id = node.start(&sandbox, config).await;
+    let log = || async { node.log("pod", "main/0.log") };
+    crate::node::eventually("ready", log, |log| log.contains("ready")).await;
+    for name in ["slave", "rw"] {
+        let sub = host.join(name).join("sub");
+        std::fs::create_dir_all(&sub).expect("a directory");
+        skiff_linux::mount::tmpfs(&sub, "size=64k").expect("mounted");
+        std::fs::write(sub.join("late"), "").expect("a file");
+        if name == "slave" {
+            continue;
+        }
+    }
+    let exit = node.wait(&id).await;
+    let log = node.log("pod", "main/0.log");
+    skiff_linux::mount::ensure_unmounted_below(&host).expect("unmounted");
+    assert_eq!(exit.code, 0);
+    assert!(log.starts_with("rorwslavero\n"), "{log}");
+    assert!(log.contains("/mnt/ro/new: Read-only file system"), "{log}");
+    assert!(host.join("rw/new").exists());
+    // A private mount sees no later mount of the host.
+    assert!(log.ends_with("ready\n"), "{log}");
+    node.end().await;
+}
+
+async fn stop_with_grace() {
+    let node = Node::new().await;
+    let sandbox = node.sandbox("pod").await;
+    let script = "trap 'echo bye; exit 5' TERM; echo ready; while true; do usleep 1000; done";
+    let id = node.start(&sandbox, node.config(script)).await;
+    let log = || async { node.log("pod", "main/0.log") };
+    crate::node::eventually("ready", log, |log| log.contains("ready")).await;
+    node.runtime().stop_container(&id, Duration::from_secs(50)).await.expect("stopped");
+    let exit = node.wait(&id).await;
+    assert_eq!((exit.code, exit.signal), (5, None));
+    assert_eq!(node.log("pod", "main/0.log"), "ready\nbye\n");
+    node.runtime().stop_container(&id, Duration::from_secs(50)).await.expect("stopped already");
+    node.end().await;
+}
+
+async fn stop_without_mercy() {
+    let node = Node::new().await;
+    // Process 1 of a namespace ignores what it does not handle.
+    let (_, id) = node.running("pod").await;
+    let before = Instant::now();
+    node.runtime().stop_container(&id, Duration::from_millis(50)).await.expect("stopped");
+    assert!(before.elapsed() >= Duration::from_millis(50));
+    let exit = node.wait(&id).await;
+    assert_eq!((exit.code, exit.signal, exit.reason.as_str()), (137, Some(9), "Error"));
+    node.end().await;
+}
+
+async fn removal_leaves_nothing() {
+    let node = Node::new().await;
+    let (sandbox, id) = node.running("pod").await;
+    node.runtime().remove_container(&id).await.expect("removed while it runs");
+    node.runtime().remove_container(&id).await.expect("removed again");
+    assert!(matches!(node.runtime().container(&id).await, Err(Error::ContainerNotFound(_))));
+    let second = node.start(&sandbox, node.config("exec sleep 1000")).await;
+    node.runtime().stop_sandbox(&sandbox.id).await.expect("stopped");
+    assert_eq!(node.wait(&second).await.signal, Some(9));
+    node.runtime().stop_sandbox(&sandbox.id).await.expect("stopped again");
+    assert_eq!(node.runtime().sandboxes().await.expect("listed")[0].state, SandboxState::NotReady);
+    assert!(node.runtime().create_container(&sandbox.id, node.config("true")).await.is_err());
+    node.runtime().remove_sandbox(&sandbox.id).await.expect("removed");
+    node.runtime().remove_sandbox(&sandbox.id).await.expect("removed again");
+    assert_eq!(node.runtime().containers().await.expect("listed").len(), 0);
+    for directory in ["sandboxes", "containers"] {
+        for parent in [&node.options.run_directory, &node.options.data_directory] {
+            assert_eq!(std::fs::read_dir(parent.join(directory)).expect("a directory").count(), 0);
+        }
+    }
+    let mounts = skiff_linux::mount::mounts_below(&node.options.run_directory).expect("mounts");
+    assert_eq!(mounts, [node.options.run_directory.clone()]);
+    let cgroups = skiff_linux::cgroup::Cgroups::detect().expect("cgroups");
+    let group = format!("{}/kubepods/burstable/poduid-pod", node.options.cgroup_root);
+    assert!(cgroups.directories(&group).iter().all(|directory| !directory.exists()));
+    // Logs stay for whoever reads them.
+    assert!(node.directory.path().join("logs/pod/main/0.log").exists());
+    node.end().await;
+}
+
+async fn sysctls_of_a_pod() {
+    let node = Node::new().await;
+    let mut config = node.sandbox_config("pod");
+    config.sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "7".into());
+    config.sysctls.insert("kernel.shmmax".into(), "123456".into());
+    let sandbox = node.runtime().run_sandbox(config).await.expect("a sandbox");
+    let id = node
+        .start(&sandbox, node.config("cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shmmax"))
+        .await;
+    node.wait(&id).await;
+    assert_eq!(node.log("pod", "main/0.log"), "7\n123456\n");
+    let mut config = node.sandbox_config("bad");
+    config.sysctls.insert("vm.swappiness".into(), "1".into());
+    let error = node.runtime().run_sandbox(config).await.expect_err("refused");
+    assert!(error.to_string().contains("vm.swappiness"), "{error}");
+    assert_eq!(node.runtime().sandboxes().await.expect("listed").len(), 1);
+    node.end().await;
+}
