@@ -224,7 +224,8 @@ mod tests {
         let (ready, unready) = (json!({"ready": true}), json!({"ready": false}));
         let draining = json!({"ready": false, "serving": true, "terminating": true});
         let dead = json!({"ready": false, "serving": false, "terminating": true});
-        let cases: [(&[(&str, &str, &Value)], &[&str], &[&str]); 6] = [
+        type Told<'a> = (&'a str, &'a str, &'a Value);
+        let cases: [(&[Told<'_>], &[&str], &[&str]); 6] = [
             (
                 &[("10.0.0.1", "n1", &ready), ("10.0.0.2", "n2", &ready)],
                 &["10.0.0.1:80", "10.0.0.2:80"],

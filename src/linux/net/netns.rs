@@ -7,12 +7,9 @@ use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::statfs::statfs;
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
 use super::{Protocol, Socket, route};
-
-/// Of `statfs`, for a file that is a namespace.
-const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// Makes a network namespace with `lo` up, mounted on `path`. One that is there stays as it is; a
 /// plain file (a crash between making and mounting) is used.
@@ -54,7 +51,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 
 /// Whether a namespace is mounted on `path`, rather than it being a plain file.
 pub fn is_namespace(path: &Path) -> io::Result<bool> {
-    Ok(i64::from(statfs(path)?.filesystem_type().0) == NSFS_MAGIC)
+    Ok(statfs(path)?.filesystem_type() == NSFS_MAGIC)
 }
 
 /// Runs `work` on a thread of its own inside the namespace at `path`. What it opens (sockets) stays in

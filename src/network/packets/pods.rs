@@ -139,7 +139,8 @@ fn remove_all_leaves_no_trace() {
 #[test]
 fn wrong_options_are_refused() {
     on_a_node(|world| async move {
-        let cases: [(fn(&mut crate::NetworkOptions), &str); 4] = [
+        type Change = fn(&mut crate::NetworkOptions);
+        let cases: [(Change, &str); 4] = [
             (
                 |o| o.pod_cidr = cidr("10.99.0.0/24"),
                 "the node's pod network 10.99.0.0/24 is not in the cluster's 10.42.0.0/16",
