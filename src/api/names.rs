@@ -254,7 +254,7 @@ pub fn name_is_label(name: &str, prefix: bool) -> Vec<String> {
     if prefix { dns_label(&mask_trailing_dash(name)) } else { dns_label(name) }
 }
 
-/// [`NameRule`] of services.
+/// [`NameRule`] of services before 1.36.
 pub fn name_is_label_1035(name: &str, prefix: bool) -> Vec<String> {
     if prefix { dns_label_1035(&mask_trailing_dash(name)) } else { dns_label_1035(name) }
 }

@@ -238,9 +238,9 @@ fn other_rows() {
 #[test]
 fn events_have_two_shapes() {
     let new = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e"}, "note": "m",
-        "regarding": {"name": "p"}, "reportingController": "c", "deprecatedCount": 2, "action": "a", "reason": "r"});
+        "regarding": {"name": "p"}, "reportingController": "c", "deprecatedCount": 2, "action": "a", "reason": "r", "eventTime": null});
     let core = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "message": "m",
-        "involvedObject": {"name": "p"}, "reportingComponent": "c", "count": 2, "action": "a", "reason": "r"});
+        "involvedObject": {"name": "p"}, "reportingComponent": "c", "count": 2, "action": "a", "reason": "r", "eventTime": null});
     let strategy = &kind("events.k8s.io", "Event").strategy;
     assert!(strategy.converts());
     let mut object = new.clone();

@@ -7,6 +7,7 @@ use crate::kinds::adapter::Kind;
 use crate::kinds::facts::{AGE, Facts, NAME, text};
 use crate::kinds::peek::Peek;
 use crate::kinds::row::Row;
+use crate::strategy::Subresource;
 
 pub(super) struct ServiceAccounts;
 
@@ -14,6 +15,7 @@ impl Kind for ServiceAccounts {
     type Typed = core::ServiceAccount;
     const FACTS: Facts = Facts {
         short_names: &["sa"],
+        subresources: &[Subresource::Special("token")],
         columns: &[NAME, text("Secrets", "How many secrets the account lists."), AGE],
         ..Facts::new("", "v1", "serviceaccounts", "ServiceAccount")
     };

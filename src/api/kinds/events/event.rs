@@ -122,6 +122,11 @@ impl Kind for Events {
 
     fn to_storage(object: &mut Value) {
         rename(object, "v1", |(here, core)| (here, core));
+        // The core version always shows these two.
+        if let Some(map) = object.as_object_mut() {
+            map.entry("involvedObject").or_insert_with(|| Value::Object(Map::new()));
+            map.entry("eventTime").or_insert(Value::Null);
+        }
     }
 
     fn from_storage(object: &mut Value) {

@@ -31,7 +31,8 @@ impl Kind for Services {
             AGE,
             wide("Selector", "The labels of the pods behind it."),
         ],
-        name: names::name_is_label_1035,
+        // Since 1.36 it may start with a digit.
+        name: names::name_is_label,
         create_on_update: true,
         ..Facts::new("", "v1", "services", "Service")
     };
