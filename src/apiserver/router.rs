@@ -122,7 +122,18 @@ impl Server {
         let registry = self.registry.load();
         let found = registry.find(&target.group, &target.version, &target.resource).cloned();
         drop(registry);
-        let Some(row) = found else { return self.without_row(call, target).await };
+        // Bindings are in the registry for discovery; none is ever stored.
+        let Some(row) = found.filter(|row| !row.is("", "bindings")) else {
+            return self.without_row(call, target).await;
+        };
+        let mut reply = self.row_request(call, &row, target, verb).await?;
+        if let Some(warning) = row.descriptor.strategy.deprecation() {
+            reply.warn(warning);
+        }
+        Ok(reply)
+    }
+
+    async fn row_request(&self, call: &Call, row: &Arc<Row>, target: &Target, verb: &str) -> Result<Reply, ApiError> {
         if row.descriptor.namespaced == target.namespace.is_empty() {
             // Of a namespaced kind all namespaces can be listed and watched, nothing more.
             let all_namespaces =
@@ -136,20 +147,20 @@ impl Server {
             }
         }
         if !target.subresource.is_empty() {
-            return self.subresource_request(call, &row, target, verb).await;
+            return self.subresource_request(call, row, target, verb).await;
         }
         if !row.allows(verb) {
             return Err(method_not_allowed());
         }
         match verb {
-            "get" => self.get(call, &row, &key_of(target)).await,
-            "list" => self.list(call, &row, target).await,
-            "watch" => self.watch(call, &row, target).await,
-            "create" if target.name.is_empty() => self.create(call, &row, target).await,
-            "update" if !target.name.is_empty() => self.update(call, &row, target, Part::Main).await,
-            "patch" if !target.name.is_empty() => self.patch(call, &row, target, Part::Main).await,
-            "delete" => self.delete(call, &row, target).await,
-            "deletecollection" => self.delete_collection(call, &row, target).await,
+            "get" => self.get(call, row, &key_of(target)).await,
+            "list" => self.list(call, row, target).await,
+            "watch" => self.watch(call, row, target).await,
+            "create" if target.name.is_empty() => self.create(call, row, target).await,
+            "update" if !target.name.is_empty() => self.update(call, row, target, Part::Main).await,
+            "patch" if !target.name.is_empty() => self.patch(call, row, target, Part::Main).await,
+            "delete" => self.delete(call, row, target).await,
+            "deletecollection" => self.delete_collection(call, row, target).await,
             _ => Err(method_not_allowed()),
         }
     }

@@ -53,8 +53,7 @@ impl Filter {
         fields: &str,
         strategy: &Arc<dyn Strategy>,
     ) -> Result<Self, ApiError> {
-        let labels = LabelSelector::parse(labels)
-            .map_err(|e| ApiError::bad_request(format!("unable to parse requirement: {e}")))?;
+        let labels = LabelSelector::parse(labels).map_err(|e| ApiError::bad_request(e.to_string()))?;
         let mut fields = FieldSelector::parse(fields).map_err(|e| ApiError::bad_request(e.to_string()))?;
         fields.check_fields(strategy.field_labels()).map_err(|e| ApiError::bad_request(e.to_string()))?;
         if let Some(name) = name {
