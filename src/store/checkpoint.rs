@@ -14,14 +14,18 @@
 //! but sled keeps every page that a batch touches in memory until its end: 190 MB for 20,000 keys of 1 KiB.
 //!
 //! sled is open only while it is read or written: open, it holds on to memory. Its flush does not bring data to the disk,
-//! so that is done here. A generation that failed in any way, or holds much more than what is live, is replaced by a new
-//! one written from memory.
+//! so that is done here. On a full disk it can hang for ever, so the blocks that it may need are reserved first, and after
+//! an error it is left alone. A generation that failed in any way, or holds much more than what is live, is replaced by a
+//! new one written from memory.
 
-use std::fs::{self, File};
+use std::cell::Cell;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use nix::errno::Errno;
+use nix::fcntl::FallocateFlags;
 
 use crate::codec::{self, Malformed, Reader, put_u32, put_u64};
 use crate::raft::{LogId, StoredMembership};
@@ -79,8 +83,10 @@ pub(crate) enum CheckpointError {
     Damaged { path: PathBuf, source: Malformed },
     #[error("{path} names no generation; restore the directory from a backup, or remove it to start empty")]
     Current { path: PathBuf },
-    #[error("{path} needs {needed} bytes, {free} are free")]
-    Full { path: PathBuf, needed: u64, free: u64 },
+    #[error("the disk has no room for {needed} bytes of the checkpoint {path}")]
+    Full { path: PathBuf, needed: u64 },
+    #[error("writing the checkpoint did not end within {0} seconds")]
+    Hangs(u64),
 }
 
 /// A checkpoint on disk.
@@ -124,32 +130,38 @@ impl Generation {
         Ok(Some((Generation { path, number, bytes_on_disk }, meta)))
     }
 
-    /// Writes everything there is as generation `number`, and makes it the one in use.
+    /// Writes everything there is as generation `number`; it counts only when made current.
     pub fn create(directory: &Path, number: u64, cut: &Cut) -> Outcome<Generation> {
         let path = generation_path(directory, number);
         if path.exists() {
             fs::remove_dir_all(&path).map_err(|source| io_error(&path, source))?;
         }
-        check_free(directory, cut_bytes(cut) * 2 + (4 << 20))?;
+        fs::create_dir_all(&path).map_err(|source| io_error(&path, source))?;
+        let reserved = Reserved::new(&path, cut_bytes(cut) * 2 + (4 << 20))?;
         let session = Session::open(&path)?;
         session.write(cut)?;
         let bytes_on_disk = session.bytes_on_disk();
         drop(session);
+        drop(reserved);
         for part in ["conf", ""] {
             sync_path(&path.join(part))?;
         }
         sync_path(directory)?;
-        let name = format!("gen-{number}\n");
+        Ok(Generation { path, number, bytes_on_disk })
+    }
+
+    /// Makes this the generation in use, and removes the others.
+    pub fn make_current(&self, directory: &Path) -> Outcome<()> {
+        let name = format!("gen-{}\n", self.number);
         let current = directory.join("CURRENT");
         skiff_base::file::replace(&current, name.as_bytes(), 0o600).map_err(|source| io_error(&current, source))?;
-        remove_others(directory, Some(number)).map_err(|source| io_error(directory, source))?;
-        Ok(Generation { path, number, bytes_on_disk })
+        remove_others(directory, Some(self.number)).map_err(|source| io_error(directory, source))
     }
 
     /// Writes what changed since the last checkpoint; all of it or nothing counts after a crash.
     pub fn update(&mut self, cut: &Cut) -> Outcome<()> {
         // sled writes whole segments, and pages that hold a changed key.
-        check_free(&self.path, cut_bytes(cut) * 3 + (2 << 20))?;
+        let _reserved = Reserved::new(&self.path, cut_bytes(cut) * 3 + (2 << 20))?;
         let session = Session::open(&self.path)?;
         session.write(cut)?;
         self.bytes_on_disk = session.bytes_on_disk();
@@ -157,10 +169,54 @@ impl Generation {
     }
 }
 
+/// Blocks behind the end of sled's file, which it then grows into. What it left is given back when this is dropped.
+struct Reserved {
+    file: File,
+    path: PathBuf,
+}
+
+impl Reserved {
+    fn new(generation: &Path, needed: u64) -> Outcome<Reserved> {
+        let path = generation.join("db");
+        let open = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = open.map_err(|source| io_error(&path, source))?;
+        let end = file.metadata().map_err(|source| io_error(&path, source))?.len();
+        let reserved = Reserved { file, path };
+        let (end, length) = (end.cast_signed(), needed.cast_signed());
+        match nix::fcntl::fallocate(&reserved.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, end, length) {
+            Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(reserved),
+            Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => {
+                Err(CheckpointError::Full { path: generation.to_path_buf(), needed })
+            }
+            Err(e) => Err(io_error(&reserved.path, e.into())),
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let given_back = self.file.metadata().and_then(|metadata| self.file.set_len(metadata.len()));
+        if let Err(e) = given_back {
+            tracing::warn!(path = %self.path.display(), error = %skiff_base::chain(&e), "give reserved space back");
+        }
+    }
+}
+
 /// sled, while it is open.
 struct Session {
-    db: sled::Db,
+    /// There until the drop.
+    db: Option<sled::Db>,
     path: PathBuf,
+    failed: Cell<bool>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Closing flushes, and after a failed write that waits for ever: then the memory is given up instead.
+        if self.failed.get() {
+            std::mem::forget(self.db.take());
+        }
+    }
 }
 
 /// Collects changes up to the size of a batch.
@@ -179,7 +235,7 @@ impl Batches<'_> {
     fn apply(&mut self) -> Outcome<()> {
         self.bytes = 0;
         let batch = std::mem::take(&mut self.batch);
-        self.session.db.apply_batch(batch).map_err(|source| self.session.error(source))
+        self.session.db().apply_batch(batch).map_err(|source| self.session.error(source))
     }
 
     fn insert(&mut self, key: Vec<u8>, value: Vec<u8>) {
@@ -226,6 +282,10 @@ fn pieces(length: usize) -> u32 {
 }
 
 impl Session {
+    fn db(&self) -> &sled::Db {
+        self.db.as_ref().expect("only the drop takes it")
+    }
+
     /// With sled's traps covered: a half-made snapshot of its own makes every later open fail, and so does a damaged one.
     fn open(path: &Path) -> Outcome<Session> {
         let sled_error = |source| CheckpointError::Sled { path: path.to_path_buf(), source };
@@ -237,11 +297,11 @@ impl Session {
             }
             other => other.map_err(sled_error)?,
         };
-        Ok(Session { db, path: path.to_path_buf() })
+        Ok(Session { db: Some(db), path: path.to_path_buf(), failed: Cell::new(false) })
     }
 
     fn bytes_on_disk(&self) -> u64 {
-        self.db.size_on_disk().unwrap_or(0)
+        self.db().size_on_disk().unwrap_or(0)
     }
 
     fn batches(&self) -> Batches<'_> {
@@ -282,13 +342,13 @@ impl Session {
     }
 
     fn load(&self, load: &mut dyn FnMut(Record)) -> Outcome<Meta> {
-        let meta = self.db.get(META_KEY).map_err(|source| self.error(source))?;
+        let meta = self.db().get(META_KEY).map_err(|source| self.error(source))?;
         let meta = meta.ok_or_else(|| self.damaged(Malformed("meta record (none)")))?;
         let meta = decode_meta(Bytes::copy_from_slice(&meta)).map_err(|source| self.damaged(source))?;
         // What a checkpoint that did not come to its end left behind.
         let mut stale = self.batches();
         let mut newest: Option<Version> = None;
-        for item in self.db.scan_prefix(VERSION_PREFIX) {
+        for item in self.db().scan_prefix(VERSION_PREFIX) {
             let (item_key, value) = item.map_err(|source| self.error(source))?;
             let version = Version::decode(&item_key, &value).map_err(|source| self.damaged(source))?;
             if version.kept.modified > meta.revision {
@@ -324,7 +384,8 @@ impl Session {
             let mut whole = Vec::with_capacity(kept.length);
             whole.extend_from_slice(&value);
             for number in 0..pieces(kept.length) {
-                let piece = self.db.get(piece_key(&key, kept.modified, number)).map_err(|source| self.error(source))?;
+                let piece =
+                    self.db().get(piece_key(&key, kept.modified, number)).map_err(|source| self.error(source))?;
                 whole.extend_from_slice(&piece.unwrap_or_default());
             }
             value = whole.into();
@@ -338,12 +399,13 @@ impl Session {
 
     /// sled's flush leaves data in the kernel; only this brings it to the disk.
     fn sync(&self) -> Outcome<()> {
-        self.db.flush().map_err(|source| self.error(source))?;
+        self.db().flush().map_err(|source| self.error(source))?;
         let path = self.path.join("db");
         File::open(&path).and_then(|file| file.sync_data()).map_err(|source| io_error(&path, source))
     }
 
     fn error(&self, source: sled::Error) -> CheckpointError {
+        self.failed.set(true);
         CheckpointError::Sled { path: self.path.clone(), source }
     }
 
@@ -403,15 +465,6 @@ fn remove_others(directory: &Path, keep: Option<u64>) -> io::Result<()> {
         if number.is_some() && number != keep {
             fs::remove_dir_all(entry.path())?;
         }
-    }
-    Ok(())
-}
-
-fn check_free(path: &Path, needed: u64) -> Outcome<()> {
-    let stat = nix::sys::statvfs::statvfs(path).map_err(|e| io_error(path, e.into()))?;
-    let free = stat.blocks_available() * stat.fragment_size();
-    if free < needed {
-        return Err(CheckpointError::Full { path: path.to_path_buf(), needed, free });
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
+use std::time::Duration;
 
 use skiff_base::chain;
 use tokio::sync::oneshot;
@@ -15,6 +16,9 @@ use crate::state::State;
 const SMALL_BYTES: u64 = 32 << 20;
 /// A generation may take this many times what is live.
 const SLACK: u64 = 3;
+
+/// Nothing takes so long but an error that sled waits for.
+const WRITE_LIMIT: Duration = Duration::from_secs(300);
 
 type Done = oneshot::Sender<Result<Meta, CheckpointError>>;
 
@@ -89,15 +93,23 @@ impl Thread {
             let bytes = generation.bytes_on_disk();
             bytes > SMALL_BYTES && bytes > SLACK * self.state.live_bytes()
         });
-        if let Some(generation) = self.generation.as_mut().filter(|_| !full && !bloated) {
-            let cut = self.state.cut_changes();
-            generation.update(&cut)?;
-            return Ok(self.kept(cut));
+        let update = self.generation.take().filter(|_| !full && !bloated);
+        let cut = if update.is_some() { self.state.cut_changes() } else { self.state.cut_all() };
+        let (directory, number) = (self.directory.clone(), self.next_number);
+        let fresh = update.is_none();
+        if fresh {
+            self.next_number += 1;
         }
-        let cut = self.state.cut_all();
-        let number = self.next_number;
-        self.next_number += 1;
-        self.generation = Some(Generation::create(&self.directory, number, &cut)?);
+        let write = move || match update {
+            Some(mut generation) => generation.update(&cut).map(|()| (generation, cut)),
+            None => Generation::create(&directory, number, &cut).map(|generation| (generation, cut)),
+        };
+        let (generation, cut) = with_limit(write)?;
+        if fresh {
+            // Not on the other thread: one that was left behind must not do this later.
+            generation.make_current(&self.directory)?;
+        }
+        self.generation = Some(generation);
         Ok(self.kept(cut))
     }
 
@@ -106,4 +118,16 @@ impl Thread {
         self.state.set_kept(cut.meta.clone());
         cut.meta
     }
+}
+
+/// Runs on a thread that is left behind if it does not come to an end.
+fn with_limit<T: Send + 'static>(
+    write: impl FnOnce() -> Result<T, CheckpointError> + Send + 'static,
+) -> Result<T, CheckpointError> {
+    let (done, result) = sync_channel(1);
+    // Nobody listens to a result that comes too late.
+    let run = move || done.send(write()).unwrap_or(());
+    let failed = |source| CheckpointError::Io { path: "(a thread)".into(), source };
+    thread::Builder::new().name("skiff-checkpoint".into()).spawn(run).map_err(failed)?;
+    result.recv_timeout(WRITE_LIMIT).unwrap_or(Err(CheckpointError::Hangs(WRITE_LIMIT.as_secs())))
 }

@@ -31,11 +31,15 @@
 
 mod checkpoint;
 mod codec;
+#[cfg(test)]
+mod crash_test;
 mod directory;
 mod keeper;
 mod log;
 mod machine;
 mod mvcc;
+#[cfg(test)]
+mod mvcc_test;
 mod peers;
 mod raft;
 mod recover;

@@ -215,3 +215,92 @@ fn later_batch(sequence: u64, segment: &[u8], from: usize, batch: u64) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEQUENCE: u64 = 5;
+
+    /// Three batches of two records each.
+    fn sample() -> (Vec<u8>, Vec<usize>) {
+        let mut segment = head(SEQUENCE);
+        let mut ends = vec![segment.len()];
+        for number in 7..10u64 {
+            let mut batch = Batch::default();
+            for record in 0..2u8 {
+                batch.push(SEQUENCE, number, kind::ENTRY, |out| {
+                    out.extend(std::iter::repeat_n(record + 1, 10 * number as usize));
+                });
+            }
+            segment.extend_from_slice(batch.finish(SEQUENCE));
+            ends.push(segment.len());
+        }
+        (segment, ends)
+    }
+
+    fn scanned(segment: &[u8], next_batch: u64) -> (usize, End) {
+        let mut records = 0;
+        let end = scan(SEQUENCE, segment, next_batch, |found| {
+            assert_eq!(found.kind, kind::ENTRY);
+            records += 1;
+            Ok::<_, ()>(())
+        });
+        (records, end.unwrap())
+    }
+
+    #[test]
+    fn heads_name_their_segment() {
+        assert_eq!(read_head(&head(SEQUENCE)), Some(SEQUENCE));
+        let mut broken = head(SEQUENCE);
+        broken[20] ^= 1;
+        assert_eq!(read_head(&broken), None);
+        assert_eq!(read_head(&broken[..10]), None);
+    }
+
+    #[test]
+    fn a_whole_segment_is_read_to_its_end() {
+        let (mut segment, ends) = sample();
+        segment.resize(ends[3] + 5000, 0);
+        assert_eq!(scanned(&segment, 7), (6, End { at: ends[3], next_batch: 10, corrupt: false }));
+        assert_eq!(scanned(&segment, 0).0, 6, "the first segment may begin with any batch");
+        assert_eq!(scanned(&segment, 8).0, 0, "a batch is missing in front");
+    }
+
+    #[test]
+    fn any_cut_in_the_last_batch_is_a_torn_tail() {
+        let (segment, ends) = sample();
+        // The last bytes are padding.
+        for cut in ends[2]..ends[3] - 7 {
+            let mut torn = segment.clone();
+            torn[cut..].fill(0);
+            let (records, end) = scanned(&torn, 7);
+            assert!((4..=5).contains(&records) && !end.corrupt, "cut at {cut}: {records} {end:?}");
+            assert_eq!(end.next_batch, if records == 4 { 9 } else { 11 }, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn any_damage_before_the_last_batch_is_corruption() {
+        let (segment, ends) = sample();
+        for at in ends[0]..ends[2] {
+            let mut damaged = segment.clone();
+            damaged[at] ^= 0x55;
+            let (_, end) = scanned(&damaged, 7);
+            // Padding between records means nothing.
+            assert!(end.corrupt || end.at == ends[3], "damage at {at}: {end:?}");
+            assert!(end.corrupt || segment[at] == 0, "damage at {at}: {end:?}");
+        }
+    }
+
+    #[test]
+    fn records_of_an_earlier_use_of_the_file_are_not_taken() {
+        let (segment, ends) = sample();
+        let other = SEQUENCE + 1;
+        let mut reused = segment.clone();
+        reused[..HEAD_BYTES].copy_from_slice(&head(other));
+        let end = scan(other, &reused, 10, |_| Err("no record is valid")).unwrap();
+        assert_eq!(end, End { at: HEAD_BYTES, next_batch: 10, corrupt: false });
+        assert!(ends[3] > end.at);
+    }
+}

@@ -76,6 +76,11 @@ impl Space {
         if inner.spare { Answer::Wait } else { Answer::Short }
     }
 
+    #[cfg(test)]
+    pub fn is_free(&self) -> bool {
+        self.lock().taken == 0
+    }
+
     /// Resolves when a permit is returned or a segment was added after the call.
     pub fn freed(&self) -> tokio::sync::futures::Notified<'_> {
         self.freed.notified()

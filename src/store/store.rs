@@ -182,7 +182,7 @@ impl Store {
 
     /// Writes a checkpoint and releases the directory. Ends all watches; other handles get `Stopped`.
     pub async fn close(self) {
-        self.inner.close().await;
+        self.inner.end(true).await;
     }
 
     fn is_volatile(&self, txn: &Txn) -> Result<bool, Error> {
@@ -416,14 +416,15 @@ impl Inner {
         });
     }
 
-    async fn close(&self) {
+    async fn end(&self, checkpoint: bool) {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
         self.scope.stop().await;
         // Writes under way hold the gate until they are applied.
         drop(self.gate.write().await);
-        if self.state.is_dirty()
+        if checkpoint
+            && self.state.is_dirty()
             && let Err(e) = self.checkpoint().await
         {
             tracing::warn!(error = %chain(&e), "checkpoint the store; the next start replays the log");
@@ -452,5 +453,30 @@ impl Inner {
 async fn grown(log: &Shared, to: u64) {
     while log.written() < to {
         log.grown.notified().await;
+    }
+}
+
+/// What only tests look at.
+#[cfg(test)]
+impl Store {
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.inner.log.shared.written()
+    }
+
+    /// None: writes that are over still hold space.
+    pub(crate) fn free_log_space(&self) -> Option<()> {
+        self.inner.log.shared.space.is_free().then_some(())
+    }
+
+    /// Ends without a checkpoint.
+    pub(crate) async fn crash(self) {
+        self.inner.end(false).await;
+    }
+
+    /// Waits until Raft has purged the log up to the last checkpoint.
+    pub(crate) async fn log_purged(&self) {
+        let kept = self.inner.state.kept().and_then(|kept| kept.applied);
+        let purged = |metrics: &RaftMetrics<TypeConfig>| metrics.purged >= kept;
+        self.inner.raft.wait(Some(LEAD_LIMIT)).metrics(purged, "purge").await.expect("purged in time");
     }
 }

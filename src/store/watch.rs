@@ -13,7 +13,7 @@ use crate::mvcc::Change;
 use crate::types::{Error, Revision, WatchEvent};
 
 /// How many events may wait for a receiver, beside the history that it starts with.
-const QUEUE_EVENTS: usize = 32_768;
+pub(crate) const QUEUE_EVENTS: usize = 32_768;
 
 /// A stream of changes; dropping it ends the watch.
 #[derive(Debug)]

@@ -34,6 +34,8 @@ use crate::segment::{self, Batch, HEAD_BYTES, SEGMENT_BYTES, kind};
 const BATCH_BYTES: usize = 1 << 20;
 /// Spare segments that are kept.
 const SPARES: usize = 2;
+/// What a spare segment must leave free on the disk: a checkpoint is what makes the log smaller again.
+const CHECKPOINT_ROOM: u64 = 16 << 20;
 /// How long to wait for room when Raft itself has to write and there is none.
 const FULL_WAIT: Duration = Duration::from_millis(200);
 
@@ -87,7 +89,7 @@ impl Writer {
         let mut next_spare = next_sequence;
         let spare = match spares.pop() {
             Some(spare) => spare,
-            None => new_spare(&directory, &mut next_spare)?,
+            None => new_spare(&directory, &mut next_spare, 0)?,
         };
         let (current, next_batch) = open_segment(&directory, &spare, next_sequence, next_batch, vote.as_ref())?;
         shared.index().files.insert(current.sequence, current.file.clone());
@@ -182,7 +184,7 @@ impl Writer {
     fn flush(&mut self) {
         if !self.batch.is_empty() {
             let bytes = self.batch.finish(self.current.sequence);
-            write_synced(&self.current.file, bytes, self.current.at);
+            write_synced(&self.current.file, bytes, self.current.at, self.current.sequence);
             let written = bytes.len() as u64;
             let mut index = self.shared.index();
             for (log_id, start, length) in self.entries.drain(..) {
@@ -238,7 +240,7 @@ impl Writer {
     /// No spare is not an error yet: there may still be room in the current segment.
     fn ensure_spare(&mut self) {
         if self.spares.is_empty() {
-            match new_spare(&self.directory, &mut self.next_spare) {
+            match new_spare(&self.directory, &mut self.next_spare, CHECKPOINT_ROOM) {
                 Ok(spare) => self.spares.push(spare),
                 Err(e) if full(&e) => {}
                 Err(e) => tracing::warn!(error = %chain(&e), "preallocate a segment of the log"),
@@ -305,7 +307,11 @@ fn spare_path(directory: &Path, next: &mut u64) -> PathBuf {
     }
 }
 
-fn new_spare(directory: &Path, next: &mut u64) -> io::Result<PathBuf> {
+fn new_spare(directory: &Path, next: &mut u64, room: u64) -> io::Result<PathBuf> {
+    let disk = nix::sys::statvfs::statvfs(directory)?;
+    if disk.blocks_available() * disk.fragment_size() < SEGMENT_BYTES + room {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
     let path = spare_path(directory, next);
     let made = preallocate(&path);
     if made.is_err() {
@@ -360,7 +366,7 @@ pub(crate) fn full(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
-fn write_synced(file: &File, bytes: &[u8], at: u64) {
+fn write_synced(file: &File, bytes: &[u8], at: u64, sequence: u64) {
     let mut warned = false;
     loop {
         match file.write_all_at(bytes, at) {
@@ -376,6 +382,7 @@ fn write_synced(file: &File, bytes: &[u8], at: u64) {
             Err(e) => fatal("write the log", &e),
         }
     }
+    faults::written(sequence, at, bytes.len());
     sync(file);
 }
 
@@ -394,25 +401,39 @@ fn fatal(what: &str, e: &io::Error) -> ! {
 }
 
 /// Disk errors on demand, for tests.
+#[cfg(not(test))]
 mod faults {
-    use std::io;
+    pub fn sync() -> std::io::Result<()> {
+        Ok(())
+    }
 
-    #[cfg(test)]
-    pub static FAIL_SYNC: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    pub fn written(_sequence: u64, _at: u64, _length: usize) {}
+}
 
-    #[cfg(test)]
+#[cfg(test)]
+pub(crate) mod faults {
+    use std::io::{self, Write};
+    use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+    pub static FAIL_SYNC: AtomicBool = AtomicBool::new(false);
+    /// The process ends after so many batches, before the sync of the last one.
+    pub static TEAR_AFTER: AtomicI64 = AtomicI64::new(-1);
+
     pub fn sync() -> io::Result<()> {
-        if FAIL_SYNC.load(std::sync::atomic::Ordering::SeqCst) {
+        if FAIL_SYNC.load(Ordering::SeqCst) {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         Ok(())
     }
 
-    #[cfg(not(test))]
-    pub fn sync() -> io::Result<()> {
-        Ok(())
+    pub fn written(sequence: u64, at: u64, length: usize) {
+        if TEAR_AFTER.load(Ordering::SeqCst) >= 0 && TEAR_AFTER.fetch_sub(1, Ordering::SeqCst) == 0 {
+            let line = format!("@torn {sequence:016x}.log {at} {length}\n");
+            std::io::stdout().lock().write_all(line.as_bytes()).expect("the test listens");
+            std::process::abort();
+        }
     }
 }
 
 #[cfg(test)]
-pub(crate) use faults::FAIL_SYNC;
+pub(crate) use faults::{FAIL_SYNC, TEAR_AFTER};
