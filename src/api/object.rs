@@ -114,8 +114,12 @@ impl Object {
         &self.raw
     }
 
-    /// Appends the object as clients see it.
+    /// Appends the object as clients see it. Revision 0 is that of an object that was never stored
+    /// (a dry run), which has none.
     pub fn write_json(&self, out: &mut Vec<u8>) {
+        if self.revision == 0 {
+            return out.extend_from_slice(&self.raw);
+        }
         out.extend_from_slice(&self.raw[..self.splice_at]);
         out.extend_from_slice(b"\"resourceVersion\":\"");
         out.extend_from_slice(self.revision.to_string().as_bytes());
@@ -136,7 +140,9 @@ impl Object {
     /// The object as clients see it, parsed.
     pub fn value(&self) -> Value {
         let mut value: Value = serde_json::from_slice(&self.raw).expect("parse() read these bytes as JSON");
-        value["metadata"]["resourceVersion"] = Value::String(self.revision.to_string());
+        if self.revision != 0 {
+            value["metadata"]["resourceVersion"] = Value::String(self.revision.to_string());
+        }
         value
     }
 

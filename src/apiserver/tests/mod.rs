@@ -1,1 +1,151 @@
-//! A real server, driven over HTTPS and in process.
+//! A real server on a port of its own, driven over HTTPS and in process.
+
+mod identities;
+mod kubectl;
+mod lists;
+mod objects;
+mod services;
+mod watches;
+mod wire;
+mod writes;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use serde_json::{Value, json};
+use skiff_base::Scope;
+use skiff_client::{HttpTransport, Transport};
+use skiff_pki::{ClusterPki, ServerNames, kubeconfig};
+use skiff_store::{Options, Store};
+
+use crate::{ApiServer, ApiServerOptions, volatile_keys};
+
+pub(super) struct Cluster {
+    pub server: ApiServer,
+    pub pki: Arc<ClusterPki>,
+    pub directory: tempfile::TempDir,
+    store: Store,
+    scope: Scope,
+    admin: HttpTransport,
+}
+
+pub(super) struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&self.body)))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+    }
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let names = ServerNames { dns: vec!["localhost".into()], ips: vec![Ipv4Addr::LOCALHOST.into()] };
+        let pki = Arc::new(ClusterPki::ensure(&directory.path().join("tls"), &names).expect("keys"));
+        let options = Options { volatile: volatile_keys(), ..Options::new(directory.path().join("db")) };
+        let store = Store::open(options).await.expect("a store");
+        let scope = Scope::new();
+        let mut options =
+            ApiServerOptions::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Ipv4Addr::LOCALHOST, pki.clone());
+        options.node_port_range = 30_000..=30_019;
+        let server = ApiServer::start(options, store.clone(), &scope).await.expect("a server");
+        let client = pki.client("admin", &["system:masters"]).expect("a certificate");
+        let text = kubeconfig(&format!("https://{}", server.local_addr()), pki.ca_pem(), &client);
+        let admin = HttpTransport::from_kubeconfig(&text, None).expect("a transport");
+        Self { server, pki, directory, store, scope, admin }
+    }
+
+    pub async fn stop(self) {
+        self.scope.stop().await;
+        self.store.close().await;
+    }
+
+    /// Over HTTPS, as an administrator.
+    pub async fn ask(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let answer = self.ask_with(method, path, body, &[]).await;
+        (answer.status, answer.value())
+    }
+
+    pub async fn ask_with(&self, method: &str, path: &str, body: Value, headers: &[(&str, &str)]) -> Answer {
+        let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        ask(&self.admin, method, path, bytes, headers).await
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let (status, value) = self.ask("GET", path, Value::Null).await;
+        assert_eq!(status, 200, "GET {path}: {value}");
+        value
+    }
+
+    /// A POST that must succeed.
+    pub async fn create(&self, path: &str, body: Value) -> Value {
+        let (status, value) = self.ask("POST", path, body).await;
+        assert_eq!(status, 201, "POST {path}: {value}");
+        value
+    }
+
+    pub async fn patch(&self, path: &str, kind: &str, body: Value) -> (u16, Value) {
+        let content_type = format!("application/{kind}-patch+json");
+        let answer = self.ask_with("PATCH", path, body, &[("content-type", &content_type)]).await;
+        (answer.status, answer.value())
+    }
+
+    pub fn admin(&self) -> &HttpTransport {
+        &self.admin
+    }
+
+    pub fn in_process(&self, user: &str, groups: &[&str]) -> Arc<dyn Transport> {
+        self.server.transport(user, groups)
+    }
+}
+
+pub(super) async fn ask(
+    transport: &dyn Transport,
+    method: &str,
+    path: &str,
+    body: Bytes,
+    headers: &[(&str, &str)],
+) -> Answer {
+    let method: Method = method.parse().expect("a method");
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(body).expect("a request");
+    let response = transport.send(request).await.unwrap_or_else(|e| panic!("{path}: {}", skiff_base::chain(&e)));
+    let (parts, body) = response.into_parts();
+    Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+}
+
+pub(super) const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+pub(super) fn config_map(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": "v"}})
+}
+
+pub(super) fn labelled(name: &str, labels: Value) -> Value {
+    let mut object = config_map(name);
+    object["metadata"]["labels"] = labels;
+    object
+}
+
+pub(super) fn pod(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"containers": [{"name": "c", "image": "busybox"}]}})
+}
+
+/// What pods of a namespace need before there are any controllers.
+pub(super) async fn with_account(cluster: &Cluster) {
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    cluster.create("/api/v1/namespaces/default/serviceaccounts", account).await;
+}

@@ -1,0 +1,125 @@
+//! Who is let in, and as whom.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use skiff_client::HttpTransport;
+
+use super::{Cluster, ask, pod, with_account};
+
+fn with_token(cluster: &Cluster, token: &str) -> HttpTransport {
+    use base64::Engine as _;
+    let ca = base64::engine::general_purpose::STANDARD.encode(cluster.pki.ca_pem());
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": format!("https://{}", cluster.server.local_addr()), "certificate-authority-data": ca}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": if token.is_empty() { json!({}) } else { json!({"token": token}) }}],
+    });
+    HttpTransport::from_kubeconfig(&config.to_string(), None).expect("a transport")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_see_health_and_version_only() {
+    let cluster = Cluster::start().await;
+    let nobody = with_token(&cluster, "");
+    for (path, status) in [
+        ("/healthz", 200),
+        ("/livez", 200),
+        ("/readyz", 200),
+        ("/readyz?verbose", 200),
+        ("/version", 200),
+        ("/version/", 200),
+        ("/api", 403),
+        ("/", 403),
+        ("/api/v1/pods", 403),
+        ("/openapi/v2", 403),
+        ("/metrics", 403),
+    ] {
+        let answer = ask(&nobody, "GET", path, Bytes::new(), &[]).await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.value());
+    }
+    let refused = ask(&nobody, "GET", "/api/v1/namespaces/a/pods", Bytes::new(), &[]).await.value();
+    assert_eq!(
+        refused["message"],
+        "pods is forbidden: User \"system:anonymous\" cannot list resource \"pods\" in API group \"\" in the namespace \"a\""
+    );
+    let forged = with_token(&cluster, "a.b.c");
+    let answer = ask(&forged, "GET", "/api", Bytes::new(), &[]).await;
+    assert_eq!((answer.status, &answer.value()["reason"]), (401, &json!("Unauthorized")));
+    assert_eq!(ask(&nobody, "GET", "/readyz", Bytes::new(), &[]).await.value(), "ok");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_live_as_long_as_what_they_are_bound_to() {
+    let cluster = Cluster::start().await;
+    with_account(&cluster).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let uid = cluster.create(pods, pod("p")).await["metadata"]["uid"].clone();
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let spec = json!({"expirationSeconds": 700, "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": uid}});
+    let made = cluster
+        .create(path, json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}))
+        .await;
+    let token = made["status"]["token"].as_str().expect("a token").to_owned();
+    assert!(made["status"]["expirationTimestamp"].is_string());
+    let account = with_token(&cluster, &token);
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).to_string();
+    let me = ask(&account, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", review.into(), &[]).await;
+    let user = &me.value()["status"]["userInfo"];
+    assert_eq!(user["username"], "system:serviceaccount:default:default");
+    assert_eq!(user["extra"]["authentication.kubernetes.io/pod-name"], json!(["p"]));
+    assert_eq!(ask(&account, "GET", "/apis/apps/v1", Bytes::new(), &[]).await.status, 200);
+    assert_eq!(ask(&account, "GET", "/api/v1/secrets", Bytes::new(), &[]).await.status, 403);
+    let review = json!({"spec": {"resourceAttributes": {"verb": "list", "resource": "secrets"}}}).to_string();
+    let may = ask(&account, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review.into(), &[]).await;
+    assert_eq!(may.value()["status"]["allowed"], false);
+
+    let token_review = |token: &str, audience: &str| json!({"spec": {"token": token, "audiences": [audience]}});
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let own = "https://kubernetes.default.svc.cluster.local";
+    assert_eq!(cluster.create(reviews, token_review(&token, own)).await["status"]["authenticated"], true);
+    assert_eq!(cluster.create(reviews, token_review(&token, "other")).await["status"]["authenticated"], false);
+    let elsewhere = cluster.create(path, json!({"spec": {"audiences": ["vault"]}})).await;
+    let elsewhere = with_token(&cluster, elsewhere["status"]["token"].as_str().expect("a token"));
+    assert_eq!(ask(&elsewhere, "GET", "/api", Bytes::new(), &[]).await.status, 401);
+
+    cluster.ask("DELETE", &format!("{pods}/p"), json!({"gracePeriodSeconds": 0})).await;
+    assert_eq!(ask(&account, "GET", "/api", Bytes::new(), &[]).await.status, 401, "its pod is gone");
+    for (body, status) in [
+        (json!({"spec": {"expirationSeconds": 10}}), 422),
+        (json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "nope"}}}), 404),
+        (json!({"spec": {"boundObjectRef": {"kind": "ConfigMap", "apiVersion": "v1", "name": "x"}}}), 400),
+    ] {
+        assert_eq!(cluster.ask("POST", path, body.clone()).await.0, status, "{body}");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_in_process_are_judged_too() {
+    let cluster = Cluster::start().await;
+    let controller = cluster.in_process("system:kube-controller-manager", &[]);
+    assert_eq!(ask(&*controller, "GET", "/api/v1/secrets", Bytes::new(), &[]).await.status, 200);
+    let node = cluster.in_process("system:node:n", &["system:nodes"]);
+    assert_eq!(ask(&*node, "GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn", Bytes::new(), &[]).await.status, 200);
+    assert_eq!(
+        ask(&*node, "DELETE", "/api/v1/namespaces/default/services/kubernetes", Bytes::new(), &[]).await.status,
+        403
+    );
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "n"}, "spec": {"holderIdentity": "n"}});
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    let created = ask(&*node, "POST", leases, lease.to_string().into(), &[]).await;
+    assert_eq!(created.status, 201, "{}", created.value());
+    let mut renewed = created.value();
+    renewed["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z".into();
+    let renewed = ask(&*node, "PUT", &format!("{leases}/n"), renewed.to_string().into(), &[]).await;
+    assert_eq!(renewed.status, 200, "{}", renewed.value());
+    let stale = ask(&*node, "PUT", &format!("{leases}/n"), created.value().to_string().into(), &[]).await;
+    assert_eq!(stale.status, 409);
+    assert_eq!(cluster.get(leases).await["items"].as_array().map(Vec::len), Some(1));
+    let as_node = [("impersonate-user", "system:node:n"), ("impersonate-group", "system:nodes")];
+    let answer = cluster.ask_with("GET", "/apis/apps/v1/deployments", Value::Null, &as_node).await;
+    assert_eq!(answer.status, 403);
+    cluster.stop().await;
+}

@@ -1,0 +1,140 @@
+//! Lists: selectors, chunks, revisions, tables.
+
+use serde_json::{Value, json};
+
+use super::{CONFIG_MAPS, Cluster, config_map, labelled};
+
+fn names(list: &Value) -> Vec<String> {
+    let items = list["items"].as_array().cloned().unwrap_or_default();
+    items.iter().map(|i| i["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn selects() {
+    let cluster = Cluster::start().await;
+    for (name, labels) in [("a", json!({"x": "1", "y": "1"})), ("b", json!({"x": "2"})), ("c", json!({}))] {
+        cluster.create(CONFIG_MAPS, labelled(name, labels)).await;
+    }
+    for (query, expect) in [
+        ("", vec!["a", "b", "c"]),
+        ("labelSelector=x", vec!["a", "b"]),
+        ("labelSelector=x%3D1", vec!["a"]),
+        ("labelSelector=x+in+(1,2),!y", vec!["b"]),
+        ("labelSelector=!x", vec!["c"]),
+        ("fieldSelector=metadata.name%3Db", vec!["b"]),
+        ("fieldSelector=metadata.name!%3Db", vec!["a", "c"]),
+        ("fieldSelector=metadata.name%3Dnope", vec![]),
+        ("fieldSelector=metadata.namespace%3Ddefault&labelSelector=x", vec!["a", "b"]),
+    ] {
+        for path in [CONFIG_MAPS, "/api/v1/configmaps"] {
+            assert_eq!(names(&cluster.get(&format!("{path}?{query}")).await), expect, "{path}?{query}");
+        }
+    }
+    let (status, _) = cluster.ask("GET", &format!("{CONFIG_MAPS}?labelSelector=a%3D%3D%3Db"), Value::Null).await;
+    assert_eq!(status, 400);
+    let (status, deleted) = cluster.ask("DELETE", &format!("{CONFIG_MAPS}?labelSelector=x"), Value::Null).await;
+    assert_eq!((status, names(&deleted)), (200, vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(names(&cluster.get(CONFIG_MAPS).await), ["c"]);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_show_one_moment() {
+    let cluster = Cluster::start().await;
+    for i in 0..7 {
+        cluster.create(CONFIG_MAPS, config_map(&format!("c{i}"))).await;
+    }
+    let first = cluster.get(&format!("{CONFIG_MAPS}?limit=3")).await;
+    assert_eq!(names(&first), ["c0", "c1", "c2"]);
+    assert_eq!(first["metadata"]["remainingItemCount"], 4);
+    // What happens meanwhile is not part of the list.
+    cluster.ask("DELETE", &format!("{CONFIG_MAPS}/c4"), Value::Null).await;
+    cluster.create(CONFIG_MAPS, config_map("c5a")).await;
+    let token = first["metadata"]["continue"].as_str().expect("more to come").to_owned();
+    let second = cluster.get(&format!("{CONFIG_MAPS}?limit=3&continue={token}")).await;
+    assert_eq!(names(&second), ["c3", "c4", "c5"]);
+    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let token = second["metadata"]["continue"].as_str().expect("more to come");
+    let third = cluster.get(&format!("{CONFIG_MAPS}?limit=3&continue={token}")).await;
+    assert_eq!(names(&third), ["c6"]);
+    assert!(third["metadata"].get("continue").is_none());
+
+    let revision = first["metadata"]["resourceVersion"].as_str().expect("a revision");
+    let exact = format!("{CONFIG_MAPS}?resourceVersionMatch=Exact&resourceVersion={revision}");
+    assert_eq!(names(&cluster.get(&exact).await), ["c0", "c1", "c2", "c3", "c4", "c5", "c6"]);
+    let newer = format!("{CONFIG_MAPS}?resourceVersionMatch=NotOlderThan&resourceVersion={revision}");
+    assert_eq!(names(&cluster.get(&newer).await), ["c0", "c1", "c2", "c3", "c5", "c5a", "c6"]);
+
+    // With selectors nobody counts what remains.
+    let some = cluster.get(&format!("{CONFIG_MAPS}?limit=2&fieldSelector=metadata.name!%3Dc0")).await;
+    assert_eq!(names(&some), ["c1", "c2"]);
+    assert!(some["metadata"].get("remainingItemCount").is_none() && some["metadata"]["continue"].is_string());
+
+    // History that is gone: 410, and a way to go on.
+    cluster.store.compact(cluster.store.revision());
+    let (status, error) = cluster.ask("GET", &format!("{CONFIG_MAPS}?limit=3&continue={token}"), Value::Null).await;
+    assert_eq!((status, &error["reason"]), (410, &json!("Expired")), "{error}");
+    let token = error["metadata"]["continue"].as_str().expect("a token without consistency");
+    assert_eq!(names(&cluster.get(&format!("{CONFIG_MAPS}?continue={token}")).await), ["c5a", "c6"]);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_and_metadata() {
+    let cluster = Cluster::start().await;
+    cluster.create(CONFIG_MAPS, config_map("a")).await;
+    let accept = |form: &str| format!("application/json;as={form};v=v1;g=meta.k8s.io,application/json");
+    let ask = |path: String, form: &'static str| {
+        let cluster = &cluster;
+        async move {
+            let answer = cluster.ask_with("GET", &path, Value::Null, &[("accept", &accept(form))]).await;
+            assert_eq!(answer.status, 200);
+            answer.value()
+        }
+    };
+    for path in [CONFIG_MAPS.to_owned(), format!("{CONFIG_MAPS}/a")] {
+        let table = ask(path, "Table").await;
+        assert_eq!((&table["kind"], &table["apiVersion"]), (&json!("Table"), &json!("meta.k8s.io/v1")));
+        let columns = table["columnDefinitions"].as_array().expect("columns");
+        assert_eq!(columns[0]["name"], "Name");
+        let row = &table["rows"][0];
+        assert_eq!(row["cells"].as_array().map(Vec::len), Some(columns.len()));
+        assert_eq!((&row["cells"][0], &row["cells"][1]), (&json!("a"), &json!(1)));
+        assert_eq!(row["object"]["kind"], "PartialObjectMetadata");
+        assert!(row["object"]["metadata"]["resourceVersion"].is_string() && row["object"].get("data").is_none());
+    }
+    let table = ask(format!("{CONFIG_MAPS}?includeObject=Object"), "Table").await;
+    assert_eq!(table["rows"][0]["object"]["data"]["k"], "v");
+    let list = ask(CONFIG_MAPS.to_owned(), "PartialObjectMetadataList").await;
+    assert_eq!(
+        (&list["kind"], &list["items"][0]["kind"]),
+        (&json!("PartialObjectMetadataList"), &json!("PartialObjectMetadata"))
+    );
+    assert!(list["items"][0].get("data").is_none());
+    let one = ask(format!("{CONFIG_MAPS}/a"), "PartialObjectMetadata").await;
+    assert_eq!((&one["kind"], &one["metadata"]["name"]), (&json!("PartialObjectMetadata"), &json!("a")));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_lists_come_in_pieces_and_whole() {
+    let cluster = Cluster::start().await;
+    let mut object = config_map("");
+    object["data"]["k"] = "x".repeat(50_000).into();
+    for i in 0..20 {
+        object["metadata"]["name"] = format!("l{i:02}").into();
+        cluster.create(CONFIG_MAPS, object.clone()).await;
+    }
+    let plain = cluster.ask_with("GET", CONFIG_MAPS, Value::Null, &[]).await;
+    assert!(plain.body.len() > 1_000_000 && names(&plain.value()).len() == 20);
+    let zipped = cluster.ask_with("GET", CONFIG_MAPS, Value::Null, &[("accept-encoding", "gzip")]).await;
+    assert_eq!(zipped.header("content-encoding"), "gzip");
+    assert!(zipped.body.len() < 100_000, "{}", zipped.body.len());
+    let mut text = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&zipped.body[..]), &mut text).expect("gzip");
+    assert_eq!(serde_json::from_slice::<Value>(&text).expect("JSON"), plain.value());
+    let small =
+        cluster.ask_with("GET", &format!("{CONFIG_MAPS}/l01"), Value::Null, &[("accept-encoding", "gzip")]).await;
+    assert_eq!(small.header("content-encoding"), "");
+    cluster.stop().await;
+}

@@ -1,0 +1,92 @@
+//! Addresses and ports of Services, when many ask at the same time.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::Cluster;
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+fn service(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_get_different_ones() {
+    let cluster = Cluster::start().await;
+    let kubernetes = cluster.get(&format!("{SERVICES}/kubernetes")).await;
+    assert_eq!(kubernetes["spec"]["clusterIP"], "10.43.0.1");
+    let slices = cluster.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await;
+    assert_eq!(slices["endpoints"][0]["addresses"][0], "127.0.0.1");
+
+    // 20 ports, 24 that want one: 20 get one each, 4 hear that there are no more.
+    let asks = (0..24).map(|i| {
+        let spec = json!({"type": "NodePort", "ports": [{"port": 80}], "selector": {"a": "b"}});
+        let cluster = &cluster;
+        async move { cluster.ask("POST", SERVICES, service(&format!("s{i}"), spec)).await }
+    });
+    let answers = futures::future::join_all(asks).await;
+    let made: Vec<&Value> = answers.iter().filter(|(status, _)| *status == 201).map(|(_, v)| v).collect();
+    let ports: BTreeSet<i64> = made.iter().filter_map(|s| s["spec"]["ports"][0]["nodePort"].as_i64()).collect();
+    let addresses: BTreeSet<&str> = made.iter().filter_map(|s| s["spec"]["clusterIP"].as_str()).collect();
+    assert_eq!((made.len(), ports.len(), addresses.len()), (20, 20, 20));
+    assert!(ports.iter().all(|p| (30_000..=30_019).contains(p)));
+    let refused = answers.iter().find(|(status, _)| *status != 201).expect("four are too many");
+    assert!(refused.1["message"].as_str().is_some_and(|m| m.contains("failed to allocate a nodePort: range is full")));
+
+    // What one gives back another gets.
+    let name = made[0]["metadata"]["name"].as_str().expect("a name");
+    let freed = made[0]["spec"]["ports"][0]["nodePort"].clone();
+    let asked = || service("again", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": freed}]}));
+    let (status, error) = cluster.ask("POST", SERVICES, asked()).await;
+    assert_eq!(status, 422);
+    assert_eq!(
+        error["message"],
+        format!(
+            "Service \"again\" is invalid: spec.ports[0].nodePort: Invalid value: {freed}: provided port is already allocated"
+        )
+    );
+    cluster.ask("DELETE", &format!("{SERVICES}/{name}"), Value::Null).await;
+    assert_eq!(cluster.create(SERVICES, asked()).await["spec"]["ports"][0]["nodePort"], freed);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn types_come_and_go() {
+    let cluster = Cluster::start().await;
+    let path = format!("{SERVICES}/s");
+    let created =
+        cluster.create(SERVICES, service("s", json!({"ports": [{"port": 80}], "selector": {"a": "b"}}))).await;
+    let address = created["spec"]["clusterIP"].clone();
+    assert_eq!((&created["spec"]["type"], &created["spec"]["clusterIPs"]), (&json!("ClusterIP"), &json!([address])));
+    assert_eq!(created["spec"]["ipFamilies"], json!(["IPv4"]));
+    let (_, exposed) = cluster.patch(&path, "merge", json!({"spec": {"type": "NodePort"}})).await;
+    let port = exposed["spec"]["ports"][0]["nodePort"].as_i64().expect("a port");
+    assert_eq!(exposed["spec"]["clusterIP"], address);
+    let (status, hidden) = cluster.patch(&path, "merge", json!({"spec": {"type": "ClusterIP"}})).await;
+    assert_eq!(status, 200, "{hidden}");
+    assert!(hidden["spec"]["ports"][0].get("nodePort").is_none(), "{hidden}");
+    let other = service("o", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}));
+    cluster.create(SERVICES, other).await;
+    let (status, error) =
+        cluster.patch(&path, "merge", json!({"spec": {"clusterIP": "10.43.9.9", "clusterIPs": ["10.43.9.9"]}})).await;
+    assert_eq!(status, 422, "{error}");
+    // An update by a client that knows nothing of addresses keeps it.
+    let plain = service("s", json!({"ports": [{"port": 81}], "selector": {"a": "b"}}));
+    let (status, updated) = cluster.ask("PUT", &path, plain).await;
+    assert_eq!((status, &updated["spec"]["clusterIP"]), (200, &address), "{updated}");
+    let headless = cluster.create(SERVICES, service("h", json!({"clusterIP": "None", "ports": [{"port": 80}]}))).await;
+    assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    let dry = cluster
+        .create(
+            &format!("{SERVICES}?dryRun=All"),
+            service("dry", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30_019}]})),
+        )
+        .await;
+    assert_eq!(dry["spec"]["ports"][0]["nodePort"], 30_019);
+    cluster
+        .create(SERVICES, service("real", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30_019}]})))
+        .await;
+    cluster.stop().await;
+}
