@@ -4,6 +4,7 @@ use http::{Method, Uri};
 use serde_json::{Value, json};
 use skiff_api::ApiError;
 use std::sync::Arc;
+use tracing::warn;
 
 use crate::auth::User;
 use crate::call::Call;
@@ -40,6 +41,10 @@ impl Server {
 
     /// Where this server is reached; a new address replaces the old one.
     async fn ensure_endpoints(&self) -> Result<(), Error> {
+        if self.options.advertise_ip.is_loopback() {
+            warn!(ip = %self.options.advertise_ip, "pods can't reach the API at a loopback address: no endpoints for it");
+            return Ok(());
+        }
         let (ip, port) = (self.options.advertise_ip.to_string(), self.local.port());
         let endpoints = json!({
             "apiVersion": "v1", "kind": "Endpoints",

@@ -22,7 +22,10 @@ use skiff_store::{Options, Store};
 
 use crate::{ApiServer, ApiServerOptions, volatile_keys};
 
-pub(super) struct Cluster {
+/// Of a network for documentation: nothing is there.
+const ADVERTISED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+pub(crate) struct Cluster {
     pub server: ApiServer,
     pub pki: Arc<ClusterPki>,
     pub directory: tempfile::TempDir,
@@ -31,7 +34,7 @@ pub(super) struct Cluster {
     admin: HttpTransport,
 }
 
-pub(super) struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -55,8 +58,7 @@ impl Cluster {
         let options = Options { volatile: volatile_keys(), ..Options::new(directory.path().join("db")) };
         let store = Store::open(options).await.expect("a store");
         let scope = Scope::new();
-        let mut options =
-            ApiServerOptions::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Ipv4Addr::LOCALHOST, pki.clone());
+        let mut options = ApiServerOptions::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), ADVERTISED, pki.clone());
         options.node_port_range = 30_000..=30_019;
         let server = ApiServer::start(options, store.clone(), &scope).await.expect("a server");
         let client = pki.client("admin", &["system:masters"]).expect("a certificate");
@@ -109,7 +111,7 @@ impl Cluster {
     }
 }
 
-pub(super) async fn ask(
+pub(crate) async fn ask(
     transport: &dyn Transport,
     method: &str,
     path: &str,
@@ -127,25 +129,25 @@ pub(super) async fn ask(
     Answer { status: parts.status.as_u16(), headers: parts.headers, body }
 }
 
-pub(super) const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub(crate) const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-pub(super) fn config_map(name: &str) -> Value {
+pub(crate) fn config_map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": "v"}})
 }
 
-pub(super) fn labelled(name: &str, labels: Value) -> Value {
+pub(crate) fn labelled(name: &str, labels: Value) -> Value {
     let mut object = config_map(name);
     object["metadata"]["labels"] = labels;
     object
 }
 
-pub(super) fn pod(name: &str) -> Value {
+pub(crate) fn pod(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {"containers": [{"name": "c", "image": "busybox"}]}})
 }
 
 /// What pods of a namespace need before there are any controllers.
-pub(super) async fn with_account(cluster: &Cluster) {
+pub(crate) async fn with_account(cluster: &Cluster) {
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
     cluster.create("/api/v1/namespaces/default/serviceaccounts", account).await;
 }

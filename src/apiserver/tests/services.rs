@@ -18,7 +18,7 @@ async fn many_at_once_get_different_ones() {
     let kubernetes = cluster.get(&format!("{SERVICES}/kubernetes")).await;
     assert_eq!(kubernetes["spec"]["clusterIP"], "10.43.0.1");
     let slices = cluster.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await;
-    assert_eq!(slices["endpoints"][0]["addresses"][0], "127.0.0.1");
+    assert_eq!(slices["endpoints"][0]["addresses"][0], "192.0.2.1");
 
     // 20 ports, 24 that want one: 20 get one each, 4 hear that there are no more.
     let asks = (0..24).map(|i| {
