@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use skiff_linux::net::route::{self, Address, Link, Mac, Route, Target, VethPair};
 use skiff_linux::net::{Protocol, Socket, netns};
@@ -24,6 +25,8 @@ pub(crate) const ROUTE_PROTOCOL: u8 = 83;
 const HOST_MAC: Mac = [0xee; 6];
 const NODE_MAC: Mac = [0x0a, 0x58, 0, 0, 0, 1];
 const ETHERNET_MTU: u32 = 1500;
+const ACTIVATION_LIMIT: Duration = Duration::from_secs(2);
+const ACTIVATION_PAUSE: Duration = Duration::from_micros(50);
 
 /// The state of the thread that makes links and routes.
 pub(crate) struct Links {
@@ -110,7 +113,23 @@ impl Links {
         route::replace_neighbour(&mut self.socket, link, lease.address.into(), pod_mac(lease.address))
             .map_err(Error::netlink(format!("make the neighbour {}", lease.address)))?;
         route::replace_route(&mut self.socket, &route)
-            .map_err(Error::netlink(format!("make the route to {}", lease.address)))
+            .map_err(Error::netlink(format!("make the route to {}", lease.address)))?;
+        self.await_activation(&name)
+    }
+
+    /// When a link's other end comes up, the kernel activates its queue in the background, mostly within
+    /// microseconds; what is sent before is lost. A lost first packet costs TCP a second, and DNS five.
+    fn await_activation(&mut self, name: &str) -> Result<(), Error> {
+        let since = Instant::now();
+        while since.elapsed() < ACTIVATION_LIMIT {
+            let link = route::link_by_name(&mut self.socket, name).map_err(Error::netlink(format!("read {name}")))?;
+            if link.is_none_or(|link| link.operational) {
+                return Ok(());
+            }
+            std::thread::sleep(ACTIVATION_PAUSE);
+        }
+        tracing::warn!(link = name, "the link of a pod is slow to come up");
+        Ok(())
     }
 
     /// The host's end of a pair whose other end is `eth0` in `namespace`.

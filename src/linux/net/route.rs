@@ -10,6 +10,7 @@ const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
 const ROUTE_HEADER: usize = 12;
 const VETH_INFO_PEER: u16 = 1;
+const IF_OPER_UP: u8 = 6;
 const RTNH_F_ONLINK: u32 = 4;
 
 /// A hardware address.
@@ -22,6 +23,8 @@ pub struct Link {
     /// `veth`, `bridge`, `vxlan` ...; empty for hardware and `lo`.
     pub kind: String,
     pub up: bool,
+    /// The link has a carrier, and packets sent on it are not dropped any more.
+    pub operational: bool,
     pub loopback: bool,
     pub mtu: u32,
     /// The other end of a veth, in whatever namespace it is.
@@ -282,6 +285,7 @@ fn read_link(reply: &Reply) -> Option<Link> {
         name: String::new(),
         kind: String::new(),
         up: flags & libc::IFF_UP as u32 != 0,
+        operational: false,
         loopback: flags & libc::IFF_LOOPBACK as u32 != 0,
         mtu: 0,
         peer: None,
@@ -291,6 +295,7 @@ fn read_link(reply: &Reply) -> Option<Link> {
         match attribute.kind {
             libc::IFLA_IFNAME => link.name = attribute.string().to_owned(),
             libc::IFLA_MTU => link.mtu = attribute.u32()?,
+            libc::IFLA_OPERSTATE => link.operational = attribute.value == [IF_OPER_UP],
             libc::IFLA_LINK => link.peer = attribute.u32(),
             libc::IFLA_IFALIAS => link.alias = attribute.string().to_owned(),
             libc::IFLA_LINKINFO => {
