@@ -15,7 +15,7 @@ pub(crate) fn chains(options: &NetworkOptions) -> Vec<(Chain, Vec<Rule>)> {
         (Chain { name: name.to_owned(), hook: Some(Hook { kind, point, priority }) }, rules)
     };
     vec![
-        (Chain { name: REFUSE.to_owned(), hook: None }, vec![Rule::new().then(Expr::Reject)]),
+        (Chain { name: REFUSE.to_owned(), hook: None }, refuse()),
         base("nat-prerouting", "nat", HookPoint::Prerouting, DNAT, prerouting(options)),
         base("nat-output", "nat", HookPoint::Output, DNAT, output()),
         base("nat-postrouting", "nat", HookPoint::Postrouting, SNAT, postrouting(options)),
@@ -43,6 +43,13 @@ pub(crate) fn chains(options: &NetworkOptions) -> Vec<(Chain, Vec<Rule>)> {
             rules
         }),
     ]
+}
+
+/// TCP takes an ICMP error for good only if its socket is not busy at that moment, which in a connection between
+/// links of one host it often is: the client would try again after a second.
+fn refuse() -> Vec<Rule> {
+    const TCP: u8 = 6;
+    vec![Rule::new().protocol(TCP).then(Expr::Reset), Rule::new().then(Expr::Reject)]
 }
 
 fn prerouting(options: &NetworkOptions) -> Vec<Rule> {
@@ -106,14 +113,26 @@ fn postrouting(options: &NetworkOptions) -> Vec<Rule> {
     ]
 }
 
-/// What still has a service's address after translation has no endpoint. A port that a service does not have
-/// is refused; for an address that no service has (yet), silence lets the sender try again.
+/// What still has a service's address after translation has no endpoint. A port that a service does not have is
+/// refused. Silence lets the sender try again: at an address that no service has (yet), and at a port that a service
+/// has, which is a packet that met the maps in the middle of a change (and would not be translated later either, if
+/// its connection were let into the conntrack table).
 fn untranslated(options: &NetworkOptions) -> Vec<Rule> {
     let services = options.service_cidr;
-    let known = Expr::InSet { set: SetName::ClusterIps.name().to_owned(), from: 0, absent: false };
+    let is_in = |set: SetName| Expr::InSet { set: set.name().to_owned(), from: 0, absent: false };
     vec![
         by_address(SetName::NoEndpoints, Rule::new().new_connection()),
-        Rule::new().new_connection().load_destination(0).then(known).verdict(Verdict::Goto(REFUSE.to_owned())),
+        Rule::new()
+            .new_connection()
+            .load_destination(0)
+            .load_protocol_and_port(1)
+            .then(is_in(SetName::ClusterPorts))
+            .verdict(Verdict::Drop),
+        Rule::new()
+            .new_connection()
+            .load_destination(0)
+            .then(is_in(SetName::ClusterIps))
+            .verdict(Verdict::Goto(REFUSE.to_owned())),
         Rule::new().destination_in(services.address, services.prefix_len).verdict(Verdict::Drop),
     ]
 }

@@ -1,5 +1,5 @@
-//! From a change of plans to steps. Elements are deleted first and chains last, so that an address may move from
-//! one owner to another and no chain is deleted while something leads to it.
+//! From a change of plans to steps. Chains come before the elements that lead to them, and go after; elements are
+//! deleted before others are added, so that an address may move from one owner to another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -38,19 +38,6 @@ pub(super) struct Steps {
 pub(super) enum ChainRules {
     Shared(Shared),
     Own(Vec<Rule>),
-}
-
-impl Steps {
-    /// Nothing is to be sent.
-    pub(super) fn is_empty(&self) -> bool {
-        self.delete_elements.is_empty()
-            && self.add_elements.is_empty()
-            && self.add_chains.is_empty()
-            && self.flush_chains.is_empty()
-            && self.delete_chains.is_empty()
-            && self.add_sets.is_empty()
-            && self.delete_sets.is_empty()
-    }
 }
 
 /// What turns the fragments `old` of some owners into `new` ones; `references` counts what all owners share, and
@@ -167,7 +154,6 @@ impl fmt::Display for Steps {
                 elements.iter().try_for_each(|(key, value)| writeln!(f, "{verb} {} {key}{value}", set.name()))
             })
         };
-        elements(f, "delete element", &self.delete_elements)?;
         for name in self.add_sets.keys() {
             writeln!(f, "add set {name}")?;
         }
@@ -177,6 +163,7 @@ impl fmt::Display for Steps {
         for name in &self.flush_chains {
             writeln!(f, "flush chain {name}")?;
         }
+        elements(f, "delete element", &self.delete_elements)?;
         elements(f, "add element", &self.add_elements)?;
         for name in &self.delete_chains {
             writeln!(f, "delete chain {name}")?;
@@ -251,7 +238,8 @@ mod tests {
              add element endpoints 10.43.0.20 . tcp . 80 . 0x0 : 10.42.0.2 . 8080
              add element endpoints 10.43.0.20 . tcp . 80 . 0x1 : 10.42.0.3 . 8080
              add element endpoints 10.43.0.20 . tcp . 80 . 0x2 : 10.42.0.4 . 8080
-             add element cluster-ips 10.43.0.20",
+             add element cluster-ips 10.43.0.20
+             add element cluster-ports 10.43.0.20 . tcp . 80",
         );
     }
 
@@ -273,9 +261,9 @@ mod tests {
     fn an_endpoint_less_is_another_chain() {
         check(
             &[&[web(|_| {})], &[web(|s| s.endpoints.truncate(2))]],
-            "delete element service-ips 10.43.0.20 . tcp . 80 : goto spread-3
+            "add chain spread-2
+             delete element service-ips 10.43.0.20 . tcp . 80 : goto spread-3
              delete element endpoints 10.43.0.20 . tcp . 80 . 0x2 : 10.42.0.4 . 8080
-             add chain spread-2
              add element service-ips 10.43.0.20 . tcp . 80 : goto spread-2
              delete chain spread-3",
         );
@@ -289,7 +277,8 @@ mod tests {
             "delete element service-ips 10.43.0.20 . tcp . 80 : goto spread-3
              delete element endpoints 10.43.0.20 . tcp . 80 . 0x0 : 10.42.0.2 . 8080
              delete element endpoints 10.43.0.20 . tcp . 80 . 0x1 : 10.42.0.3 . 8080
-             delete element endpoints 10.43.0.20 . tcp . 80 . 0x2 : 10.42.0.4 . 8080",
+             delete element endpoints 10.43.0.20 . tcp . 80 . 0x2 : 10.42.0.4 . 8080
+             delete element cluster-ports 10.43.0.20 . tcp . 80",
         );
     }
 
@@ -372,10 +361,12 @@ mod tests {
              delete element endpoints 10.43.0.20 . tcp . 80 . 0x0 : 10.42.0.2 . 8080
              delete element endpoints 10.43.0.20 . tcp . 80 . 0x1 : 10.42.0.3 . 8080
              delete element endpoints 10.43.0.20 . tcp . 80 . 0x2 : 10.42.0.4 . 8080
+             delete element cluster-ports 10.43.0.20 . tcp . 80
              add element service-ips 10.43.0.20 . tcp . 80 : goto spread-3
              add element endpoints 10.43.0.20 . tcp . 80 . 0x0 : 10.42.0.2 . 8080
              add element endpoints 10.43.0.20 . tcp . 80 . 0x1 : 10.42.0.3 . 8080
-             add element endpoints 10.43.0.20 . tcp . 80 . 0x2 : 10.42.0.4 . 8080",
+             add element endpoints 10.43.0.20 . tcp . 80 . 0x2 : 10.42.0.4 . 8080
+             add element cluster-ports 10.43.0.20 . tcp . 80",
         );
     }
 }

@@ -38,10 +38,11 @@ pub(super) enum SetName {
     HostPortIps,
     Hairpin,
     ClusterIps,
+    ClusterPorts,
 }
 
 impl SetName {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::ServiceIps,
         Self::LocalIps,
         Self::Endpoints,
@@ -55,6 +56,7 @@ impl SetName {
         Self::HostPortIps,
         Self::Hairpin,
         Self::ClusterIps,
+        Self::ClusterPorts,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -72,6 +74,7 @@ impl SetName {
             Self::HostPortIps => "host-port-ips",
             Self::Hairpin => "hairpin",
             Self::ClusterIps => "cluster-ips",
+            Self::ClusterPorts => "cluster-ports",
         }
     }
 
@@ -89,6 +92,7 @@ impl SetName {
             Self::HostPortIps => (&[Ipv4, Protocol, Port], ADDRESS_AND_PORT),
             Self::Hairpin => (&[Ipv4, Ipv4], SetData::None),
             Self::ClusterIps => (&[Ipv4], SetData::None),
+            Self::ClusterPorts => (&[Ipv4, Protocol, Port], SetData::None),
         };
         Set { name: self.name().to_owned(), key, data, dynamic_timeout_ms: None }
     }

@@ -100,6 +100,7 @@ impl Planner<'_> {
     fn cluster_ips(&mut self) {
         for ip in ipv4(&self.service.cluster_ips) {
             self.fragment.shared_elements.insert((SetName::ClusterIps, Key::Address(ip)));
+            self.fragment.put(SetName::ClusterPorts, self.key(Some(ip), None), Value::Nothing);
             if self.is_empty() {
                 self.refuse(ip);
             } else if self.service.internal_local {

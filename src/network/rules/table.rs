@@ -108,21 +108,25 @@ impl Table {
         }
         let mut references = References::default();
         let steps = plan_change(self.fragments.values().map(|new| (None, Some(new))), &mut references);
-        encode(&steps, &self.options, &mut batch);
+        encode_chains(&steps, &self.options, &mut batch);
+        encode_elements(&steps, &mut batch);
         batch.commit(&mut self.socket).map_err(Error::netlink("make the nf_tables rule set"))?;
         self.references = references;
         self.kernel = Kernel::Current;
         Ok(())
     }
 
+    /// New chains come in a transaction of their own: a packet that began before a transaction still sees a chain of
+    /// it as empty, but may see its elements already, and would fall through.
     fn apply(&mut self, steps: &Steps) -> Result<(), Error> {
-        if steps.is_empty() {
-            return Ok(());
-        }
-        let mut batch = Batch::new(FAMILY);
-        encode(steps, &self.options, &mut batch);
-        tracing::debug!(messages = batch.len(), "changing the rule set");
-        batch.commit(&mut self.socket).map_err(Error::netlink("change the nf_tables rule set"))
+        let mut chains = Batch::new(FAMILY);
+        encode_chains(steps, &self.options, &mut chains);
+        let mut rest = Batch::new(FAMILY);
+        encode_elements(steps, &mut rest);
+        tracing::debug!(messages = chains.len() + rest.len(), "changing the rule set");
+        let failed = || Error::netlink("change the nf_tables rule set");
+        chains.commit(&mut self.socket).map_err(failed())?;
+        rest.commit(&mut self.socket).map_err(failed())
     }
 
     /// Clients without connections would go on with an endpoint that is gone.
@@ -135,11 +139,8 @@ impl Table {
     }
 }
 
-fn encode(steps: &Steps, options: &NetworkOptions, batch: &mut Batch) {
-    let elements = |all: &[(Key, Value)]| all.iter().map(|(key, value)| element(*key, value)).collect::<Vec<_>>();
-    for (set, gone) in &steps.delete_elements {
-        batch.delete_elements(TABLE, set.name(), &elements(gone));
-    }
+/// What is led to by elements, which come later.
+fn encode_chains(steps: &Steps, options: &NetworkOptions, batch: &mut Batch) {
     for (name, timeout_ms) in &steps.add_sets {
         let clients: &'static [Type] = &[Type::Ipv4];
         let set = Set { name: name.clone(), key: clients, data: SetData::None, dynamic_timeout_ms: Some(*timeout_ms) };
@@ -158,6 +159,13 @@ fn encode(steps: &Steps, options: &NetworkOptions, batch: &mut Batch) {
             }
             ChainRules::Own(rules) => rules.iter().for_each(|rule| batch.add_rule(TABLE, chain, rule)),
         }
+    }
+}
+
+fn encode_elements(steps: &Steps, batch: &mut Batch) {
+    let elements = |all: &[(Key, Value)]| all.iter().map(|(key, value)| element(*key, value)).collect::<Vec<_>>();
+    for (set, gone) in &steps.delete_elements {
+        batch.delete_elements(TABLE, set.name(), &elements(gone));
     }
     for (set, added) in &steps.add_elements {
         batch.add_elements(TABLE, set.name(), &elements(added));

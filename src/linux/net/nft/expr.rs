@@ -131,8 +131,10 @@ pub enum Expr {
         port: Option<u32>,
     },
     Masquerade,
-    /// ICMP port unreachable, which both TCP and UDP senders take as a refusal.
+    /// ICMP port unreachable.
     Reject,
+    /// A TCP reset.
+    Reset,
     /// Puts the value in a set, or starts its time anew.
     Remember {
         set: String,
@@ -162,7 +164,7 @@ impl Expr {
             Self::Random { .. } => "numgen",
             Self::Dnat { .. } => "nat",
             Self::Masquerade => "masq",
-            Self::Reject => "reject",
+            Self::Reject | Self::Reset => "reject",
             Self::Remember { .. } => "dynset",
         }
     }
@@ -231,6 +233,9 @@ impl Expr {
             Self::Reject => {
                 // NFT_REJECT_ICMP_UNREACH with ICMP_PORT_UNREACH
                 a.be32(1, 0).u8(2, 3);
+            }
+            Self::Reset => {
+                a.be32(1, 1).u8(2, 0);
             }
             Self::Remember { set, from, timeout_ms } => {
                 a.string(1, set).be32(3, 1).be32(4, reg(*from)).be64(6, *timeout_ms);
