@@ -1,7 +1,7 @@
 //! A tiny API server in memory, for tests of what stands on a [`Transport`].
 //!
-//! It knows paths, revisions, uids, finalizers, the status and binding subresources, and merge
-//! patches; nothing of kinds, defaults or validation.
+//! It knows paths, revisions, uids, finalizers, propagation policies, the subresources status, binding
+//! and finalize, merge patches, and as much discovery as it is told; nothing of kinds, defaults or validation.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -29,6 +29,18 @@ struct State {
     collections: HashMap<String, Collection>,
     requests: Vec<String>,
     failures: Vec<(String, ApiError)>,
+    /// Bodies of discovery documents by path.
+    documents: HashMap<String, Value>,
+}
+
+/// One resource in discovery.
+#[derive(Debug, Clone, Copy)]
+pub struct Served {
+    pub group: &'static str,
+    pub version: &'static str,
+    pub resource: &'static str,
+    pub kind: &'static str,
+    pub namespaced: bool,
 }
 
 #[derive(Default)]
@@ -69,6 +81,33 @@ impl FakeTransport {
         let collection = collection_of(&object);
         let mut state = self.lock();
         state.store(&collection, object);
+    }
+
+    /// What discovery tells from now on.
+    pub fn serve(&self, served: &[Served]) {
+        let mut documents = HashMap::new();
+        let mut groups: BTreeMap<&str, &str> = BTreeMap::new();
+        documents.insert("/api".to_owned(), json!({"kind": "APIVersions", "versions": ["v1"]}));
+        for one in served {
+            let gvr = Gvr::new(one.group, one.version, one.resource);
+            let document =
+                documents.entry(gvr.root_path()).or_insert_with(|| json!({"kind": "APIResourceList", "resources": []}));
+            let resource = json!({"name": one.resource, "kind": one.kind, "namespaced": one.namespaced,
+                "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]});
+            document["resources"].as_array_mut().expect("made as a list").push(resource);
+            if !one.group.is_empty() {
+                groups.insert(one.group, one.version);
+            }
+        }
+        let groups: Vec<Value> = groups
+            .into_iter()
+            .map(|(group, version)| {
+                let version = json!({"groupVersion": format!("{group}/{version}"), "version": version});
+                json!({"name": group, "versions": [version], "preferredVersion": version})
+            })
+            .collect();
+        documents.insert("/apis".to_owned(), json!({"kind": "APIGroupList", "groups": groups}));
+        self.lock().documents = documents;
     }
 
     /// Everything there is in a collection such as `/api/v1/pods`.
@@ -139,7 +178,11 @@ impl State {
                     return Err(ApiError::conflict("", resource, &target.name, "the object has been modified"));
                 }
                 let mut new = if method == Method::PUT { body.clone() } else { merged(&old, body) };
-                if subresource == "status" {
+                if subresource == "finalize" {
+                    let finalizers = new["spec"]["finalizers"].take();
+                    new = old;
+                    new["spec"]["finalizers"] = finalizers;
+                } else if subresource == "status" {
                     let status = new["status"].take();
                     new = old;
                     new["status"] = status;
@@ -148,8 +191,41 @@ impl State {
             }
             ("DELETE", false, _) => {
                 let mut old = old.ok_or_else(missing)?;
+                let uid = &body["preconditions"]["uid"];
+                if uid.is_string() && *uid != old["metadata"]["uid"] {
+                    return Err(ApiError::conflict("", resource, &target.name, "the UID is another"));
+                }
+                let finalizer = match body["propagationPolicy"].as_str() {
+                    Some("Foreground") => Some("foregroundDeletion"),
+                    Some("Orphan") => Some("orphan"),
+                    _ => None,
+                };
+                if let Some(finalizer) = finalizer {
+                    let mut finalizers = old["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+                    finalizers.push(json!(finalizer));
+                    old["metadata"]["finalizers"] = json!(finalizers);
+                }
                 old["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
                 Ok(self.settle(&target.collection, &key, old))
+            }
+            ("DELETE", true, _) => {
+                let objects = self.collections.get(&target.collection).map(|c| &c.objects);
+                let keys: Vec<ObjectKey> = objects
+                    .into_iter()
+                    .flat_map(BTreeMap::keys)
+                    .filter(|key| *key.namespace == *target.namespace)
+                    .cloned()
+                    .collect();
+                for key in keys {
+                    let target = Target {
+                        collection: target.collection.clone(),
+                        namespace: key.namespace.to_string(),
+                        name: key.name.to_string(),
+                        subresource: String::new(),
+                    };
+                    self.answer(method, &target, body)?;
+                }
+                Ok(json!({"kind": "Status", "status": "Success"}))
             }
             _ => Err(ApiError::new(405, "MethodNotAllowed", format!("the fake knows no {method} here"))),
         }
@@ -173,7 +249,8 @@ impl State {
 
     /// Stores what is left of an object, or removes one that is deleted and has no finalizer.
     fn settle(&mut self, collection: &str, key: &ObjectKey, object: Value) -> Value {
-        let finalizers = object["metadata"]["finalizers"].as_array().map_or(0, Vec::len);
+        let count = |list: &Value| list.as_array().map_or(0, Vec::len);
+        let finalizers = count(&object["metadata"]["finalizers"]) + count(&object["spec"]["finalizers"]);
         if object["metadata"]["deletionTimestamp"].is_string() && finalizers == 0 {
             self.remove(collection, key);
             return object;
@@ -198,8 +275,12 @@ impl Transport for FakeTransport {
         let answer = match failing {
             Some(at) => Err(state.failures.remove(at).1),
             None => {
+                let path = request.uri().path();
                 let body = serde_json::from_slice(request.body()).unwrap_or(Value::Null);
-                state.answer(request.method(), &target(request.uri().path()), &body)
+                match state.documents.get(path) {
+                    Some(document) => Ok(document.clone()),
+                    None => state.answer(request.method(), &target(path), &body),
+                }
             }
         };
         let (status, body) = match answer {

@@ -14,8 +14,11 @@
 //! Must not know: the store, the API server.
 
 mod deployment;
+mod discovery;
 mod endpoints;
 mod expectations;
+mod garbage;
+mod namespace;
 mod node_ipam;
 mod owner;
 mod pod;
@@ -70,6 +73,8 @@ pub fn start(informers: &Informers, options: Options, scope: &Scope) {
     endpoints::start(&context);
     service_account::start(&context);
     root_ca::start(&context);
+    namespace::start(&context);
+    garbage::start(&context);
 }
 
 /// Runs a reconciler once its caches are filled.

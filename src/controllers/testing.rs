@@ -47,6 +47,19 @@ impl Stage {
         let _: Value = client.call(http::Method::DELETE, path, None).await.expect("it is there");
     }
 
+    /// Deletes with a propagation policy.
+    pub async fn delete_as(&self, path: &str, policy: &str) {
+        let client = Client::new(self.fake.clone());
+        let options = serde_json::json!({"propagationPolicy": policy});
+        let _: Value = client.call(http::Method::DELETE, path, Some(&options)).await.expect("it is there");
+    }
+
+    /// Updates as a client does.
+    pub async fn update(&self, path: &str, object: &Value) {
+        let client = Client::new(self.fake.clone());
+        let _: Value = client.call(http::Method::PUT, path, Some(object)).await.expect("it is there");
+    }
+
     /// Waits for what the controller is to bring about.
     pub async fn until(&self, what: &str, mut done: impl FnMut(&FakeTransport) -> bool) {
         let limit = Instant::now() + Duration::from_secs(20);

@@ -81,18 +81,21 @@ struct Slices {
     written: Written,
 }
 
+/// The name of a slice and the revision that it was written at.
+type SliceAt = (String, u64);
+
 /// What was written and the cache may not show yet: planning without it would make the same slices again.
 #[derive(Default)]
 struct Written {
     /// By service: until when to wait, and the slices with their revisions.
-    open: Mutex<HashMap<ObjectKey, (Instant, Vec<(String, u64)>)>>,
+    open: Mutex<HashMap<ObjectKey, (Instant, Vec<SliceAt>)>>,
 }
 
 /// After this time a write that is still not shown was undone by someone.
 const SHOWN_WITHIN: Duration = Duration::from_secs(5);
 
 impl Written {
-    fn note(&self, service: &ObjectKey, slices: Vec<(String, u64)>) {
+    fn note(&self, service: &ObjectKey, slices: Vec<SliceAt>) {
         let mut open = self.open.lock().expect("nothing panics while it holds the writes");
         if !slices.is_empty() {
             open.insert(service.clone(), (Instant::now() + SHOWN_WITHIN, slices));
@@ -114,7 +117,7 @@ impl Written {
     }
 }
 
-fn place(slice: &EndpointSlice) -> (String, u64) {
+fn place(slice: &EndpointSlice) -> SliceAt {
     (slice.metadata.name.clone().unwrap_or_default(), slice_revision(slice))
 }
 

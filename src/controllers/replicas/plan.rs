@@ -205,7 +205,7 @@ mod tests {
             let (first, last) = (pod(first), pod(last));
             for pods in [vec![first.clone(), last.clone()], vec![last.clone(), first.clone()]] {
                 let victims = plan_victims(pods.clone(), &pods, 1, now());
-                assert_eq!(victims, [first.clone()]);
+                assert_eq!(victims, std::slice::from_ref(&first));
             }
         };
         let on = |node: &str, phase: &str, ready: &str, more: Value| {
