@@ -243,24 +243,26 @@ impl Runtime {
             (entry.record.config.tty, entry.record.config.stdin)
         };
         let pipe = || std::io::pipe().map_err(io("create a pipe"));
-        let (stdout, stdout_theirs) = pipe()?;
-        let mut theirs: Vec<std::os::fd::OwnedFd> = vec![stdout_theirs.into()];
-        let mut streams = ExecStreams {
-            id: Uuid::new_v4().to_string(),
-            stdin: None,
-            stdout: Some(stdout.into()),
-            stderr: None,
-            tty: None,
-        };
-        if !tty {
+        let id_of_streams = Uuid::new_v4().to_string();
+        let mut streams = ExecStreams { id: id_of_streams, stdin: None, stdout: None, stderr: None, tty: None };
+        let mut theirs: Vec<std::os::fd::OwnedFd> = Vec::new();
+        if tty {
+            let (ours, other) = std::os::unix::net::UnixStream::pair().map_err(io("create a socket"))?;
+            streams.tty = Some(ours.into());
+            if stdin {
+                theirs.push(other.try_clone().map_err(io("duplicate a socket"))?.into());
+            }
+            theirs.insert(0, other.into());
+        } else {
+            let (stdout, stdout_theirs) = pipe()?;
             let (stderr, stderr_theirs) = pipe()?;
-            theirs.push(stderr_theirs.into());
-            streams.stderr = Some(stderr.into());
-        }
-        if stdin {
-            let (stdin_theirs, stdin) = pipe()?;
-            theirs.push(stdin_theirs.into());
-            streams.stdin = Some(stdin.into());
+            theirs.extend([stdout_theirs.into(), stderr_theirs.into()]);
+            (streams.stdout, streams.stderr) = (Some(stdout.into()), Some(stderr.into()));
+            if stdin {
+                let (stdin_theirs, stdin) = pipe()?;
+                theirs.push(stdin_theirs.into());
+                streams.stdin = Some(stdin.into());
+            }
         }
         let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
         self.inner.link()?.call("attach", Call::Attach { id: id.0.clone(), stdin }, &fds).await?;

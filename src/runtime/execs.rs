@@ -193,15 +193,17 @@ impl Collector {
         }
     }
 
+    /// Takes what is there. Asked of the kernel itself: the reactor may not have heard of it yet.
     fn drain(&mut self) {
         let mut buffer = [0; 16 * 1024];
         let mut left = MAX_OUTPUT;
         while self.open && left > 0 {
-            match self.reader.try_read(&mut buffer) {
+            match nix::unistd::read(&self.reader, &mut buffer) {
                 Ok(length) if length > 0 => {
                     self.keep(&buffer[..length]);
                     left = left.saturating_sub(length);
                 }
+                Err(nix::errno::Errno::EINTR) => {}
                 _ => self.open = false,
             }
         }

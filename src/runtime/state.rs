@@ -17,6 +17,9 @@ use crate::{Container, ContainerId, ContainerState, Error, ImageId, RuntimeEvent
 
 /// Finished execs whose exit nobody has asked for yet; the oldest go.
 const MAX_FINISHED_EXECS: usize = 1000;
+/// How often a supervisor that ends while it is asked is followed by the next.
+const MAX_ATTEMPTS: u32 = 50;
+const RETRY: std::time::Duration = std::time::Duration::from_millis(20);
 
 pub struct ContainerEntry {
     pub record: ContainerRecord,
@@ -119,33 +122,45 @@ impl Inner {
 
     /// Connects, or starts a supervisor; brings tables and host in line with what it knows. Blocking.
     pub fn connect(&self) -> Result<Arc<Link>, Error> {
-        let mut supervisor = self.supervisor.lock().expect("no panic while it is held");
-        if let Some(old) = &mut *supervisor {
-            // Reaps it if it has ended.
-            let _ = old.try_wait();
-        }
-        let link = match Link::connect(&self.layout) {
-            Ok(link) => link,
-            Err(_) => {
-                let (child, link) = start_supervisor(&self.layout, &self.options.cgroup_root)?;
-                info!(pid = child.id(), "started the supervisor");
-                *supervisor = Some(child);
-                // Those of an earlier one are over.
-                for exec in self.tables().execs.values_mut() {
-                    exec.exit.get_or_insert((255, false));
+        let mut attempts = 0;
+        let (link, known, events) = loop {
+            let link = self.reach()?;
+            let mut events = Vec::new();
+            match link.call_alone("list containers", Call::List, &mut events) {
+                Ok(known) => break (Arc::new(link), known, events),
+                // One that is about to end still takes connections.
+                Err(Error::Supervisor(error)) if attempts < MAX_ATTEMPTS => {
+                    warn!(%error, "the supervisor ended while it was asked");
+                    attempts += 1;
+                    std::thread::sleep(RETRY);
                 }
-                link
+                Err(error) => return Err(error),
             }
         };
-        drop(supervisor);
-        let link = Arc::new(link);
-        let mut events = Vec::new();
-        let known = link.call_alone("list containers", Call::List, &mut events)?;
         recover::recover(self, &link, known)?;
         for event in events {
             self.apply(event);
         }
         *self.link.lock().expect("no panic while it is held") = Some(link.clone());
+        Ok(link)
+    }
+
+    fn reach(&self) -> Result<Link, Error> {
+        if let Ok(link) = Link::connect(&self.layout) {
+            return Ok(link);
+        }
+        let mut supervisor = self.supervisor.lock().expect("no panic while it is held");
+        if let Some(old) = &mut *supervisor {
+            // Reaps it if it has ended.
+            let _ = old.try_wait();
+        }
+        let (child, link) = start_supervisor(&self.layout, &self.options.cgroup_root)?;
+        info!(pid = child.id(), "started the supervisor");
+        *supervisor = Some(child);
+        // The execs of an earlier one are over.
+        for exec in self.tables().execs.values_mut() {
+            exec.exit.get_or_insert((255, false));
+        }
         Ok(link)
     }
 

@@ -1,1 +1,196 @@
-pub const TESTS: &[crate::Test] = &[];
+//! Whoever ends at whatever moment.
+
+use skiff_linux::cgroup::Cgroups;
+use skiff_runtime::{ContainerId, ContainerState, RuntimeEvent, SandboxState};
+
+use crate::node::{Node, eventually};
+
+crate::tests![
+    the_agent_ends_and_comes_back,
+    an_exit_without_an_agent,
+    the_supervisor_is_killed,
+    the_supervisor_is_killed_without_an_agent,
+    leftovers_are_swept,
+    a_second_process_removes_nothing,
+    nonsense_on_the_socket,
+];
+
+async fn the_agent_ends_and_comes_back() {
+    let mut node = Node::new().await;
+    let (sandbox, running) = node.running("pod").await;
+    let mut config = node.config("echo late");
+    config.log_path = "created/0.log".into();
+    let created = node.runtime().create_container(&sandbox.id, config).await.expect("created");
+    let before = node.runtime().container(&running).await.expect("known");
+    node.restart_agent().await;
+    let after = node.runtime().container(&running).await.expect("known");
+    assert_eq!((after.pid, &after.state), (before.pid, &before.state));
+    assert!(matches!(after.state, ContainerState::Running { .. }));
+    assert_eq!(node.runtime().sandboxes().await.expect("listed")[0].state, SandboxState::Ready);
+    node.runtime().start_container(&created).await.expect("started");
+    assert_eq!(node.wait(&created).await.code, 0);
+    assert_eq!(node.log("pod", "created/0.log"), "late\n");
+    let result = node.runtime().exec_sync(&running, &["echo".into(), "there".into()], None).await.expect("an exec");
+    assert_eq!(result.stdout, b"there\n");
+    node.end().await;
+}
+
+async fn an_exit_without_an_agent() {
+    let mut node = Node::new().await;
+    let sandbox = node.sandbox("pod").await;
+    let id = node.start(&sandbox, node.config("until [ -e /tmp/go ]; do usleep 1000; done; echo done; exit 9")).await;
+    node.runtime().exec_sync(&id, &["touch".into(), "/tmp/go".into()], None).await.expect("told");
+    let exit_file = node.options.data_directory.join("containers").join(&id.0).join("exit.json");
+    node.runtime = None;
+    eventually("an exit", || async { exit_file.exists() }, |exists| *exists).await;
+    node.restart_agent().await;
+    let exit = node.wait(&id).await;
+    assert_eq!((exit.code, exit.reason.as_str()), (9, "Error"));
+    assert!(exit.started.is_some());
+    assert_eq!(node.log("pod", "main/0.log"), "done\n");
+    node.end().await;
+}
+
+fn supervisor_pid(node: &Node) -> i32 {
+    let cgroups = Cgroups::detect().expect("cgroups");
+    let group = format!("{}/skiff-supervisor", node.options.cgroup_root);
+    cgroups.processes(&group).expect("processes").first().expect("the supervisor").as_raw()
+}
+
+fn kill_supervisor(node: &Node) {
+    let pid = nix::unistd::Pid::from_raw(supervisor_pid(node));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("killed");
+}
+
+async fn check_after_supervisor(node: &Node, started: &ContainerId, pid: i32, created: &ContainerId) {
+    let exit = node.wait(started).await;
+    assert_eq!((exit.code, exit.reason.as_str()), (255, "Unknown"));
+    assert!(exit.started.is_some());
+    assert!(!std::path::Path::new(&format!("/proc/{pid}/root/bin/busybox")).exists(), "it still runs");
+    let created = node.runtime().container(created).await.expect("known");
+    assert_eq!((created.state, created.pid), (ContainerState::Unknown, None));
+    let sandbox = node.runtime().sandboxes().await.expect("listed").remove(0);
+    // Its namespaces are pinned, so they outlive everything.
+    assert_eq!(sandbox.state, SandboxState::Ready);
+    let mut config = node.config("echo again");
+    config.log_path = "again/0.log".into();
+    let again = node.start(&sandbox, config).await;
+    assert_eq!(node.wait(&again).await.code, 0);
+    assert_eq!(node.log("pod", "again/0.log"), "again\n");
+    node.runtime().remove_sandbox(&sandbox.id).await.expect("removed");
+    assert_eq!(node.runtime().containers().await.expect("listed").len(), 0);
+}
+
+async fn the_supervisor_is_killed() {
+    let node = Node::new().await;
+    let (sandbox, running) = node.running("pod").await;
+    let mut config = node.config("true");
+    config.log_path = "created/0.log".into();
+    let created = node.runtime().create_container(&sandbox.id, config).await.expect("created");
+    let pid = node.runtime().container(&running).await.expect("known").pid.expect("a pid");
+    let mut events = node.runtime().events();
+    let waiting = {
+        let (runtime, running) = (node.runtime().clone(), running.clone());
+        tokio::spawn(async move { runtime.exec_sync(&running, &["sleep".into(), "1000".into()], None).await })
+    };
+    let busy =
+        || async { Cgroups::detect().expect("cgroups").processes(&node.options.cgroup_root).expect("them").len() };
+    eventually("the exec", busy, |count| *count >= 4).await;
+    kill_supervisor(&node);
+    loop {
+        if matches!(events.recv().await.expect("an event"), RuntimeEvent::Resync) {
+            break;
+        }
+    }
+    drop(waiting.await.expect("it heard of the end"));
+    check_after_supervisor(&node, &running, pid, &created).await;
+    node.end().await;
+}
+
+async fn the_supervisor_is_killed_without_an_agent() {
+    let mut node = Node::new().await;
+    let (sandbox, running) = node.running("pod").await;
+    let mut config = node.config("true");
+    config.log_path = "created/0.log".into();
+    let created = node.runtime().create_container(&sandbox.id, config).await.expect("created");
+    let pid = node.runtime().container(&running).await.expect("known").pid.expect("a pid");
+    node.runtime = None;
+    kill_supervisor(&node);
+    node.restart_agent().await;
+    check_after_supervisor(&node, &running, pid, &created).await;
+    node.end().await;
+}
+
+async fn leftovers_are_swept() {
+    let mut node = Node::new().await;
+    let (_, running) = node.running("pod").await;
+    node.runtime = None;
+    let cgroups = Cgroups::detect().expect("cgroups");
+    // As crashes leave them: mounted namespaces, half a record, a group of nobody, a container without a record.
+    let run = node.options.run_directory.clone();
+    let shm = run.join("sandboxes/half/shm");
+    std::fs::create_dir_all(&shm).expect("a directory");
+    skiff_linux::mount::tmpfs(&shm, "size=64k").expect("mounted");
+    let half = node.options.data_directory.join("containers/half");
+    std::fs::create_dir_all(half.join("upper")).expect("a directory");
+    std::fs::write(half.join("record.json"), b"{\"id\": \"ha").expect("half a record");
+    let group = format!("{}/kubepods/burstable/podgone/{}", node.options.cgroup_root, "a".repeat(64));
+    cgroups.ensure(&group).expect("a group");
+    let mut sleeper = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+    cgroups.add(&group, nix::unistd::Pid::from_raw(sleeper.id() as i32)).expect("moved");
+    // Reaped as init would, so that the group can go.
+    let reaper = std::thread::spawn(move || sleeper.wait());
+    node.restart_agent().await;
+    reaper.join().expect("joined").expect("killed");
+    assert!(!run.join("sandboxes/half").exists() && !half.exists());
+    assert!(cgroups.directories(&group).iter().all(|directory| !directory.exists()));
+    assert!(matches!(node.runtime().container(&running).await.expect("known").state, ContainerState::Running { .. }));
+
+    // Its record is gone: so is the container.
+    let pid = node.runtime().container(&running).await.expect("known").pid.expect("a pid");
+    node.runtime = None;
+    std::fs::remove_dir_all(node.options.data_directory.join("containers").join(&running.0)).expect("removed");
+    node.restart_agent().await;
+    assert_eq!(node.runtime().containers().await.expect("listed").len(), 0);
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    node.end().await;
+}
+
+async fn a_second_process_removes_nothing() {
+    let node = Node::new().await;
+    let (_, running) = node.running("pod").await;
+    let stray = node.options.run_directory.join("containers/being-made");
+    std::fs::create_dir_all(&stray).expect("a directory");
+    let second = skiff_runtime::Runtime::open(node.options.clone()).await.expect("opened");
+    assert!(stray.exists());
+    assert_eq!(second.containers().await.expect("listed").len(), 1);
+    let result = second.exec_sync(&running, &["echo".into(), "hi".into()], None).await.expect("an exec");
+    assert_eq!(result.stdout, b"hi\n");
+    drop(second);
+    node.end().await;
+}
+
+async fn nonsense_on_the_socket() {
+    use std::os::fd::{AsFd, AsRawFd};
+    let node = Node::new().await;
+    let (_, running) = node.running("pod").await;
+    for message in [&b"nonsense"[..], b"{}", &[0xff; 60_000]] {
+        let socket = nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Unix,
+            nix::sys::socket::SockType::SeqPacket,
+            nix::sys::socket::SockFlag::empty(),
+            None,
+        )
+        .expect("a socket");
+        let path = node.options.run_directory.join("supervisor.sock");
+        let address = nix::sys::socket::UnixAddr::new(&path).expect("an address");
+        nix::sys::socket::connect(socket.as_raw_fd(), &address).expect("connected");
+        skiff_linux::socket::send(socket.as_fd(), message, &[]).expect("sent");
+        // It hangs up, and goes on.
+        let mut buffer = [0; 16];
+        assert_eq!(skiff_linux::socket::receive(socket.as_fd(), &mut buffer).map_or(0, |got| got.0), 0);
+    }
+    let result = node.runtime().exec_sync(&running, &["echo".into(), "hi".into()], None).await.expect("an exec");
+    assert_eq!(result.stdout, b"hi\n");
+    node.end().await;
+}

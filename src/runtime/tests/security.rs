@@ -1,1 +1,205 @@
-pub const TESTS: &[crate::Test] = &[];
+//! What a container may not.
+
+use skiff_runtime::{ContainerConfig, Seccomp};
+
+use crate::node::Node;
+
+crate::tests![
+    users_and_groups,
+    capabilities,
+    no_new_privileges,
+    read_only_root,
+    masked_and_read_only_paths,
+    devices_are_out_of_reach,
+    given_devices,
+    privileged,
+    seccomp_profiles,
+    the_runtime_is_out_of_reach,
+    files_of_the_image_cannot_lead_out,
+];
+
+async fn users_and_groups() {
+    let node = Node::new().await;
+    let script = "exec 2>&1; id -u; id -g; id -G; echo $HOME; cat /etc/secret; echo to stderr > /dev/stderr; grep CapEff /proc/self/status";
+    let change = |config: &mut ContainerConfig| {
+        config.security.run_as_user = Some(33);
+        config.security.supplemental_groups = vec![1234];
+    };
+    let (_, log) = node.run("web", change, script).await;
+    let expect = "33\n34\n34 50 1234\n/home\ncat: can't open '/etc/secret': Permission denied\nto stderr\nCapEff:\t0000000000000000\n";
+    assert_eq!(log, expect);
+    let change = |config: &mut ContainerConfig| {
+        (config.security.run_as_user, config.security.run_as_group) = (Some(4000), Some(5000));
+    };
+    let (_, log) = node.run("unknown", change, "id -u; id -G; echo $HOME").await;
+    assert_eq!(log, "4000\n5000\n/\n");
+    node.end().await;
+}
+
+async fn capabilities() {
+    let node = Node::new().await;
+    let show = "grep Cap /proc/self/status | cut -f2 | tr '\\n' ' '";
+    let default = "00000000a80425fb";
+    let (_, log) = node.run("default", |_| {}, show).await;
+    assert_eq!(log, format!("0000000000000000 {default} {default} {default} 0000000000000000 "));
+    let change = |config: &mut ContainerConfig| {
+        config.security.drop_capabilities = vec!["ALL".into()];
+        config.security.add_capabilities = vec!["NET_BIND_SERVICE".into()];
+    };
+    let (_, log) = node.run("one", change, &format!("{show}; chown web /tmp 2>&1")).await;
+    let one = "0000000000000400";
+    let expect = format!("0000000000000000 {one} {one} {one} 0000000000000000 chown: /tmp: Operation not permitted\n");
+    assert_eq!(log, expect);
+    node.end().await;
+}
+
+async fn no_new_privileges() {
+    let node = Node::new().await;
+    for (wanted, name) in [(true, "on"), (false, "off")] {
+        let change = |config: &mut ContainerConfig| config.security.no_new_privileges = wanted;
+        let (exit, log) = node.run(name, change, "grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status | cut -f2").await;
+        assert_eq!((exit.code, log), (0, format!("{}\n2\n", i32::from(wanted))));
+    }
+    node.end().await;
+}
+
+async fn read_only_root() {
+    let node = Node::new().await;
+    let change = |config: &mut ContainerConfig| config.security.read_only_root = true;
+    let (_, log) =
+        node.run("pod", change, "exec 2>&1; touch /file; touch /dev/shm/file && echo shm; mount -o remount,rw /").await;
+    let expect = "touch: /file: Read-only file system\nshm\nmount: permission denied (are you root?)\n";
+    assert_eq!(log, expect);
+    node.end().await;
+}
+
+async fn masked_and_read_only_paths() {
+    let node = Node::new().await;
+    let script = "exec 2>&1; wc -c < /proc/keys; ls /sys/firmware | wc -l; echo 1 > /proc/sys/kernel/panic; \
+                  echo x > /sys/kernel/uevent_helper; touch /sys/x";
+    let (_, log) = node.run("pod", |_| {}, script).await;
+    assert!(log.starts_with("0\n0\n"), "{log}");
+    assert_eq!(log.matches("Read-only file system").count(), 3, "{log}");
+    let change = |config: &mut ContainerConfig| {
+        (config.security.masked_paths, config.security.readonly_paths) = (Some(Vec::new()), Some(Vec::new()));
+    };
+    let (_, log) = node.run("open", change, "mount | grep -c /proc/; ls /proc/keys").await;
+    assert_eq!(log, "0\n/proc/keys\n");
+    node.end().await;
+}
+
+/// The disk that the root file system is on, or any.
+fn disk() -> Option<(u64, u64)> {
+    let entries = std::fs::read_dir("/sys/block").ok()?;
+    let numbers = entries.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("dev")).ok());
+    let mut parsed = numbers.filter_map(|text| {
+        let (major, minor) = text.trim().split_once(':')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    });
+    parsed.next()
+}
+
+async fn devices_are_out_of_reach() {
+    let node = Node::new().await;
+    let (major, minor) = disk().expect("a block device");
+    let script = format!(
+        "exec 2>&1; mknod /disk b {major} {minor} && head -c 16 /disk | wc -c; mknod /mem c 1 1; head -c 1 /mem | wc -c; \
+         head -c 4 /dev/zero | wc -c; echo ok > /dev/null && echo null"
+    );
+    let (_, log) = node.run("pod", |_| {}, &script).await;
+    let expect = "head: /disk: Operation not permitted\n0\nhead: /mem: Operation not permitted\n0\n4\nnull\n";
+    assert_eq!(log, expect);
+    node.end().await;
+}
+
+async fn given_devices() {
+    let node = Node::new().await;
+    let Some(device) =
+        ["/dev/fuse", "/dev/kmsg", "/dev/net/tun"].into_iter().find(|path| std::path::Path::new(path).exists())
+    else {
+        panic!("no device to give");
+    };
+    let change = |config: &mut ContainerConfig| config.devices = vec![device.into()];
+    let (exit, log) = node.run("pod", change, &format!("exec 3<>{device} && echo open")).await;
+    assert_eq!((exit.code, log.as_str()), (0, "open\n"));
+    node.end().await;
+}
+
+async fn privileged() {
+    let node = Node::new().await;
+    let change = |config: &mut ContainerConfig| config.security.privileged = true;
+    let script = "exec 2>&1; grep -E '^Seccomp:' /proc/self/status | cut -f2; mkdir /m; mount -t tmpfs none /m && echo mounted; \
+                  ls /dev | wc -l; unshare -n true && echo unshared; [ -w /proc/sys/kernel ] && echo proc";
+    let (_, log) = node.run("pod", change, script).await;
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!((lines[0], lines[1], lines[3], lines[4]), ("0", "mounted", "unshared", "proc"), "{log}");
+    assert!(lines[2].parse::<u32>().expect("a number") > 15, "{log}");
+    node.end().await;
+}
+
+async fn seccomp_profiles() {
+    let node = Node::new().await;
+    let profile = node.directory.path().join("profile.json");
+    std::fs::write(
+        &profile,
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["chmod","fchmodat"],"action":"SCMP_ACT_ERRNO","errnoRet":38}]}"#,
+    )
+    .expect("a profile");
+    let script = "exec 2>&1; chmod 700 /tmp; unshare -u true && echo unshared; true";
+    for (name, seccomp, expect) in [
+        ("local", Seccomp::Localhost(profile), "chmod: /tmp: Function not implemented\n"),
+        ("default", Seccomp::RuntimeDefault, ""),
+        ("none", Seccomp::Unconfined, ""),
+    ] {
+        let (_, log) = node.run(name, |config| config.security.seccomp = seccomp, script).await;
+        let log = log.replace("unshare: unshare(0x4000000): Operation not permitted\n", "");
+        assert_eq!(log, expect, "{name}");
+    }
+    let sandbox = node.sandbox("missing").await;
+    let mut config = node.config("true");
+    config.security.seccomp = Seccomp::Localhost("/no/such/profile.json".into());
+    let error = node.runtime().create_container(&sandbox.id, config).await.expect_err("no profile");
+    assert!(error.to_string().contains("/no/such/profile.json"), "{error}");
+    node.end().await;
+}
+
+/// CVE-2019-5736, CVE-2024-21626 and their kin: no descriptor, no executable, no environment of the runtime inside.
+async fn the_runtime_is_out_of_reach() {
+    let node = Node::new().await;
+    let script = "ls /proc/self/fd | wc -l; ls -l /proc/1/fd | grep -vE 'pipe|null|total' | wc -l; readlink /proc/1/exe; \
+                  tr '\\0' '\\n' < /proc/1/environ | cut -d= -f1 | sort | tr '\\n' ' '; echo; sleep 1000";
+    let sandbox = node.sandbox("pod").await;
+    let id = node.start(&sandbox, node.config(script)).await;
+    let log = || async { node.log("pod", "main/0.log") };
+    let log = crate::node::eventually("all", log, |log| log.ends_with("PATH \n")).await;
+    // 0, 1, 2 and the directory itself.
+    assert_eq!(log, "4\n0\n/bin/busybox\nFROM HOME HOSTNAME PATH \n");
+    let result = node.runtime().exec_sync(&id, &["ls".into(), "/proc/self/fd".into()], None).await.expect("an exec");
+    assert_eq!(result.stdout, b"0\n1\n2\n3\n");
+    // The executable that waits for the start is a read-only view.
+    let mut config = node.config("true");
+    config.log_path = "waiting/0.log".into();
+    let waiting = node.runtime().create_container(&sandbox.id, config).await.expect("created");
+    let pid = node.runtime().container(&waiting).await.expect("known").pid.expect("a pid");
+    let program = std::fs::File::open(format!("/proc/{pid}/exe")).expect("opened");
+    let flags = nix::sys::statvfs::fstatvfs(&program).expect("flags").flags();
+    assert!(flags.contains(nix::sys::statvfs::FsFlags::ST_RDONLY), "{flags:?}");
+    node.end().await;
+}
+
+async fn files_of_the_image_cannot_lead_out() {
+    let node = Node::new().await;
+    let outside = node.directory.path().join("outside");
+    std::fs::create_dir(&outside).expect("a directory");
+    let sandbox = node.sandbox("pod").await;
+    let mut config = node.config("pwd");
+    config.working_dir = Some(format!("/proc/1/root{}", outside.join("made").display()));
+    let made = node.runtime().create_container(&sandbox.id, config).await;
+    drop(made);
+    let mut config = node.config("pwd");
+    config.working_dir = Some(format!("/../../../..{}", outside.join("made").display()));
+    let id = node.start(&sandbox, config).await;
+    assert_eq!(node.wait(&id).await.code, 0);
+    assert!(!outside.join("made").exists());
+    node.end().await;
+}
