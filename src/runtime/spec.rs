@@ -23,13 +23,13 @@ pub struct Device {
     pub gid: u32,
 }
 
-/// The configuration.
+/// The configuration; `gathered` is where the container's cgroup directories are found together.
 pub fn plan_spec(
     plan: &ContainerPlan,
     process: &ProcessPlan,
     devices: &[Device],
     cgroups: &Cgroups,
-    skeleton: &Path,
+    gathered: &Path,
 ) -> Value {
     let shared = plan.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
     let devices: Vec<Value> = devices
@@ -52,7 +52,7 @@ pub fn plan_spec(
             "env": [],
             "cwd": process.working_dir,
         },
-        "mounts": plan_mounts(plan, cgroups, skeleton),
+        "mounts": plan_mounts(plan, cgroups, gathered),
         "linux": {
             "cgroupsPath": plan.cgroup,
             "namespaces": plan_namespaces(plan, cgroups),
@@ -90,7 +90,7 @@ fn mount(kind: &str, source: &Path, target: &Path, options: &[&str]) -> Value {
     json!({ "type": kind, "source": source, "destination": target, "options": options })
 }
 
-fn plan_mounts(plan: &ContainerPlan, cgroups: &Cgroups, skeleton: &Path) -> Vec<Value> {
+fn plan_mounts(plan: &ContainerPlan, cgroups: &Cgroups, gathered: &Path) -> Vec<Value> {
     let access = if plan.privileged { "rw" } else { "ro" };
     let file_system = |kind: &str, target: &str, options: &[&str]| {
         (PathBuf::from(target), mount(kind, Path::new(kind), Path::new(target), options))
@@ -102,7 +102,7 @@ fn plan_mounts(plan: &ContainerPlan, cgroups: &Cgroups, skeleton: &Path) -> Vec<
         file_system("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
         file_system("sysfs", "/sys", &["nosuid", "noexec", "nodev", access]),
     ];
-    mounts.extend(plan_cgroup_mounts(plan, cgroups, skeleton, access));
+    mounts.push(plan_cgroup_mount(cgroups, gathered, plan.privileged));
     let shm = if plan.sandbox.ipc { plan.sandbox.directory.join("shm") } else { PathBuf::from("/dev/shm") };
     let bind = |source: PathBuf, target: &str, options: &[&str]| {
         (PathBuf::from(target), mount("bind", &source, Path::new(target), options))
@@ -121,21 +121,18 @@ fn plan_mounts(plan: &ContainerPlan, cgroups: &Cgroups, skeleton: &Path) -> Vec<
     mounts.into_iter().map(|(_, mount)| mount).chain(own).collect()
 }
 
-/// libcontainer 0.7's own cgroup mount on v1 forgets `ro`: a container could raise its own limits. So each hierarchy's
-/// directory of the container is bound, read-only, over a read-only skeleton of empty directories.
-fn plan_cgroup_mounts(plan: &ContainerPlan, cgroups: &Cgroups, skeleton: &Path, access: &str) -> Vec<(PathBuf, Value)> {
-    let root = Path::new("/sys/fs/cgroup");
+/// libcontainer 0.7's own cgroup mount on v1 forgets `ro`: a container could raise its own limits. So the container's
+/// directory of each hierarchy, gathered below `gathered`, is bound: read-only, but where it may do anything anyhow.
+fn plan_cgroup_mount(cgroups: &Cgroups, gathered: &Path, privileged: bool) -> (PathBuf, Value) {
+    let target = Path::new("/sys/fs/cgroup");
+    let access = match (privileged, cgroups.is_v2()) {
+        (false, _) => "rro",
+        // The top is a directory of the host; only what is mounted in it is the container's.
+        (true, false) => "ro",
+        (true, true) => "rw",
+    };
     let options = ["rbind", "nosuid", "noexec", "nodev", access];
-    let mut mounts = Vec::new();
-    if !cgroups.is_v2() {
-        let options = ["bind", "nosuid", "noexec", "nodev", "ro"];
-        mounts.push((root.to_owned(), mount("bind", skeleton, root, &options)));
-    }
-    for (name, directory) in cgroups.named_directories(&plan.cgroup) {
-        let target = if name.is_empty() { root.to_owned() } else { root.join(name) };
-        mounts.push((target.clone(), mount("bind", &directory, &target, &options)));
-    }
-    mounts
+    (target.to_owned(), mount("bind", gathered, target, &options))
 }
 
 /// What may be opened: what every container has, and its own devices. Making nodes is allowed: one that may not be

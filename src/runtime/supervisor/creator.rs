@@ -105,8 +105,8 @@ fn try_create(
     drop(root);
     raise_limits(&mut outcome.warnings);
 
-    let skeleton = at("cgroup skeleton", skeleton(plan, cgroups))?;
-    let config = spec::plan_spec(plan, &process, &devices, cgroups, &skeleton);
+    let gathered = at("gather cgroups", gather_cgroups(plan, cgroups))?;
+    let config = spec::plan_spec(plan, &process, &devices, cgroups, &gathered);
     let config = serde_json::to_vec(&config).map_err(|error| error.to_string())?;
     at("write config.json", std::fs::write(plan.run_directory.join("config.json"), config))?;
 
@@ -196,14 +196,23 @@ fn mount_root(plan: &ContainerPlan) -> io::Result<()> {
     mount::overlay(&plan.lower_directories, Some((&upper, &work)), &plan.rootfs())
 }
 
-/// Empty directories named as the hierarchies of v1, to be bound over.
-fn skeleton(plan: &ContainerPlan, cgroups: &Cgroups) -> io::Result<PathBuf> {
-    let directory =
-        plan.run_directory.parent().and_then(Path::parent).unwrap_or(Path::new("/")).join("cgroup-skeleton");
-    for (name, _) in cgroups.named_directories("/") {
-        std::fs::create_dir_all(directory.join(name))?;
+/// The container's directories of all hierarchies in one place, to be mounted as one: each mount of libcontainer's
+/// costs a hundred system calls.
+fn gather_cgroups(plan: &ContainerPlan, cgroups: &Cgroups) -> io::Result<PathBuf> {
+    let named = cgroups.named_directories(&plan.cgroup);
+    if let [(name, directory)] = named.as_slice() {
+        if name.is_empty() {
+            return Ok(directory.clone());
+        }
     }
-    Ok(directory)
+    // Only this child's mount namespace sees what is bound there.
+    let place = plan.run_directory.parent().and_then(Path::parent).unwrap_or(Path::new("/")).join("cgroup");
+    for (name, directory) in named {
+        let target = place.join(name);
+        std::fs::create_dir_all(&target)?;
+        mount::bind(&directory, &target)?;
+    }
+    Ok(place)
 }
 
 /// Raising it is free, lowering it needs CAP_SYS_RESOURCE, which we may not have.

@@ -147,8 +147,11 @@ async fn host_namespaces() {
     (config.host_network, config.host_ipc, config.host_pid) = (true, true, true);
     let sandbox = node.runtime().run_sandbox(config).await.expect("a sandbox");
     assert_eq!(sandbox.netns, None);
-    let script = "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done; (sleep 1000 & )";
+    let script = "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done; (sleep 1000 & ); \
+                  until [ -e /tmp/go ]; do usleep 1000; done";
     let id = node.start(&sandbox, node.config(script)).await;
+    let result = node.runtime().exec_sync(&id, &["touch".into(), "/tmp/go".into()], None).await.expect("an exec");
+    assert_eq!(result.exit_code, 0);
     let exit = node.wait(&id).await;
     assert_eq!(exit.code, 0);
     let log = node.log("host", "main/0.log");
@@ -173,6 +176,8 @@ async fn a_shared_process_namespace() {
     assert_eq!(node.wait(&other).await.code, 0);
     let log = node.log("pod", "other/0.log");
     assert!(log.contains("sleep 4321"), "{log}");
+    let result = node.runtime().exec_sync(&sleeper, &["ps".into()], None).await.expect("an exec");
+    assert!(String::from_utf8_lossy(&result.stdout).contains("sleep 4321"));
     assert_ne!(log.lines().last(), Some("1"));
     node.runtime().stop_sandbox(&sandbox.id).await.expect("stopped");
     assert_eq!(node.wait(&sleeper).await.signal, Some(9));
