@@ -15,8 +15,8 @@ use nix::mount::{MsFlags, mount};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::faults::{FAIL_SYNC, TEAR_AFTER};
 use crate::store_test::{all, commit, delete, key, open, put};
-use crate::writer::{FAIL_SYNC, TEAR_AFTER};
 use crate::{Consistency, Error, Op, Options, Revision, Store, Txn};
 
 const ROLE: &str = "SKIFF_STORE_TEST_ROLE";

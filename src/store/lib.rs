@@ -12,12 +12,12 @@
 //! Memory is the truth for reads, the log is what makes a write durable, the checkpoint is where a start begins; it
 //! then replays the log behind it.
 //!
-//! Bottom-up: [`types`] is the public vocabulary. [`mvcc`] is the versioned map and [`watch`] hands its changes on, both
-//! pure; [`state`] holds the two under one lock. [`raft`] names the types Raft works with, [`codec`] encodes them.
-//! [`segment`] is the form of a log file, [`space`] sets room in the log aside, [`log`] knows where each entry is,
-//! [`writer`] is the thread that writes, [`recover`] reads the log at start. [`checkpoint`] is sled behind its guard,
-//! [`keeper`] the thread that writes it. [`machine`] and [`peers`] are what Raft asks of us. [`directory`] is the lock
-//! and the format. [`store`] puts them together.
+//! Bottom-up: [`types`] is the public vocabulary. [`mvcc`] is the versioned map and [`watch`] hands its changes on,
+//! both pure; [`state`] holds the two under one lock. [`raft`] names the types Raft works with, [`codec`] encodes
+//! them. [`segment`] is the form of a log file, [`faults`] where tests break the disk, [`space`] sets room in the
+//! log aside, [`log`] knows where each entry is, [`writer`] is the thread that writes, [`recover`] reads the log at
+//! start. [`checkpoint`] is sled behind its guard, [`keeper`] the thread that writes it. [`machine`] and [`peers`]
+//! are what Raft asks of us. [`directory`] is the lock and the format. [`store`] puts them together.
 //!
 //! Invariants:
 //! - Acknowledged: the entry was fdatasynced, and is applied. A failed fdatasync of the log ends the process.
@@ -34,6 +34,7 @@ mod codec;
 #[cfg(test)]
 mod crash_test;
 mod directory;
+mod faults;
 mod keeper;
 mod log;
 mod machine;
@@ -49,6 +50,8 @@ mod state;
 mod store;
 #[cfg(test)]
 mod store_test;
+#[cfg(test)]
+mod suite_test;
 mod types;
 mod watch;
 mod writer;

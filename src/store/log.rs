@@ -115,7 +115,8 @@ impl Index {
         while self.cache.back().is_some_and(|entry| entry.log_id.index >= keep) {
             self.cache.pop_back();
         }
-        self.last = after.max(self.purged);
+        // Behind the end there is nothing to take back.
+        self.last = self.last.min(after.max(self.purged));
     }
 
     pub fn purge(&mut self, upto: LogId) {

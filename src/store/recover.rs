@@ -135,7 +135,7 @@ impl Recovered<'_> {
                 let after = codec::optional_log_id(&mut reader)?;
                 reader.end()?;
                 self.index.truncate(after);
-                self.last = after;
+                self.last = self.last.min(after);
             }
             _ => return Err(Some(Malformed("kind of record"))),
         }

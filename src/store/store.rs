@@ -251,16 +251,16 @@ impl Store {
 }
 
 /// What is opened before Raft starts.
-struct Parts {
+pub(crate) struct Parts {
     directory: Directory,
-    state: Arc<State>,
-    log: Log,
-    keeper: Keeper,
+    pub state: Arc<State>,
+    pub log: Log,
+    pub keeper: Keeper,
     writer: JoinHandle<()>,
 }
 
 impl Parts {
-    fn open(options: Options) -> Result<Parts, Error> {
+    pub fn open(options: Options) -> Result<Parts, Error> {
         let path = options.directory.as_path();
         let directory = Directory::open(path)?;
         let mut mvcc = Mvcc::default();

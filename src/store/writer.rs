@@ -26,6 +26,7 @@ use skiff_base::chain;
 use tokio::sync::oneshot;
 
 use crate::codec;
+use crate::faults;
 use crate::log::{Job, Location, Shared};
 use crate::raft::{Entry, Flushed, LogId, Vote};
 use crate::segment::{self, Batch, HEAD_BYTES, SEGMENT_BYTES, kind};
@@ -399,41 +400,3 @@ fn fatal(what: &str, e: &io::Error) -> ! {
     tracing::error!(error = %chain(e), "cannot {what}: ending the process, since what is on disk is unknown");
     std::process::abort();
 }
-
-/// Disk errors on demand, for tests.
-#[cfg(not(test))]
-mod faults {
-    pub fn sync() -> std::io::Result<()> {
-        Ok(())
-    }
-
-    pub fn written(_sequence: u64, _at: u64, _length: usize) {}
-}
-
-#[cfg(test)]
-pub(crate) mod faults {
-    use std::io::{self, Write};
-    use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-
-    pub static FAIL_SYNC: AtomicBool = AtomicBool::new(false);
-    /// The process ends after so many batches, before the sync of the last one.
-    pub static TEAR_AFTER: AtomicI64 = AtomicI64::new(-1);
-
-    pub fn sync() -> io::Result<()> {
-        if FAIL_SYNC.load(Ordering::SeqCst) {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
-        Ok(())
-    }
-
-    pub fn written(sequence: u64, at: u64, length: usize) {
-        if TEAR_AFTER.load(Ordering::SeqCst) >= 0 && TEAR_AFTER.fetch_sub(1, Ordering::SeqCst) == 0 {
-            let line = format!("@torn {sequence:016x}.log {at} {length}\n");
-            std::io::stdout().lock().write_all(line.as_bytes()).expect("the test listens");
-            std::process::abort();
-        }
-    }
-}
-
-#[cfg(test)]
-pub(crate) use faults::{FAIL_SYNC, TEAR_AFTER};
