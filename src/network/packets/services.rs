@@ -90,6 +90,7 @@ fn every_way_in_spreads_over_all_endpoints() {
         // The tool reads everything that was written.
         let listed = tool("nft", &["list", "ruleset"]);
         assert!(listed.contains("10.43.0.20 . tcp . 80 : goto spread-3"), "{listed}");
+        assert!(!listed.contains("invalid"), "{listed}");
     });
 }
 
@@ -267,6 +268,64 @@ fn services_outlive_this_process_and_changes_during_traffic() {
         stop.store(true, Relaxed);
         let asked = client.join().expect("no request failed");
         assert!(asked > 0);
+    });
+}
+
+/// How many messages the kernel gets is told by how much of the rule set changes; so its handles are looked at.
+fn rules_with_handles() -> String {
+    tool("nft", &["-a", "list", "table", "ip", "skiff"])
+}
+
+#[test]
+fn a_restart_changes_only_what_has_changed() {
+    on_a_node(|world| async move {
+        let network = world.network().await;
+        let pods = three(&world, &network).await;
+        let with = |pods: &[&Pod]| service(&pods.iter().map(|p| local(p)).collect::<Vec<_>>());
+        let affine = |pods: &[&Pod]| ServicePort {
+            affinity_s: Some(600),
+            cluster_ips: vec![Ipv4Addr::new(10, 43, 0, 30).into()],
+            external_ips: vec![],
+            node_port: Some(30081),
+            ..with(pods)
+        };
+        let udp = |pods: &[&Pod]| ServicePort { protocol: Protocol::Udp, ..with(pods) };
+        let all = |pods: &[&Pod]| [("d/dns:", udp(pods)), ("d/kept:", affine(pods)), ("d/web:", with(pods))];
+        let [a, b, c] = &pods;
+        apply(&network, &all(&[a, b])).await;
+        let client = UdpClient::new(Some(&c.path));
+        let kept = answers(Some(&c.path), Ipv4Addr::new(10, 43, 0, 30), 80);
+        let first = client.ask(CLUSTER_IP, 80).expect("an answer");
+        let before = rules_with_handles();
+        drop(network);
+
+        let network = world.network().await;
+        apply(&network, &all(&[a, b])).await;
+        let chains = |text: &str| -> Vec<String> {
+            // The rules of affinity are written anew, the chains and their clients stay.
+            let own =
+                |line: &&str| line.contains("handle") && !line.contains("10.42.0.") && !line.contains("goto service-");
+            text.lines().filter(own).map(str::to_owned).collect()
+        };
+        assert_eq!(chains(&rules_with_handles()), chains(&before), "nothing was made anew");
+        assert_eq!(answers(Some(&c.path), Ipv4Addr::new(10, 43, 0, 30), 80), kept, "clients keep their endpoint");
+        assert_eq!(client.ask(CLUSTER_IP, 80).expect("an answer"), first);
+        drop(network);
+
+        // Meanwhile an endpoint and a service went away, and an endpoint came.
+        let network = world.network().await;
+        let gone = if first.starts_with("a ") { a } else { b };
+        let left = if first.starts_with("a ") { [b, c] } else { [a, c] };
+        apply(&network, &[all(&left)[0].clone(), all(&left)[2].clone()]).await;
+        assert!(!rules_with_handles().contains(&format!(": {} . 8080", gone.ip)));
+        assert!(!rules_with_handles().contains("10.43.0.30"));
+        assert!(!rules_with_handles().contains("clients-"));
+        assert_eq!(answers(None, CLUSTER_IP, 80).len(), 2);
+        assert!(ask(Some(&gone.path), gone.ip, 8080).is_ok());
+        let moved = client.ask(CLUSTER_IP, 80).expect("an answer");
+        assert_ne!(moved.split(' ').next(), first.split(' ').next(), "UDP clients leave the endpoint that is gone");
+        apply(&network, &all(&left)).await;
+        assert_eq!(answers(Some(&a.path), Ipv4Addr::new(10, 43, 0, 30), 80).len(), 1);
     });
 }
 

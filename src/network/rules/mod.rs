@@ -2,7 +2,7 @@
 //!
 //! Bottom-up: [`model`] is the vocabulary (keys and values of maps, chains that owners share), [`base`] are the
 //! chains that every node has, [`service`] plans what one service port asks for, [`diff`] turns a change of plans
-//! into steps, [`table`] carries them out as one transaction.
+//! into steps, [`table`] carries them out; [`adopt`] takes over what an earlier process left.
 //!
 //! ```text
 //! prerouting, output -101   hostport-ips, hostports       dnat
@@ -17,6 +17,7 @@
 //! number of endpoints, what differs are elements of maps. Only services with session affinity or source ranges
 //! have chains of their own.
 
+mod adopt;
 pub(crate) mod base;
 mod diff;
 mod model;

@@ -110,7 +110,7 @@ pub(super) enum Key {
 }
 
 impl Key {
-    fn bytes(self) -> Vec<u8> {
+    pub(super) fn bytes(self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(16);
         let (address, protocol, port, index) = match self {
             Self::Address(ip) => return ip.octets().to_vec(),
@@ -150,7 +150,7 @@ pub(super) enum Value {
 }
 
 impl Value {
-    fn data(&self) -> ElementData {
+    pub(super) fn data(&self) -> ElementData {
         match self {
             Self::Nothing => ElementData::None,
             Self::Drop => ElementData::Verdict(Verdict::Drop),
@@ -235,10 +235,9 @@ impl Shared {
 /// To a random endpoint; if that one was taken away since the chain was chosen, to the first one.
 fn spread_rules(by: By, count: u32, local: bool) -> Vec<Rule> {
     let offset = if local { LOCAL_INDEX } else { 0 };
-    let random = Expr::Random { modulus: count, offset, to: 3 };
-    let first = Expr::Immediate { to: 3, value: offset.to_ne_bytes().to_vec() };
-    let indexes = if count > 1 { vec![random, first] } else { vec![first] };
-    indexes.into_iter().map(|index| to_endpoint(by, index)).collect()
+    // The first index is "random" too: a constant would do, but nft(8) could not show it.
+    let random = |modulus| to_endpoint(by, Expr::Random { modulus, offset, to: 3 });
+    if count > 1 { vec![random(count), random(1)] } else { vec![random(1)] }
 }
 
 fn to_endpoint(by: By, index: Expr) -> Rule {

@@ -4,6 +4,7 @@ use skiff_base::chain;
 use skiff_linux::net::nft::{self, Batch, Chain, Family, Set, SetData, Type};
 use skiff_linux::net::{Protocol, Socket, conntrack};
 
+use super::adopt;
 use super::base;
 use super::diff::{ChainRules, Fragments, References, Steps, plan_change};
 use super::model::{Fragment, Key, Owner, SetName, Value, element};
@@ -11,7 +12,7 @@ use crate::{Error, NetworkOptions};
 
 /// Our table, in each family.
 pub(crate) const TABLE: &str = "skiff";
-const FAMILY: Family = Family::Ip;
+pub(super) const FAMILY: Family = Family::Ip;
 
 /// The state of the thread that owns our table: what was asked for, and whether the kernel has it.
 pub(crate) struct Table {
@@ -24,8 +25,9 @@ pub(crate) struct Table {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kernel {
-    /// An earlier process's rules, which serve until the services are known.
-    Adopted,
+    /// An earlier process's rules, which serve until the services are known. They are what this program would make
+    /// of the same services, or not.
+    Left { same: bool },
     /// What was asked for.
     Current,
     /// Something else.
@@ -38,12 +40,14 @@ impl Table {
         let mut socket = Socket::open(Protocol::Netfilter).map_err(Error::netlink("open a netfilter socket"))?;
         let exists = nft::table_exists(&mut socket, FAMILY, TABLE);
         let exists = exists.map_err(Error::netlink("ask the kernel for nf_tables (is it built in, or loaded?)"))?;
+        let chains = nft::chains(&mut socket, FAMILY, TABLE).map_err(Error::netlink("read the rule set"))?;
+        let same = chains.contains(&adopt::layout(options));
         let mut table = Self {
             socket,
             options: options.clone(),
             fragments,
             references: References::default(),
-            kernel: if exists { Kernel::Adopted } else { Kernel::Unknown },
+            kernel: if exists { Kernel::Left { same } } else { Kernel::Unknown },
         };
         if !exists {
             table.replace_all()?;
@@ -82,14 +86,40 @@ impl Table {
                     self.replace_all()?;
                 }
             }
-            Kernel::Adopted if !complete => {
+            Kernel::Left { .. } if !complete => {
                 if let Err(error) = self.apply(&steps) {
                     tracing::info!(error = %chain(&error), "an earlier rule set stays as it is until services are known");
                 }
             }
-            Kernel::Adopted | Kernel::Unknown => self.replace_all()?,
+            Kernel::Left { same: true } => {
+                if let Err(error) = self.adopt() {
+                    tracing::warn!(error = %chain(&error), "an earlier rule set can't be taken over; making it anew");
+                    self.replace_all()?;
+                }
+            }
+            Kernel::Left { same: false } | Kernel::Unknown => self.replace_all()?,
         }
         self.forget(&steps);
+        Ok(())
+    }
+
+    /// Turns an earlier process's rule set into what is asked for now, without a moment in between.
+    fn adopt(&mut self) -> Result<(), Error> {
+        let failed = || Error::netlink("take over the nf_tables rule set");
+        let observed = adopt::observe(&mut self.socket).map_err(failed())?;
+        let mut references = References::default();
+        let wanted = plan_change(self.fragments.values().map(|new| (None, Some(new))), &mut references);
+        let (mut chains, mut rest) = (Batch::new(FAMILY), Batch::new(FAMILY));
+        let mut forgotten = adopt::encode(&observed, &wanted, &self.options, &mut chains, &mut rest);
+        tracing::info!(messages = chains.len() + rest.len(), "taking over the rule set");
+        chains.commit(&mut self.socket).map_err(failed())?;
+        rest.commit(&mut self.socket).map_err(failed())?;
+        self.references = references;
+        self.kernel = Kernel::Current;
+        for fragment in self.fragments.values() {
+            forgotten.retain(|connections| !fragment.forwarded.contains(connections));
+        }
+        self.forget(&Steps { forget: forgotten, ..Steps::default() });
         Ok(())
     }
 
@@ -101,6 +131,7 @@ impl Table {
         batch.delete_table(TABLE);
         batch.add_table(TABLE);
         SetName::ALL.iter().for_each(|set| batch.add_set(TABLE, &set.set()));
+        batch.add_chain(TABLE, &Chain { name: adopt::layout(&self.options), hook: None });
         let chains = base::chains(&self.options);
         chains.iter().for_each(|(chain, _)| batch.add_chain(TABLE, chain));
         for (chain, rules) in &chains {
@@ -142,9 +173,7 @@ impl Table {
 /// What is led to by elements, which come later.
 fn encode_chains(steps: &Steps, options: &NetworkOptions, batch: &mut Batch) {
     for (name, timeout_ms) in &steps.add_sets {
-        let clients: &'static [Type] = &[Type::Ipv4];
-        let set = Set { name: name.clone(), key: clients, data: SetData::None, dynamic_timeout_ms: Some(*timeout_ms) };
-        batch.add_set(TABLE, &set);
+        batch.add_set(TABLE, &clients_set(name, *timeout_ms));
     }
     for name in &steps.add_chains {
         batch.add_chain(TABLE, &Chain { name: name.clone(), hook: None });
@@ -153,12 +182,22 @@ fn encode_chains(steps: &Steps, options: &NetworkOptions, batch: &mut Batch) {
         batch.flush_chain(TABLE, name);
     }
     for (chain, rules) in &steps.add_rules {
-        match rules {
-            ChainRules::Shared(shared) => {
-                shared.rules(options.cluster_cidr).iter().for_each(|rule| batch.add_rule(TABLE, chain, rule));
-            }
-            ChainRules::Own(rules) => rules.iter().for_each(|rule| batch.add_rule(TABLE, chain, rule)),
+        encode_rules(chain, rules, options, batch);
+    }
+}
+
+/// The clients that an endpoint keeps.
+pub(super) fn clients_set(name: &str, timeout_ms: u64) -> Set {
+    let key: &'static [Type] = &[Type::Ipv4];
+    Set { name: name.to_owned(), key, data: SetData::None, dynamic_timeout_ms: Some(timeout_ms) }
+}
+
+pub(super) fn encode_rules(chain: &str, rules: &ChainRules, options: &NetworkOptions, batch: &mut Batch) {
+    match rules {
+        ChainRules::Shared(shared) => {
+            shared.rules(options.cluster_cidr).iter().for_each(|rule| batch.add_rule(TABLE, chain, rule));
         }
+        ChainRules::Own(rules) => rules.iter().for_each(|rule| batch.add_rule(TABLE, chain, rule)),
     }
 }
 

@@ -1,9 +1,9 @@
 use super::expr::{self, Rule, Verdict};
 use super::{
-    ANY_TABLE, CHAIN_NAME, DELCHAIN, DELRULE, DELSET, DELSETELEM, DELTABLE, Family, NEWCHAIN, NEWRULE, NEWSET,
-    NEWSETELEM, NEWTABLE, RULE_CHAIN, RULE_HANDLE, RULE_USERDATA,
+    ANY_TABLE, CHAIN_NAME, DELCHAIN, DELRULE, DELSET, DELSETELEM, DELTABLE, Family, HEADER_LEN, NEWCHAIN, NEWRULE,
+    NEWSET, NEWSETELEM, NEWTABLE, RULE_CHAIN, RULE_HANDLE, RULE_USERDATA, SET_NAME,
 };
-use crate::net::message::{Attributes, write_message};
+use crate::net::message::{Attributes, Reply, write_message};
 use crate::net::socket::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, Result, Socket};
 
 const BATCH_BEGIN: u16 = 0x10;
@@ -16,7 +16,6 @@ const CHAIN_TYPE: u16 = 7;
 const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
-const SET_NAME: u16 = 2;
 const SET_FLAGS: u16 = 3;
 const SET_KEY_TYPE: u16 = 4;
 const SET_KEY_LEN: u16 = 5;
@@ -289,6 +288,24 @@ fn write_rule(a: &mut Attributes<'_>, table: &str, chain: &str, rule: &Rule) {
     if let Some(comment) = &rule.comment {
         a.bytes(RULE_USERDATA, &expr::write_comment(comment));
     }
+}
+
+/// The elements that a message tells of.
+pub(super) fn read_elements(reply: &Reply) -> Vec<Element> {
+    let mut elements = Vec::new();
+    let list = reply.attributes(HEADER_LEN).find(|a| a.kind == ELEM_LIST_ELEMENTS);
+    for element in list.iter().flat_map(|list| list.children()) {
+        let part = |kind| element.children().find(|a| a.kind == kind);
+        let Some(key) = part(ELEM_KEY).and_then(|key| expr::read_value(&key)) else { continue };
+        let data = match part(ELEM_DATA) {
+            None => Some(ElementData::None),
+            Some(data) => expr::read_value(&data)
+                .map(ElementData::Value)
+                .or_else(|| expr::read_verdict(&data).map(ElementData::Verdict)),
+        };
+        elements.extend(data.map(|data| Element { key, data }));
+    }
+    elements
 }
 
 fn write_element(list: &mut Attributes<'_>, element: &Element) {

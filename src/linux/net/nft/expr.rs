@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use crate::net::message::Attributes;
+use crate::net::message::{Attribute, Attributes};
 
 const EXPR_NAME: u16 = 1;
 const EXPR_DATA: u16 = 2;
@@ -252,6 +252,25 @@ pub(super) fn write_value(a: &mut Attributes<'_>, kind: u16, value: &[u8]) {
     a.nested(kind, |data| {
         data.bytes(DATA_VALUE, value);
     });
+}
+
+pub(super) fn read_value(data: &Attribute<'_>) -> Option<Vec<u8>> {
+    data.children().find(|a| a.kind == DATA_VALUE).map(|a| a.value.to_vec())
+}
+
+pub(super) fn read_verdict(data: &Attribute<'_>) -> Option<Verdict> {
+    let verdict = data.children().find(|a| a.kind == DATA_VERDICT)?;
+    let part = |kind| verdict.children().find(|a| a.kind == kind);
+    let chain = part(VERDICT_CHAIN).map(|a| a.string().to_owned());
+    let code = i32::from_be_bytes(part(VERDICT_CODE)?.value.try_into().ok()?);
+    match (code, chain) {
+        (0, None) => Some(Verdict::Drop),
+        (1, None) => Some(Verdict::Accept),
+        (-5, None) => Some(Verdict::Return),
+        (-3, Some(chain)) => Some(Verdict::Jump(chain)),
+        (-4, Some(chain)) => Some(Verdict::Goto(chain)),
+        _ => None,
+    }
 }
 
 pub(super) fn write_verdict(a: &mut Attributes<'_>, kind: u16, verdict: &Verdict) {

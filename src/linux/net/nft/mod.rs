@@ -24,8 +24,10 @@ const NEWRULE: u16 = SUBSYSTEM | 6;
 const GETRULE: u16 = SUBSYSTEM | 7;
 const DELRULE: u16 = SUBSYSTEM | 8;
 const NEWSET: u16 = SUBSYSTEM | 9;
+const GETSET: u16 = SUBSYSTEM | 10;
 const DELSET: u16 = SUBSYSTEM | 11;
 const NEWSETELEM: u16 = SUBSYSTEM | 12;
+const GETSETELEM: u16 = SUBSYSTEM | 13;
 const DELSETELEM: u16 = SUBSYSTEM | 14;
 const NEWGEN: u16 = SUBSYSTEM | 15;
 
@@ -33,6 +35,7 @@ const NEWGEN: u16 = SUBSYSTEM | 15;
 const ANY_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_POLICY: u16 = 5;
+const SET_NAME: u16 = 2;
 const RULE_CHAIN: u16 = 2;
 const RULE_HANDLE: u16 = 3;
 const RULE_USERDATA: u16 = 7;
@@ -105,6 +108,40 @@ pub fn rules(socket: &mut Socket, family: Family, table: &str, chain: &str) -> R
         Some(FoundRule { handle: u64::from_be_bytes(handle), comment })
     });
     Ok(rules.collect())
+}
+
+/// The names of a table's chains.
+pub fn chains(socket: &mut Socket, family: Family, table: &str) -> Result<Vec<String>> {
+    let replies = socket.dump(GETCHAIN, &family.header(), |_| {})?;
+    Ok(names(&replies, NEWCHAIN, table, CHAIN_NAME))
+}
+
+/// The names of a table's sets and maps.
+pub fn sets(socket: &mut Socket, family: Family, table: &str) -> Result<Vec<String>> {
+    let replies = socket.dump(GETSET, &family.header(), |a| {
+        a.string(ANY_TABLE, table);
+    })?;
+    Ok(names(&replies, NEWSET, table, SET_NAME))
+}
+
+fn names(replies: &[Reply], kind: u16, table: &str, name: u16) -> Vec<String> {
+    let mut names = Vec::new();
+    for reply in replies.iter().filter(|r| r.kind == kind) {
+        let text = |kind| reply.attributes(HEADER_LEN).find(|a| a.kind == kind).map(|a| a.string());
+        if text(ANY_TABLE) == Some(table) {
+            names.extend(text(name).map(str::to_owned));
+        }
+    }
+    names
+}
+
+/// What is in a set or map.
+pub fn elements(socket: &mut Socket, family: Family, table: &str, set: &str) -> Result<Vec<Element>> {
+    let replies = socket.dump(GETSETELEM, &family.header(), |a| {
+        a.string(ANY_TABLE, table).string(SET_NAME, set);
+    })?;
+    let lists = replies.iter().filter(|r| r.kind == NEWSETELEM);
+    Ok(lists.flat_map(|reply| batch::read_elements(reply)).collect())
 }
 
 /// What an event is about.
