@@ -1,7 +1,9 @@
 //! Between the versions of a kind. Objects are stored in the version of the row that was registered
 //! first for their storage; what differs between versions is the strategy's knowledge.
 
+use bytes::Bytes;
 use serde_json::Value;
+use skiff_api::Object;
 
 use crate::registry::Row;
 
@@ -13,10 +15,13 @@ pub(crate) fn to_row(mut value: Value, row: &Row) -> Value {
     value
 }
 
-/// From the row's version to the stored one.
-pub(crate) fn to_home(mut value: Value, row: &Row) -> Value {
-    if row.descriptor.strategy.converts() {
-        row.descriptor.strategy.to_storage(&mut value);
+/// The bytes at rest of an object in the row's version.
+pub(crate) fn to_home(value: &Value, row: &Row) -> Bytes {
+    let strategy = &row.descriptor.strategy;
+    if !strategy.converts() {
+        return Object::canonical(value);
     }
-    value
+    let mut value = value.clone();
+    strategy.to_storage(&mut value);
+    Object::canonical(&value)
 }

@@ -17,7 +17,7 @@ use crate::reply::{JSON, Reply};
 use crate::server::Server;
 
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-/// How newer clients write the same.
+/// The same in the form of RFC 2045, which knows no `@`: answers name it so.
 const V2_PROTOBUF_DOTTED: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 const KEEP: Duration = Duration::from_secs(60);
 
@@ -74,7 +74,7 @@ impl Server {
         let accept = call.header(http::header::ACCEPT).unwrap_or("*/*");
         let mut wanted = accept.split(',').map(|entry| entry.split(';').next().unwrap_or_default().trim());
         let media = wanted.find_map(|media| match media {
-            V2_PROTOBUF | V2_PROTOBUF_DOTTED => Some(V2_PROTOBUF),
+            V2_PROTOBUF | V2_PROTOBUF_DOTTED => Some(V2_PROTOBUF_DOTTED),
             "application/json" | "*/*" | "application/*" | "" => Some(JSON),
             _ => None,
         });

@@ -52,7 +52,8 @@ impl Row {
 #[derive(Default)]
 pub(crate) struct Registry {
     rows: Vec<Arc<Row>>,
-    by_path: HashMap<(Arc<str>, Arc<str>, Arc<str>), Arc<Row>>,
+    /// By `group/version/resource`.
+    by_path: HashMap<String, Arc<Row>>,
 }
 
 impl Registry {
@@ -66,15 +67,16 @@ impl Registry {
                 home: home.cloned(),
                 descriptor,
             });
-            let gvr = row.descriptor.gvr.clone();
-            registry.by_path.insert((gvr.group, gvr.version, gvr.resource), row.clone());
+            let gvr = &row.descriptor.gvr;
+            let path = format!("{}/{}/{}", gvr.group, gvr.version, gvr.resource);
+            registry.by_path.insert(path, row.clone());
             registry.rows.push(row);
         }
         registry
     }
 
     pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Row>> {
-        self.by_path.get(&(group.into(), version.into(), resource.into()))
+        self.by_path.get(&format!("{group}/{version}/{resource}"))
     }
 
     /// In discovery's order.

@@ -44,14 +44,9 @@ pub(crate) async fn serve(
     let mut response = Response::new(reply.body);
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
-    let headers = response.headers_mut();
-    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-cache, private"));
-    headers.insert("audit-id", header(&uuid::Uuid::new_v4().to_string()));
+    let cache = http::HeaderValue::from_static("no-cache, private");
+    response.headers_mut().entry(http::header::CACHE_CONTROL).or_insert(cache);
     response
-}
-
-fn header(text: &str) -> http::HeaderValue {
-    http::HeaderValue::from_str(text).unwrap_or(http::HeaderValue::from_static(""))
 }
 
 async fn answer(

@@ -63,7 +63,7 @@ impl Server {
         warnings.extend(strategy.warnings(&value, None));
         let reserved = if row.is("", "services") { Some(self.services.reserve(&mut value, None)?) } else { None };
         for _ in 0..GENERATE_NAME_TRIES {
-            let bytes = Object::canonical(&convert::to_home(value.clone(), row));
+            let bytes = convert::to_home(&value, row);
             if dry_run {
                 self.refuse_existing(row, &value).await?;
                 return parse(bytes, 0);

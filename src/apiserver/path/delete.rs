@@ -107,7 +107,7 @@ impl Server {
                 Written::Conflict(current) => Ok(Err(current)),
             };
         };
-        let bytes = Object::canonical(&convert::to_home(new, row));
+        let bytes = convert::to_home(&new, row);
         if bytes == *old.raw() {
             return Ok(Ok(Deleted::Ending(old.clone())));
         }

@@ -120,7 +120,7 @@ impl Server {
             true => Some(self.services.reserve(&mut new, Some(old_value))?),
             false => None,
         };
-        let bytes = Object::canonical(&convert::to_home(new.clone(), row));
+        let bytes = convert::to_home(&new, row);
         let ends = is_finished(row, &new);
         if !ends && bytes == *old.raw() {
             return Ok(Ok(old.clone()));

@@ -110,6 +110,8 @@ async fn discovery_in_every_form() {
     let protobuf = [("accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")];
     let answer = cluster.ask_with("GET", "/openapi/v2", Value::Null, &protobuf).await;
     assert!(answer.status == 200 && answer.body.len() > 10_000);
+    // Go's clients can't read the type that they ask for.
+    assert_eq!(answer.header("content-type"), "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
     let version = cluster.get("/version").await;
     assert!(version["gitVersion"].as_str().is_some_and(|v| v.starts_with("v1.36.0+skiff")), "{version}");
     assert_eq!(cluster.get("/openid/v1/jwks").await["keys"][0]["alg"], "ES256");
