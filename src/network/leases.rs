@@ -12,7 +12,6 @@ use crate::{Cidr, Error, HostPort};
 
 /// The network's own address, and the gateway.
 const RESERVED: u32 = 2;
-const CURSOR: &str = "next";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -41,13 +40,13 @@ impl Leases {
         fs::create_dir_all(&directory).map_err(Error::io(format!("make the directory {}", directory.display())))?;
         let mut leases = Self { directory, cidr, by_sandbox: BTreeMap::new(), taken: BTreeSet::new(), next: RESERVED };
         let read_error = || Error::io(format!("read the address leases in {}", leases.directory.display()));
+        let mut newest = None;
         for entry in fs::read_dir(&leases.directory).map_err(read_error())? {
             let entry = entry.map_err(read_error())?;
-            if entry.file_name() == CURSOR {
-                continue;
-            }
             match read(&entry.path()) {
                 Ok(lease) if cidr.contains(lease.address) && leases.taken.insert(lease.address) => {
+                    let written = entry.metadata().and_then(|meta| meta.modified()).ok();
+                    newest = newest.max(Some((written, lease.address)));
                     leases.by_sandbox.insert(lease.sandbox_id.clone(), lease);
                 }
                 other => {
@@ -56,8 +55,9 @@ impl Leases {
                 }
             }
         }
-        let cursor = fs::read_to_string(leases.directory.join(CURSOR)).ok();
-        leases.next = cursor.and_then(|text| text.trim().parse().ok()).unwrap_or(RESERVED);
+        if let Some((_, address)) = newest {
+            leases.next = cidr.index_of(address) + 1;
+        }
         Ok(leases)
     }
 
@@ -71,7 +71,7 @@ impl Leases {
 
     /// The sandbox's lease: the one it has, or a new one.
     pub(crate) fn take(&mut self, sandbox_id: &str, host_ports: &[HostPort]) -> Result<Lease, Error> {
-        if sandbox_id.is_empty() || sandbox_id.starts_with('.') || sandbox_id.contains('/') || sandbox_id == CURSOR {
+        if sandbox_id.is_empty() || sandbox_id.starts_with('.') || sandbox_id.contains('/') {
             return Err(Error::Invalid(format!("{sandbox_id:?} is no sandbox id")));
         }
         self.check_host_ports(sandbox_id, host_ports)?;
@@ -82,9 +82,9 @@ impl Leases {
         };
         let lease = Lease { sandbox_id: sandbox_id.to_owned(), address, host_ports: host_ports.to_vec() };
         let content = serde_json::to_vec(&lease).expect("a lease is plain data");
-        let wrote = write(&self.directory.join(sandbox_id), &content)
-            .and_then(|()| write(&self.directory.join(CURSOR), self.next.to_string().as_bytes()));
-        wrote.map_err(Error::io(format!("write an address lease in {}", self.directory.display())))?;
+        // Whole or not at all, but for a crash right here; what that leaves is no lease, and removed at the next start.
+        fs::write(self.directory.join(sandbox_id), content)
+            .map_err(Error::io(format!("write an address lease in {}", self.directory.display())))?;
         self.taken.insert(address);
         self.by_sandbox.insert(sandbox_id.to_owned(), lease.clone());
         Ok(lease)
@@ -146,13 +146,6 @@ fn read(path: &Path) -> io::Result<Lease> {
     }
 }
 
-/// Whoever reads meanwhile sees the old or the new content.
-fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    fs::write(&temporary, content)?;
-    fs::rename(&temporary, path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,9 +170,10 @@ mod tests {
         assert_eq!(last(leases.take("c", &[])), 4, "not the one that was just freed");
 
         // What a crash between two writes leaves.
+        fs::write(directory.path().join("leases/empty"), b"").expect("writable");
         fs::write(directory.path().join("leases/torn"), b"{\"sand").expect("writable");
         let mut leases = open(directory.path());
-        assert!(!directory.path().join("leases/torn").exists());
+        assert!(!directory.path().join("leases/torn").exists() && !directory.path().join("leases/empty").exists());
         assert_eq!(leases.iter().map(|l| l.sandbox_id.as_str()).collect::<Vec<_>>(), ["b", "c"]);
         assert_eq!(last(leases.take("d", &[])), 5);
         assert_eq!(last(leases.take("e", &[])), 6);
@@ -193,7 +187,7 @@ mod tests {
     #[test]
     fn a_sandbox_id_is_a_file_name() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        for bad in ["", "../x", "a/b", ".hidden", "next"] {
+        for bad in ["", "../x", "a/b", ".hidden"] {
             assert!(open(directory.path()).take(bad, &[]).is_err(), "{bad:?}");
         }
     }

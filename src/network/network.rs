@@ -86,25 +86,7 @@ impl Network {
         if !lost.is_empty() {
             tracing::warn!(?lost, "these are another service's already");
         }
-        self.inner
-            .table
-            .call(move |table| {
-                let mut changes: BTreeMap<Owner, _> = BTreeMap::new();
-                for name in table.service_names() {
-                    if !services.services.contains_key(&name) {
-                        changes.insert(Owner::Service(name), None);
-                    }
-                }
-                for (name, service) in &services.services {
-                    let fragment = rules::plan_service(name, service);
-                    let owner = Owner::Service(name.clone());
-                    if table.fragment(&owner) != Some(&fragment) {
-                        changes.insert(owner, Some(fragment));
-                    }
-                }
-                table.change(changes, true)
-            })
-            .await
+        self.inner.table.call(move |table| table.show_services(services)).await
     }
 
     /// Tells where the DNS server listens on its address: with a port other than 53, port 53 leads there.

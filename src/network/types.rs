@@ -24,6 +24,11 @@ impl Cidr {
         self.contains(ip).then_some(ip)
     }
 
+    /// Where an address of the network stands in it; the opposite of [`Cidr::nth`].
+    pub fn index_of(&self, ip: Ipv4Addr) -> u32 {
+        u32::from(ip) & !self.mask()
+    }
+
     /// How many addresses the network has.
     pub fn size(&self) -> u64 {
         1 << (32 - u32::from(self.prefix_len))

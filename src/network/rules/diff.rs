@@ -184,7 +184,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::rules::plan_service;
+    use crate::rules::service::plan_service;
     use crate::{Endpoint, Protocol, ServicePort};
 
     fn service(endpoints: &[u8]) -> ServicePort {

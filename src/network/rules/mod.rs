@@ -25,5 +25,5 @@ mod service;
 mod table;
 
 pub(crate) use model::{Fragment, Owner};
-pub(crate) use service::{plan_dns, plan_pod, plan_service, without_conflicts};
+pub(crate) use service::{plan_dns, plan_pod, without_conflicts};
 pub(crate) use table::{TABLE, Table, remove_all};

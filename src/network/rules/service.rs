@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use skiff_linux::net::conntrack::Forwarded;
@@ -44,7 +44,7 @@ pub(crate) fn plan_dns(dns_ip: Ipv4Addr, port: u16) -> Fragment {
 
 /// Leaves each address and port to the first service that asks for it, and tells who lost.
 pub(crate) fn without_conflicts(mut rules: ServiceRules, options: &NetworkOptions) -> (ServiceRules, Vec<String>) {
-    let mut taken = BTreeSet::new();
+    let mut taken = HashSet::new();
     let mut lost = Vec::new();
     for (name, service) in &mut rules.services {
         let (protocol, port) = (service.protocol, service.port);

@@ -8,7 +8,8 @@ use super::adopt;
 use super::base;
 use super::diff::{ChainRules, Fragments, References, Steps, plan_change};
 use super::model::{Fragment, Key, Owner, SetName, Value, element};
-use crate::{Error, NetworkOptions};
+use super::service::plan_service;
+use crate::{Error, NetworkOptions, ServicePort, ServicePortKey, ServiceRules};
 
 /// Our table, in each family.
 pub(crate) const TABLE: &str = "skiff";
@@ -19,6 +20,8 @@ pub(crate) struct Table {
     socket: Socket,
     options: NetworkOptions,
     fragments: Fragments,
+    /// What the services' fragments were planned from.
+    services: BTreeMap<ServicePortKey, ServicePort>,
     references: References,
     kernel: Kernel,
 }
@@ -46,6 +49,7 @@ impl Table {
             socket,
             options: options.clone(),
             fragments,
+            services: BTreeMap::new(),
             references: References::default(),
             kernel: if exists { Kernel::Left { same } } else { Kernel::Unknown },
         };
@@ -60,13 +64,19 @@ impl Table {
         self.socket.port()
     }
 
-    pub(crate) fn service_names(&self) -> Vec<String> {
-        let name = |owner: &Owner| if let Owner::Service(name) = owner { Some(name.clone()) } else { None };
-        self.fragments.keys().filter_map(name).collect()
-    }
-
-    pub(crate) fn fragment(&self, owner: &Owner) -> Option<&Fragment> {
-        self.fragments.get(owner)
+    /// Makes the table show exactly these services.
+    pub(crate) fn show_services(&mut self, rules: ServiceRules) -> Result<(), Error> {
+        let mut changes = BTreeMap::new();
+        for name in self.services.keys().filter(|name| !rules.services.contains_key(*name)) {
+            changes.insert(Owner::Service(name.clone()), None);
+        }
+        for (name, service) in &rules.services {
+            if self.services.get(name) != Some(service) {
+                changes.insert(Owner::Service(name.clone()), Some(plan_service(name, service)));
+            }
+        }
+        self.services = rules.services;
+        self.change(changes, true)
     }
 
     /// Makes the table show other fragments of some owners. `complete`: every service is known now.
