@@ -12,6 +12,7 @@
 pub mod capability;
 pub mod cgroup;
 mod device_filter;
+pub mod inotify;
 pub mod mount;
 pub mod net;
 pub mod process;
