@@ -1,13 +1,49 @@
 //! The node agent: makes the pods that are bound to this node run, and says how they are.
 //!
+//! Bottom-up. Pure: `pod` asks a Pod object, `quantity`, `resources` (quality of service, cgroup values), `expand`
+//! (`$(VAR)`), `fields` (downward API), `environment`, `etc_files` (hosts, resolv.conf), `backoff`, `plan` (what to do
+//! with containers), `slot` (what is known of a container), `status` (what the API is told).
+//! With effects: `engine` is the seam to runtime and network, `source` observes ConfigMaps and Secrets, `token` asks for
+//! service-account tokens, `image`, `volume`, `container`, `sandbox`, `hook`, `probe` (on `http_get`, `grpc_health`).
+//! Above: `worker`, one for each pod; `pods` hands events to them and ends what has no pod; `node` registers and keeps
+//! the heartbeat; `logs` and `server` answer on port 10250.
+//!
+//! Invariants: a pod's containers are decided on by its worker alone; a UID never goes back to an earlier phase;
+//! nothing polls; a stop of the agent touches no container; whatever a pod made on the host is found by name.
+//!
 //! Must not know: the store, the API server.
 
-/* Contract.
-pub struct Options { pub node_name: String, pub node_ip: Ipv4Addr, pub root_directory: PathBuf /* /var/lib/kubelet */, pub log_directory: PathBuf /* /var/log/pods */, pub containers_log_directory: PathBuf /* /var/log/containers */,
-    pub cluster_dns: Ipv4Addr, pub cluster_domain: String, pub resolv_conf: PathBuf, pub labels: BTreeMap<String,String>, pub taints: Vec<Taint>, pub listen: SocketAddr /* 10250 */, pub serving: KeyPairPem, pub client_ca_pem: String,
-    pub cluster_cidr, pub service_cidr, pub data_directory /* /var/lib/skiff/agent */ , ... }
-/// Registers the node, waits for its podCIDR, opens the network, runs pods until the scope is stopped. Pods keep running then.
-pub async fn start(options: Options, informers: &skiff_client::Informers, runtime: skiff_runtime::Runtime, scope: &Scope) -> Result<Kubelet, Error>;
-impl Kubelet { pub fn network(&self) -> skiff_network::Network  // for proxy and dns
-}
-*/
+mod backoff;
+mod container;
+mod context;
+mod engine;
+mod environment;
+mod etc_files;
+mod expand;
+mod fields;
+mod grpc_health;
+mod hook;
+mod http_get;
+mod image;
+mod logs;
+mod node;
+mod options;
+mod plan;
+mod pod;
+mod pods;
+mod probe;
+mod quantity;
+mod resources;
+mod sandbox;
+mod server;
+mod slot;
+mod source;
+mod start;
+mod status;
+mod token;
+mod volume;
+mod worker;
+
+pub use node::VERSION;
+pub use options::{Error, Options};
+pub use start::{Kubelet, start};

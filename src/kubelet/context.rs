@@ -1,0 +1,68 @@
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use skiff_base::Scope;
+use skiff_client::{Client, EventKind, EventRecorder, Lister};
+use skiff_runtime::ContainerId;
+use tokio::sync::Semaphore;
+
+use crate::engine::Engine;
+use crate::options::Options;
+use crate::pod::{self, PodUid, Role};
+use crate::source::Sources;
+use crate::token::Tokens;
+
+/// What all pods of the node share.
+pub(crate) struct Context {
+    pub(crate) options: Options,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) client: Client,
+    pub(crate) recorder: EventRecorder,
+    pub(crate) services: Lister<Service>,
+    pub(crate) config_maps: Sources<ConfigMap>,
+    pub(crate) secrets: Sources<Secret>,
+    pub(crate) tokens: Tokens,
+    /// What pods may use in all.
+    pub(crate) allocatable: BTreeMap<String, Quantity>,
+    /// Bytes.
+    pub(crate) memory_capacity: i64,
+    /// Whose container it is: where the runtime's events go.
+    pub(crate) routes: Mutex<HashMap<ContainerId, PodUid>>,
+    /// Bounds the pulls that run at once.
+    pub(crate) pulls: Semaphore,
+    /// Told when an image came or went.
+    pub(crate) images_changed: tokio::sync::Notify,
+    pub(crate) scope: Scope,
+}
+
+impl Context {
+    pub(crate) fn event(&self, pod: &Pod, kind: EventKind, reason: &str, message: impl Into<String>) {
+        self.recorder.record(EventRecorder::reference(pod), kind, reason, message);
+    }
+
+    pub(crate) fn container_event(
+        &self,
+        pod: &Pod,
+        role: Role,
+        container: &str,
+        kind: EventKind,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        self.recorder.record(pod::container_reference(pod, role, container), kind, reason, message);
+    }
+
+    pub(crate) fn route(&self, id: &ContainerId, uid: &PodUid) {
+        self.routes.lock().expect("no holder of this lock panics").insert(id.clone(), uid.clone());
+    }
+
+    pub(crate) fn unroute(&self, id: &ContainerId) {
+        self.routes.lock().expect("no holder of this lock panics").remove(id);
+    }
+
+    pub(crate) fn routed(&self, id: &ContainerId) -> Option<PodUid> {
+        self.routes.lock().expect("no holder of this lock panics").get(id).cloned()
+    }
+}

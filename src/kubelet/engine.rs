@@ -1,0 +1,140 @@
+//! What the agent asks of the machine: a seam between decisions about pods and the runtime and network that carry
+//! them out, so that the life of a pod is tested without either.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use skiff_network::{HostPort, Network};
+use skiff_runtime::{
+    Container, ContainerConfig, ContainerId, Error, ExecResult, Image, RegistryAuth, Runtime, RuntimeEvent, Sandbox,
+    SandboxConfig, SandboxId,
+};
+use tokio::sync::broadcast;
+
+#[async_trait]
+pub(crate) trait Engine: Send + Sync + 'static {
+    fn normalize(&self, reference: &str) -> Result<String, Error>;
+    async fn image(&self, reference: &str) -> Result<Option<Image>, Error>;
+    async fn images(&self) -> Result<Vec<Image>, Error>;
+    async fn pull(&self, reference: &str, auth: Option<&RegistryAuth>) -> Result<Image, Error>;
+
+    async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox, Error>;
+    async fn stop_sandbox(&self, id: &SandboxId) -> Result<(), Error>;
+    async fn remove_sandbox(&self, id: &SandboxId) -> Result<(), Error>;
+    async fn sandboxes(&self) -> Result<Vec<Sandbox>, Error>;
+
+    async fn create_container(&self, sandbox: &SandboxId, config: ContainerConfig) -> Result<ContainerId, Error>;
+    async fn start_container(&self, id: &ContainerId) -> Result<(), Error>;
+    async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<(), Error>;
+    async fn remove_container(&self, id: &ContainerId) -> Result<(), Error>;
+    async fn container(&self, id: &ContainerId) -> Result<Container, Error>;
+    async fn containers(&self) -> Result<Vec<Container>, Error>;
+    async fn exec_sync(
+        &self,
+        id: &ContainerId,
+        command: &[String],
+        timeout: Option<Duration>,
+    ) -> Result<ExecResult, Error>;
+    fn events(&self) -> broadcast::Receiver<RuntimeEvent>;
+
+    async fn attach_network(
+        &self,
+        sandbox: &SandboxId,
+        netns: &Path,
+        host_ports: &[HostPort],
+    ) -> Result<Vec<IpAddr>, skiff_network::Error>;
+    async fn detach_network(&self, sandbox: &SandboxId) -> Result<(), skiff_network::Error>;
+}
+
+/// The real one.
+pub(crate) struct Machine {
+    pub(crate) runtime: Runtime,
+    pub(crate) network: Network,
+}
+
+#[async_trait]
+impl Engine for Machine {
+    fn normalize(&self, reference: &str) -> Result<String, Error> {
+        Runtime::normalize(reference)
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<Image>, Error> {
+        self.runtime.image(reference).await
+    }
+
+    async fn images(&self) -> Result<Vec<Image>, Error> {
+        self.runtime.images().await
+    }
+
+    async fn pull(&self, reference: &str, auth: Option<&RegistryAuth>) -> Result<Image, Error> {
+        self.runtime.pull(reference, auth).await
+    }
+
+    async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox, Error> {
+        self.runtime.run_sandbox(config).await
+    }
+
+    async fn stop_sandbox(&self, id: &SandboxId) -> Result<(), Error> {
+        self.runtime.stop_sandbox(id).await
+    }
+
+    async fn remove_sandbox(&self, id: &SandboxId) -> Result<(), Error> {
+        self.runtime.remove_sandbox(id).await
+    }
+
+    async fn sandboxes(&self) -> Result<Vec<Sandbox>, Error> {
+        self.runtime.sandboxes().await
+    }
+
+    async fn create_container(&self, sandbox: &SandboxId, config: ContainerConfig) -> Result<ContainerId, Error> {
+        self.runtime.create_container(sandbox, config).await
+    }
+
+    async fn start_container(&self, id: &ContainerId) -> Result<(), Error> {
+        self.runtime.start_container(id).await
+    }
+
+    async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<(), Error> {
+        self.runtime.stop_container(id, grace).await
+    }
+
+    async fn remove_container(&self, id: &ContainerId) -> Result<(), Error> {
+        self.runtime.remove_container(id).await
+    }
+
+    async fn container(&self, id: &ContainerId) -> Result<Container, Error> {
+        self.runtime.container(id).await
+    }
+
+    async fn containers(&self) -> Result<Vec<Container>, Error> {
+        self.runtime.containers().await
+    }
+
+    async fn exec_sync(
+        &self,
+        id: &ContainerId,
+        command: &[String],
+        timeout: Option<Duration>,
+    ) -> Result<ExecResult, Error> {
+        self.runtime.exec_sync(id, command, timeout).await
+    }
+
+    fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
+        self.runtime.events()
+    }
+
+    async fn attach_network(
+        &self,
+        sandbox: &SandboxId,
+        netns: &Path,
+        host_ports: &[HostPort],
+    ) -> Result<Vec<IpAddr>, skiff_network::Error> {
+        self.network.attach(&sandbox.0, netns, host_ports).await
+    }
+
+    async fn detach_network(&self, sandbox: &SandboxId) -> Result<(), skiff_network::Error> {
+        self.network.detach(&sandbox.0).await
+    }
+}

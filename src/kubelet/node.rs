@@ -1,0 +1,378 @@
+//! The node's own object: registration, status on change, heartbeat.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
+    NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
+use serde_json::json;
+use skiff_base::{Backoff, chain, time};
+use skiff_client::{Client, Error, PatchKind};
+use skiff_runtime::Image;
+
+use crate::context::Context;
+use crate::options::Options;
+
+/// The version of Kubernetes that is spoken, and whose it is.
+pub const VERSION: &str = concat!("v1.36.0+skiff", env!("CARGO_PKG_VERSION"));
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+const LEASE_DURATION_S: i32 = 40;
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// The largest images that the status lists.
+const MAX_IMAGES: usize = 50;
+
+/// What the machine is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MachineFacts {
+    pub(crate) cpus: i64,
+    pub(crate) memory_bytes: i64,
+    pub(crate) disk_bytes: i64,
+    machine_id: String,
+    system_uuid: String,
+    boot_id: String,
+    kernel: String,
+    os_image: String,
+}
+
+impl MachineFacts {
+    /// Reads them; what can't be read stays empty.
+    pub(crate) fn read(root_directory: &Path) -> Self {
+        let text = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let meminfo = text("/proc/meminfo");
+        let memory_kib: i64 = meminfo
+            .lines()
+            .find_map(|l| l.strip_prefix("MemTotal:"))
+            .and_then(|l| l.trim().strip_suffix(" kB"))
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0);
+        let release = text("/etc/os-release");
+        let os_image = release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
+        let cpus = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten().unwrap_or(1);
+        let disk = nix::sys::statvfs::statvfs(root_directory).ok();
+        let disk_bytes = disk.map_or(0, |d| (d.blocks() as i64).saturating_mul(d.fragment_size() as i64));
+        Self {
+            cpus,
+            memory_bytes: memory_kib * 1024,
+            disk_bytes,
+            machine_id: text("/etc/machine-id"),
+            system_uuid: text("/sys/class/dmi/id/product_uuid"),
+            boot_id: text("/proc/sys/kernel/random/boot_id"),
+            kernel: text("/proc/sys/kernel/osrelease"),
+            os_image: os_image.trim_matches('"').to_owned(),
+        }
+    }
+
+    pub(crate) fn capacity(&self, max_pods: u32) -> BTreeMap<String, Quantity> {
+        [
+            ("cpu", self.cpus.to_string()),
+            ("memory", format!("{}Ki", self.memory_bytes / 1024)),
+            ("ephemeral-storage", format!("{}Ki", self.disk_bytes / 1024)),
+            ("pods", max_pods.to_string()),
+        ]
+        .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
+        .into()
+    }
+}
+
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+pub(crate) fn plan_labels(options: &Options) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> = [
+        ("beta.kubernetes.io/arch", arch()),
+        ("beta.kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch()),
+        ("kubernetes.io/hostname", &options.node_name),
+        ("kubernetes.io/os", "linux"),
+    ]
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .into();
+    labels.extend(options.labels.clone());
+    labels
+}
+
+fn conditions(ready: bool, old: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
+    let (status, reason, message) = if ready {
+        ("True", "KubeletReady", "kubelet is posting ready status")
+    } else {
+        (
+            "False",
+            "KubeletNotReady",
+            "[container runtime status check may not have completed yet, network is not ready]",
+        )
+    };
+    let now = crate::pod::time(now);
+    [
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("Ready", status, reason, message),
+    ]
+    .map(|(type_, status, reason, message)| {
+        let same = old.iter().find(|c| c.type_ == type_ && c.status == status);
+        NodeCondition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            last_heartbeat_time: Some(now.clone()),
+            last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or_else(|| Some(now.clone())),
+        }
+    })
+    .into()
+}
+
+pub(crate) fn plan_status(
+    options: &Options,
+    facts: &MachineFacts,
+    images: &[Image],
+    ready: bool,
+    old: &NodeStatus,
+    now: Timestamp,
+) -> NodeStatus {
+    let capacity = facts.capacity(options.max_pods);
+    let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
+    NodeStatus {
+        addresses: Some(vec![
+            address("InternalIP", options.node_ip.to_string()),
+            address("Hostname", options.node_name.clone()),
+        ]),
+        allocatable: Some(capacity.clone()),
+        capacity: Some(capacity),
+        conditions: Some(conditions(ready, old.conditions.as_deref().unwrap_or_default(), now)),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(options.listen.port()) }),
+        }),
+        images: Some(plan_images(images)),
+        node_info: Some(NodeSystemInfo {
+            architecture: arch().to_owned(),
+            boot_id: facts.boot_id.clone(),
+            container_runtime_version: concat!("skiff://", env!("CARGO_PKG_VERSION")).to_owned(),
+            kernel_version: facts.kernel.clone(),
+            kube_proxy_version: String::new(),
+            kubelet_version: VERSION.to_owned(),
+            machine_id: facts.machine_id.clone(),
+            operating_system: "linux".to_owned(),
+            os_image: facts.os_image.clone(),
+            system_uuid: facts.system_uuid.clone(),
+            swap: None,
+        }),
+        ..NodeStatus::default()
+    }
+}
+
+fn plan_images(images: &[Image]) -> Vec<ContainerImage> {
+    let mut listed: Vec<ContainerImage> = images
+        .iter()
+        .map(|image| ContainerImage {
+            names: Some(image.digests.iter().chain(&image.tags).cloned().collect()),
+            size_bytes: i64::try_from(image.size_bytes).ok(),
+        })
+        .collect();
+    listed.sort_by_key(|i| std::cmp::Reverse(i.size_bytes));
+    listed.truncate(MAX_IMAGES);
+    listed
+}
+
+/// Creates the node, or brings labels and status of an earlier registration up to date.
+pub(crate) async fn ensure(
+    client: &Client,
+    options: &Options,
+    facts: &MachineFacts,
+    images: &[Image],
+    ready: bool,
+) -> Result<Node, Error> {
+    let api = client.all::<Node>();
+    let labels = plan_labels(options);
+    let now = time::now();
+    let fresh = Node {
+        metadata: ObjectMeta {
+            name: Some(options.node_name.clone()),
+            labels: Some(labels.clone()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec {
+            taints: (!options.taints.is_empty()).then(|| options.taints.clone()),
+            ..NodeSpec::default()
+        }),
+        status: Some(plan_status(options, facts, images, ready, &NodeStatus::default(), now)),
+    };
+    match api.create(&fresh).await {
+        Ok(node) => {
+            // The server may take no status at creation.
+            let told = node.status.as_ref().is_some_and(|s| s.node_info.is_some());
+            return if told { Ok(node) } else { write_status(client, options, &node, facts, images, ready).await };
+        }
+        Err(e) if e.is_already_exists() => {}
+        Err(e) => return Err(e),
+    }
+    let mut node = api.get(&options.node_name).await?;
+    let old = node.metadata.labels.clone().unwrap_or_default();
+    if labels.iter().any(|(k, v)| old.get(k) != Some(v)) {
+        let patch = json!({"metadata": {"labels": labels}});
+        node = api.patch(&options.node_name, PatchKind::Strategic, &patch).await?;
+    }
+    // A restart of the agent is no reason to send everyone away.
+    let was_ready = node
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten())
+        .any(|c| c.type_ == "Ready" && c.status == "True");
+    write_status(client, options, &node, facts, images, ready || was_ready).await
+}
+
+/// Writes the status where it differs from what `node` says.
+pub(crate) async fn write_status(
+    client: &Client,
+    options: &Options,
+    node: &Node,
+    facts: &MachineFacts,
+    images: &[Image],
+    ready: bool,
+) -> Result<Node, Error> {
+    let old = node.status.clone().unwrap_or_default();
+    let new = plan_status(options, facts, images, ready, &old, time::now());
+    if is_same(&old, &new) {
+        return Ok(node.clone());
+    }
+    let patch = json!({"status": new});
+    client.all::<Node>().patch_status(&options.node_name, PatchKind::Strategic, &patch).await
+}
+
+/// Equal but for the times of heartbeats, and for what others write.
+fn is_same(old: &NodeStatus, new: &NodeStatus) -> bool {
+    let conditions = |status: &NodeStatus| {
+        let list = status.conditions.iter().flatten();
+        list.filter(|c| new.conditions.iter().flatten().any(|n| n.type_ == c.type_))
+            .map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone()))
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    let images = |status: &NodeStatus| status.images.clone().unwrap_or_default();
+    conditions(old) == conditions(new)
+        && images(old) == images(new)
+        && old.addresses == new.addresses
+        && old.capacity == new.capacity
+        && old.allocatable == new.allocatable
+        && old.daemon_endpoints == new.daemon_endpoints
+        && old.node_info == new.node_info
+}
+
+fn lease(node: &Node, now: Timestamp) -> Lease {
+    let name = node.metadata.name.clone().unwrap_or_default();
+    Lease {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(LEASE_NAMESPACE.to_owned()),
+            owner_references: Some(vec![OwnerReference {
+                api_version: "v1".to_owned(),
+                kind: "Node".to_owned(),
+                name: name.clone(),
+                uid: node.metadata.uid.clone().unwrap_or_default(),
+                ..OwnerReference::default()
+            }]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(name),
+            lease_duration_seconds: Some(LEASE_DURATION_S),
+            renew_time: Some(MicroTime(now)),
+            ..LeaseSpec::default()
+        }),
+    }
+}
+
+/// Renews the node's lease until the agent stops.
+pub(crate) async fn heartbeat(ctx: Arc<Context>, node: Node) {
+    let api = ctx.client.namespaced::<Lease>(LEASE_NAMESPACE);
+    let name = ctx.options.node_name.clone();
+    let stop = ctx.scope.token().clone();
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(7));
+    loop {
+        let now = time::now();
+        let patch = json!({"spec": {"renewTime": time::rfc3339_micro(now), "holderIdentity": name, "leaseDurationSeconds": LEASE_DURATION_S}});
+        let renewed = match api.patch(&name, PatchKind::Merge, &patch).await {
+            Err(e) if e.is_not_found() => api.create(&lease(&node, now)).await,
+            done => done,
+        };
+        let wait = match renewed {
+            Ok(_) => {
+                backoff.reset();
+                HEARTBEAT
+            }
+            Err(e) => {
+                tracing::warn!(error = %chain(&e), "the node's lease can't be renewed, trying again");
+                backoff.next_wait()
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Brings the list of images up to date when one came or went.
+pub(crate) async fn follow_images(ctx: Arc<Context>, facts: MachineFacts) {
+    let stop = ctx.scope.token().clone();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = ctx.images_changed.notified() => {}
+        }
+        let images = match ctx.engine.images().await {
+            Ok(images) => images,
+            Err(e) => {
+                tracing::warn!(error = %chain(&e), "images can't be listed");
+                continue;
+            }
+        };
+        let told = async {
+            let node = ctx.client.all::<Node>().get(&ctx.options.node_name).await?;
+            write_status(&ctx.client, &ctx.options, &node, &facts, &images, true).await
+        };
+        if let Err(e) = told.await {
+            tracing::warn!(error = %chain(&e), "the node's list of images can't be written");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_facts_are_there() {
+        let facts = MachineFacts::read(Path::new("/"));
+        assert!(facts.cpus >= 1 && facts.memory_bytes > 1 << 20 && facts.disk_bytes > 1 << 20, "{facts:?}");
+        assert!(!facts.kernel.is_empty() && !facts.boot_id.is_empty(), "{facts:?}");
+    }
+
+    #[test]
+    fn transition_times_stay_while_nothing_changes() {
+        let early = Timestamp::from_second(1_000).expect("in range");
+        let late = Timestamp::from_second(2_000).expect("in range");
+        let first = conditions(false, &[], early);
+        let second = conditions(true, &first, late);
+        for (condition, since) in second.iter().zip([1_000, 1_000, 1_000, 2_000]) {
+            let at = condition.last_transition_time.as_ref().map(|t| t.0.as_second());
+            assert_eq!(at, Some(since), "{}", condition.type_);
+        }
+        let status = |conditions| NodeStatus { conditions: Some(conditions), ..NodeStatus::default() };
+        assert!(!is_same(&status(first), &status(second.clone())));
+        assert!(is_same(&status(second.clone()), &status(conditions(true, &second, late))));
+    }
+}

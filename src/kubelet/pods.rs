@@ -1,0 +1,253 @@
+//! All pods of the node: hands what the API and the runtime tell to the worker of each pod, and ends what belongs to
+//! no pod.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use skiff_base::chain;
+use skiff_client::{Change, Lister};
+use skiff_runtime::{Container, ContainerState, RuntimeEvent};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::context::Context;
+use crate::options::Error;
+use crate::pod::{self, PodUid, annotation, label};
+use crate::volume::tree;
+use crate::worker::{self, Desired, Event, Handle, Leftover};
+
+/// What a container without a pod gets when nothing is known of it.
+const ORPHAN_GRACE_S: u64 = 30;
+
+pub(crate) struct Pods {
+    ctx: Arc<Context>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    workers: HashMap<PodUid, Handle>,
+    /// What was found at the start and has no worker yet.
+    leftovers: HashMap<PodUid, Leftover>,
+}
+
+impl Pods {
+    /// Takes over what runs, then follows `pods` until the agent stops.
+    pub(crate) async fn start(ctx: &Arc<Context>, pods: &Lister<Pod>) -> Result<Arc<Self>, Error> {
+        // Listened to before anything is listed, so that no exit falls in between.
+        let events = ctx.engine.events();
+        let leftovers = find_leftovers(ctx).await.map_err(Error::Runtime)?;
+        let state = State { workers: HashMap::new(), leftovers };
+        let all = Arc::new(Self { ctx: ctx.clone(), state: Mutex::new(state) });
+        let follower = all.clone();
+        ctx.scope.spawn(async move { follower.follow_runtime(events).await });
+
+        let stop = ctx.scope.token().clone();
+        tokio::select! {
+            () = stop.cancelled() => return Err(Error::Stopped),
+            () = pods.synced() => {}
+        }
+        let weak = Arc::downgrade(&all);
+        pods.subscribe(move |change| {
+            if let Some(all) = Weak::upgrade(&weak) {
+                all.take(change);
+            }
+        });
+        all.end_orphans().await;
+        Ok(all)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of this lock panics")
+    }
+
+    fn take(self: &Arc<Self>, change: &Change<Pod>) {
+        match change {
+            Change::Added(pod) => self.put(pod),
+            Change::Modified { old, new } => {
+                if pod::uid(old) != pod::uid(new) {
+                    self.remove(old);
+                }
+                self.put(new);
+            }
+            Change::Deleted(pod) => self.remove(pod),
+        }
+    }
+
+    fn put(self: &Arc<Self>, pod: &Arc<Pod>) {
+        let uid = pod::uid(pod);
+        let mut state = self.lock();
+        if let Some(handle) = state.workers.get(&uid) {
+            handle.desired.send_replace(Desired { pod: pod.clone(), removed: false });
+            return;
+        }
+        let leftover = state.leftovers.remove(&uid).unwrap_or_default();
+        tracing::debug!(pod = %pod::format(pod), "pod");
+        let all = Arc::downgrade(self);
+        let handle = worker::spawn(&self.ctx, pod.clone(), leftover, move |uid| {
+            if let Some(all) = all.upgrade() {
+                all.lock().workers.remove(uid);
+            }
+        });
+        state.workers.insert(uid, handle);
+    }
+
+    fn remove(&self, pod: &Arc<Pod>) {
+        if let Some(handle) = self.lock().workers.get(&pod::uid(pod)) {
+            handle.desired.send_replace(Desired { pod: pod.clone(), removed: true });
+        }
+    }
+
+    /// The pods that the agent is at work for.
+    pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
+        self.lock().workers.values().map(|h| h.desired.borrow().pod.clone()).collect()
+    }
+
+    pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.pods().into_iter().find(|p| pod::namespace(p) == namespace && pod::name(p) == name)
+    }
+
+    async fn follow_runtime(&self, mut events: broadcast::Receiver<RuntimeEvent>) {
+        let stop = self.ctx.scope.token().clone();
+        loop {
+            let event = tokio::select! {
+                () = stop.cancelled() => return,
+                event = events.recv() => event,
+            };
+            match event {
+                Ok(RuntimeEvent::ContainerExited(id, exit)) => {
+                    if let Some(mailbox) = self.ctx.routed(&id).and_then(|uid| self.mailbox(&uid)) {
+                        // A worker that has ended needs it no more.
+                        drop(mailbox.send(Event::Exited { id, exit }).await);
+                    }
+                }
+                Ok(RuntimeEvent::ContainerStarted(_)) => {}
+                Ok(RuntimeEvent::Resync) | Err(broadcast::error::RecvError::Lagged(_)) => self.resync().await,
+                Err(broadcast::error::RecvError::Closed) => {
+                    tracing::error!("the runtime tells nothing any more");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn mailbox(&self, uid: &PodUid) -> Option<mpsc::Sender<Event>> {
+        self.lock().workers.get(uid).map(|h| h.events.clone())
+    }
+
+    async fn resync(&self) {
+        let containers = match self.ctx.engine.containers().await {
+            Ok(containers) => containers,
+            Err(e) => {
+                tracing::warn!(error = %chain(&e), "containers can't be listed after events were lost");
+                return;
+            }
+        };
+        let mut by_pod: HashMap<PodUid, Vec<Container>> = HashMap::new();
+        for container in containers {
+            if let Some(uid) = owner(&container) {
+                by_pod.entry(uid).or_default().push(container);
+            }
+        }
+        let workers: Vec<(PodUid, mpsc::Sender<Event>)> =
+            self.lock().workers.iter().map(|(uid, h)| (uid.clone(), h.events.clone())).collect();
+        for (uid, mailbox) in workers {
+            drop(mailbox.send(Event::Resync(by_pod.remove(&uid).unwrap_or_default())).await);
+        }
+    }
+
+    /// Ends sandboxes, directories and logs of pods that the API no longer knows.
+    async fn end_orphans(&self) {
+        let (orphans, known) = {
+            let mut state = self.lock();
+            let known: HashSet<PodUid> = state.workers.keys().cloned().collect();
+            (std::mem::take(&mut state.leftovers), known)
+        };
+        let ended: HashSet<PodUid> = orphans.keys().cloned().collect();
+        for (uid, leftover) in orphans {
+            tracing::info!(pod = %uid, "a pod that is gone from the API is ended");
+            let (ctx, stop) = (self.ctx.clone(), self.ctx.scope.token().clone());
+            self.ctx.scope.spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = end_orphan(&ctx, &uid, leftover) => {}
+                }
+            });
+        }
+        let (pods, logs) = (self.ctx.options.pods_directory(), self.ctx.options.log_directory.clone());
+        let links = self.ctx.options.containers_log_directory.clone();
+        let sweep = move || {
+            let keep = |uid: &str| {
+                let uid = PodUid(uid.to_owned());
+                known.contains(&uid) || ended.contains(&uid)
+            };
+            sweep(&pods, |name| keep(name));
+            sweep(&logs, |name| name.rsplit('_').next().is_some_and(keep));
+            sweep_links(&links);
+        };
+        if let Err(e) = tokio::task::spawn_blocking(sweep).await {
+            tracing::warn!(error = %e, "directories of earlier pods were not looked at");
+        }
+    }
+}
+
+fn owner(container: &Container) -> Option<PodUid> {
+    container.labels.get(label::POD_UID).cloned().map(PodUid)
+}
+
+async fn find_leftovers(ctx: &Context) -> Result<HashMap<PodUid, Leftover>, skiff_runtime::Error> {
+    let mut found: HashMap<PodUid, Leftover> = HashMap::new();
+    let sandboxes = ctx.engine.sandboxes().await?;
+    let of_sandbox: HashMap<_, _> = sandboxes.iter().map(|s| (s.id.clone(), PodUid(s.pod_uid.clone()))).collect();
+    for container in ctx.engine.containers().await? {
+        if let Some(uid) = of_sandbox.get(&container.sandbox).cloned().or_else(|| owner(&container)) {
+            found.entry(uid).or_default().containers.push(container);
+        }
+    }
+    for sandbox in sandboxes {
+        found.entry(PodUid(sandbox.pod_uid.clone())).or_default().sandboxes.push(sandbox);
+    }
+    Ok(found)
+}
+
+async fn end_orphan(ctx: &Arc<Context>, uid: &PodUid, leftover: Leftover) {
+    let stops = leftover.containers.iter().filter(|c| !matches!(c.state, ContainerState::Exited(_))).map(|c| async {
+        let grace_s = c.annotations.get(annotation::GRACE).and_then(|g| g.parse().ok()).unwrap_or(ORPHAN_GRACE_S);
+        if let Err(e) = ctx.engine.stop_container(&c.id, Duration::from_secs(grace_s)).await {
+            tracing::warn!(container = c.id.0, error = %chain(&e), "a container without a pod can't be stopped");
+        }
+    });
+    futures::future::join_all(stops).await;
+    worker::clean(ctx, uid, &leftover.sandboxes, true).await;
+    let suffix = format!("_{uid}");
+    let logs = ctx.options.log_directory.clone();
+    let sweep = move || sweep(&logs, |name| !name.ends_with(&suffix));
+    if let Err(e) = tokio::task::spawn_blocking(sweep).await {
+        tracing::warn!(error = %e, "the logs of an earlier pod were not removed");
+    }
+}
+
+/// Removes the entries of a directory that are not to be kept.
+fn sweep(directory: &std::path::Path, keep: impl Fn(&str) -> bool) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if !keep(&entry.file_name().to_string_lossy())
+            && let Err(e) = tree::remove_tree(&entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), error = %e, "what an earlier pod left can't be removed");
+        }
+    }
+}
+
+/// Removes links to logs that are no more.
+fn sweep_links(directory: &std::path::Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_symlink()
+            && !path.exists()
+            && let Err(e) = std::fs::remove_file(&path)
+        {
+            tracing::warn!(path = %path.display(), error = %e, "a dangling link to a log can't be removed");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Startup, readiness and liveness probes: one task for each of a running container.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use skiff_base::{CancellationToken, chain};
+use skiff_client::EventKind;
+use skiff_runtime::ContainerId;
+use tokio::time::Instant;
+
+use crate::context::Context;
+use crate::pod::Role;
+use crate::{grpc_health, http_get};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum ProbeKind {
+    Startup,
+    Readiness,
+    Liveness,
+}
+
+impl ProbeKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Startup => "Startup",
+            Self::Readiness => "Readiness",
+            Self::Liveness => "Liveness",
+        }
+    }
+
+    pub(crate) fn of(self, container: &Container) -> Option<&Probe> {
+        match self {
+            Self::Startup => container.startup_probe.as_ref(),
+            Self::Readiness => container.readiness_probe.as_ref(),
+            Self::Liveness => container.liveness_probe.as_ref(),
+        }
+    }
+}
+
+/// Counts results; tells when a threshold is crossed.
+#[derive(Debug)]
+struct Judge {
+    success_threshold: u32,
+    failure_threshold: u32,
+    /// The run of equal results up to now.
+    last: Option<bool>,
+    count: u32,
+    verdict: Option<bool>,
+}
+
+impl Judge {
+    fn new(probe: &Probe, kind: ProbeKind) -> Self {
+        let positive =
+            |n: Option<i32>, default| n.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(default);
+        // A container starts out as not started, not ready, alive.
+        let verdict = Some(kind == ProbeKind::Liveness);
+        Self {
+            success_threshold: positive(probe.success_threshold, 1),
+            failure_threshold: positive(probe.failure_threshold, 3),
+            last: None,
+            count: 0,
+            verdict,
+        }
+    }
+
+    /// The new verdict, where it changed. A startup or liveness failure is told each time it is reached.
+    fn take(&mut self, success: bool, kind: ProbeKind) -> Option<bool> {
+        self.count = if self.last == Some(success) { self.count + 1 } else { 1 };
+        self.last = Some(success);
+        let threshold = if success { self.success_threshold } else { self.failure_threshold };
+        if self.count < threshold {
+            return None;
+        }
+        let again = kind == ProbeKind::Startup && !success && self.count == threshold;
+        if self.verdict == Some(success) && !again {
+            return None;
+        }
+        self.verdict = Some(success);
+        Some(success)
+    }
+}
+
+/// What a probe is about.
+pub(crate) struct Subject {
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) role: Role,
+    pub(crate) container: Container,
+    pub(crate) id: ContainerId,
+    pub(crate) pod_ip: String,
+    pub(crate) since: Timestamp,
+    pub(crate) kind: ProbeKind,
+}
+
+/// Probes until `stop`; `tell` gets each change of the verdict. A startup probe ends with its first verdict.
+pub(crate) async fn run(ctx: Arc<Context>, subject: Subject, stop: CancellationToken, tell: impl AsyncFn(bool)) {
+    let Some(probe) = subject.kind.of(&subject.container).cloned() else { return };
+    let seconds = |n: Option<i32>, default: u64| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(default);
+    let period = Duration::from_secs(seconds(probe.period_seconds, 10).max(1));
+    let delay = Duration::from_secs(seconds(probe.initial_delay_seconds, 0));
+    let alive = skiff_base::time::now().duration_since(subject.since);
+    let alive = Duration::try_from(alive).unwrap_or_default();
+    let mut ticks = tokio::time::interval_at(Instant::now() + delay.saturating_sub(alive), period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut judge = Judge::new(&probe, subject.kind);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let result = tokio::select! {
+            () = stop.cancelled() => return,
+            result = once(&ctx, &subject, &probe) => result,
+        };
+        if let Err(output) = &result {
+            let kind = subject.kind.as_str();
+            let message = format!("{kind} probe failed: {output}");
+            ctx.container_event(
+                &subject.pod,
+                subject.role,
+                &subject.container.name,
+                EventKind::Warning,
+                "Unhealthy",
+                message,
+            );
+        }
+        if let Some(verdict) = judge.take(result.is_ok(), subject.kind) {
+            tell(verdict).await;
+            if subject.kind == ProbeKind::Startup {
+                return;
+            }
+        }
+    }
+}
+
+/// One try; the error is what the event shows behind `probe failed: `.
+async fn once(ctx: &Context, subject: &Subject, probe: &Probe) -> Result<(), String> {
+    let timeout = Duration::from_secs(probe.timeout_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(1).max(1));
+    let host = |given: &Option<String>| given.clone().filter(|h| !h.is_empty()).unwrap_or(subject.pod_ip.clone());
+    if let Some(exec) = &probe.exec {
+        return exec_probe(ctx, subject, exec.command.as_deref().unwrap_or_default(), timeout).await;
+    }
+    if let Some(action) = &probe.http_get {
+        let target = http_get::plan_target(&subject.container, action, &subject.pod_ip, "kube-probe/1.36")?;
+        let answer = http_get::get(&target, timeout).await?;
+        return match answer.status {
+            200..400 => Ok(()),
+            status => Err(format!("HTTP probe failed with statuscode: {status}")),
+        };
+    }
+    if let Some(action) = &probe.tcp_socket {
+        let (host, port) = (host(&action.host), http_get::port(&subject.container, &action.port)?);
+        return match tokio::time::timeout(timeout, http_get::connect(&host, port)).await {
+            Ok(result) => result.map(drop),
+            Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
+        };
+    }
+    if let Some(action) = &probe.grpc {
+        let port = u16::try_from(action.port).map_err(|_| format!("invalid port number: {}", action.port))?;
+        let service = action.service.as_deref().unwrap_or_default();
+        return grpc_health::check(&subject.pod_ip, port, service, timeout).await;
+    }
+    Err(format!("missing probe handler for {}", subject.container.name))
+}
+
+async fn exec_probe(ctx: &Context, subject: &Subject, command: &[String], timeout: Duration) -> Result<(), String> {
+    match ctx.engine.exec_sync(&subject.id, command, Some(timeout)).await {
+        Ok(result) if result.exit_code == 0 => Ok(()),
+        Ok(result) => {
+            let mut output = result.stdout;
+            output.extend(result.stderr);
+            Err(String::from_utf8_lossy(&output).into_owned())
+        }
+        Err(skiff_runtime::Error::Timeout(_)) => {
+            let command = command.join(" ");
+            Err(format!("command timed out: {command:?} timed out after {}s", timeout.as_secs()))
+        }
+        Err(e) => Err(chain(&e).to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `+`/`-` for a success/failure given, the verdict behind it where one is told.
+    fn judge(kind: ProbeKind, success: i32, failure: i32, results: &str) -> String {
+        let probe = Probe { success_threshold: Some(success), failure_threshold: Some(failure), ..Probe::default() };
+        let mut judge = Judge::new(&probe, kind);
+        let mut out = String::new();
+        for result in results.chars() {
+            out.push(result);
+            out.push_str(match judge.take(result == '+', kind) {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "",
+            });
+        }
+        out
+    }
+
+    #[test]
+    fn thresholds() {
+        use ProbeKind::{Liveness, Readiness, Startup};
+        for (kind, success, failure, results, expected) in [
+            (Readiness, 1, 3, "--+---+", "--+yes---no+yes"),
+            (Readiness, 2, 1, "+-++-", "+-++yes-no"),
+            (Liveness, 1, 3, "++--+---", "++--+---no"),
+            (Startup, 1, 3, "--+", "--+yes"),
+            (Startup, 1, 2, "--", "--no"),
+        ] {
+            assert_eq!(judge(kind, success, failure, results), expected, "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The frame of a pod: its namespaces, its network, and the files that are the same for all of its containers.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use skiff_base::chain;
+use skiff_client::EventKind;
+use skiff_network::{HostPort, Protocol};
+use skiff_runtime::{Sandbox, SandboxConfig, SandboxState};
+
+use crate::context::Context;
+use crate::etc_files::{self, Resolver};
+use crate::pod::{self, annotation, label};
+use crate::resources;
+use crate::volume::tree;
+
+pub(crate) const HOSTS_FILE: &str = "etc-hosts";
+pub(crate) const RESOLV_FILE: &str = "resolv.conf";
+pub(crate) const HOSTNAME_FILE: &str = "hostname";
+
+/// A sandbox that is up, with its addresses.
+#[derive(Debug, Clone)]
+pub(crate) struct Frame {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) pod_ips: Vec<IpAddr>,
+}
+
+fn host_network(pod: &Pod) -> bool {
+    pod::spec(pod).host_network == Some(true)
+}
+
+pub(crate) fn plan_config(ctx: &Context, pod: &Pod, attempt: u32) -> SandboxConfig {
+    let spec = pod::spec(pod);
+    let uid = pod::uid(pod);
+    let hostname = if host_network(pod) {
+        ctx.options.node_name.clone()
+    } else {
+        match etc_files::hostname(pod, &ctx.options.cluster_domain) {
+            (_, Some(full)) if spec.set_hostname_as_fqdn == Some(true) => full,
+            (name, _) => name,
+        }
+    };
+    let sysctls = spec.security_context.as_ref().and_then(|c| c.sysctls.as_ref());
+    let labels = [
+        (label::POD_NAME, pod::name(pod).to_owned()),
+        (label::POD_NAMESPACE, pod::namespace(pod).to_owned()),
+        (label::POD_UID, uid.0.clone()),
+    ];
+    SandboxConfig {
+        pod_name: pod::name(pod).to_owned(),
+        pod_namespace: pod::namespace(pod).to_owned(),
+        pod_uid: uid.0.clone(),
+        attempt,
+        hostname,
+        cgroup_parent: resources::cgroup_parent(resources::qos(pod), &uid),
+        resources: resources::pod(pod),
+        log_directory: ctx.options.pod_log_directory(pod),
+        host_network: host_network(pod),
+        host_ipc: spec.host_ipc == Some(true),
+        host_pid: spec.host_pid == Some(true),
+        share_process_namespace: spec.share_process_namespace == Some(true),
+        sysctls: sysctls.into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect(),
+        labels: labels.map(|(k, v)| (k.to_owned(), v)).into(),
+        annotations: BTreeMap::from([(annotation::GRACE.to_owned(), pod::grace_s(pod).to_string())]),
+    }
+}
+
+/// The ports that containers ask for on the node.
+pub(crate) fn plan_host_ports(pod: &Pod) -> Vec<HostPort> {
+    if host_network(pod) {
+        return Vec::new();
+    }
+    let ports = pod::containers(pod).flat_map(|(_, c)| c.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            Some(HostPort {
+                protocol: match port.protocol.as_deref() {
+                    Some("UDP") => Protocol::Udp,
+                    Some("SCTP") => Protocol::Sctp,
+                    _ => Protocol::Tcp,
+                },
+                host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()).unwrap_or(Ipv4Addr::UNSPECIFIED),
+                host_port: u16::try_from(port.host_port?).ok().filter(|p| *p > 0)?,
+                container_port: u16::try_from(port.container_port).ok()?,
+            })
+        })
+        .collect()
+}
+
+/// Makes a new sandbox with network and files. The error is the text of `FailedCreatePodSandBox`.
+pub(crate) async fn create(ctx: &Arc<Context>, pod: &Arc<Pod>, attempt: u32) -> Result<Frame, String> {
+    let uid = pod::uid(pod);
+    let config = plan_config(ctx, pod, attempt);
+    let sandbox =
+        ctx.engine.run_sandbox(config).await.map_err(|e| format!("Failed to create pod sandbox: {}", chain(&e)))?;
+    match connect(ctx, pod, &sandbox).await {
+        Ok(pod_ips) => Ok(Frame { sandbox, pod_ips }),
+        Err(why) => {
+            tracing::warn!(pod = %pod::format(pod), %uid, error = why, "the sandbox is given up");
+            discard(ctx, &sandbox).await;
+            Err(why)
+        }
+    }
+}
+
+/// Gives a sandbox its network (again), and writes the files that name its addresses.
+pub(crate) async fn connect(ctx: &Arc<Context>, pod: &Arc<Pod>, sandbox: &Sandbox) -> Result<Vec<IpAddr>, String> {
+    let pod_ips = match &sandbox.netns {
+        Some(netns) => {
+            let attached = ctx.engine.attach_network(&sandbox.id, netns, &plan_host_ports(pod)).await;
+            attached.map_err(|e| {
+                format!(
+                    "Failed to create pod sandbox: failed to setup network for sandbox {:?}: {}",
+                    sandbox.id.0,
+                    chain(&e)
+                )
+            })?
+        }
+        None => vec![ctx.options.node_ip.into()],
+    };
+    let (own_ctx, own_pod, ips) = (ctx.clone(), pod.clone(), pod_ips.clone());
+    let written = tokio::task::spawn_blocking(move || write_files(&own_ctx, &own_pod, &ips)).await;
+    match written.unwrap_or_else(|e| Err(io::Error::other(e))) {
+        Ok(None) => {}
+        Ok(Some(warning)) => ctx.event(pod, EventKind::Warning, "DNSConfigForming", warning),
+        Err(e) => return Err(format!("Failed to create pod sandbox: write its files: {e}")),
+    }
+    Ok(pod_ips)
+}
+
+fn write_files(ctx: &Context, pod: &Pod, pod_ips: &[IpAddr]) -> io::Result<Option<String>> {
+    let options = &ctx.options;
+    let directory = options.pod_directory(&pod::uid(pod));
+    tree::ensure_directory(&directory, 0o750)?;
+    let host_hosts = if host_network(pod) { Some(read_text(Path::new("/etc/hosts"))?) } else { None };
+    let hosts = etc_files::hosts(pod, pod_ips, &options.cluster_domain, host_hosts.as_deref());
+    let host_resolver = Resolver::parse(&read_text(&options.resolv_conf)?);
+    let (resolver, warning) =
+        etc_files::resolver(pod, &host_resolver, options.cluster_dns.into(), &options.cluster_domain);
+    let (name, _) = etc_files::hostname(pod, &options.cluster_domain);
+    let name = if host_network(pod) { options.node_name.clone() } else { name };
+    for (file, text) in [(HOSTS_FILE, hosts), (RESOLV_FILE, resolver.render()), (HOSTNAME_FILE, format!("{name}\n"))] {
+        let path = directory.join(file);
+        // Containers have it mounted: the file stays, its content changes.
+        if fs::read_to_string(&path).ok().as_deref() != Some(&text) {
+            fs::write(&path, text)?;
+        }
+    }
+    Ok(warning)
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(e) => Err(e),
+    }
+}
+
+pub(crate) fn is_ready(sandbox: &Sandbox) -> bool {
+    sandbox.state == SandboxState::Ready
+}
+
+/// Stops a sandbox and frees its network; its containers' records stay. True where all of it worked.
+pub(crate) async fn stop(ctx: &Context, sandbox: &Sandbox) -> bool {
+    let detached = ctx.engine.detach_network(&sandbox.id).await;
+    if let Err(e) = &detached {
+        tracing::warn!(sandbox = sandbox.id.0, error = %chain(e), "the network of a sandbox can't be taken down");
+    }
+    let stopped = ctx.engine.stop_sandbox(&sandbox.id).await;
+    if let Err(e) = &stopped {
+        tracing::warn!(sandbox = sandbox.id.0, error = %chain(e), "a sandbox can't be stopped");
+    }
+    detached.is_ok() && stopped.is_ok()
+}
+
+/// Stops and removes a sandbox with its containers. True where all of it worked.
+pub(crate) async fn discard(ctx: &Context, sandbox: &Sandbox) -> bool {
+    let stopped = stop(ctx, sandbox).await;
+    let removed = ctx.engine.remove_sandbox(&sandbox.id).await;
+    if let Err(e) = &removed {
+        tracing::warn!(sandbox = sandbox.id.0, error = %chain(e), "a sandbox can't be removed");
+    }
+    stopped && removed.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn host_ports() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [
+            {"name": "a", "ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81}]},
+            {"name": "b", "ports": [{"containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "192.0.2.1"}]}]}}))
+        .expect("a pod");
+        let found: Vec<String> = plan_host_ports(&pod)
+            .iter()
+            .map(|p| format!("{:?} {}:{} -> {}", p.protocol, p.host_ip, p.host_port, p.container_port))
+            .collect();
+        assert_eq!(found, ["Tcp 0.0.0.0:8080 -> 80", "Udp 192.0.2.1:53 -> 53"]);
+    }
+}

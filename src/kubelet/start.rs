@@ -1,0 +1,192 @@
+//! Puts the agent together, in the order that makes the node ready soonest.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use skiff_base::{Backoff, Scope, chain};
+use skiff_client::{EventRecorder, Informers, Lister, Selector};
+use skiff_network::{Cidr, Network, NetworkOptions};
+use skiff_runtime::{Image, Runtime};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::context::Context;
+use crate::engine::Machine;
+use crate::node::{self, MachineFacts};
+use crate::options::{Error, Options};
+use crate::pods::Pods;
+use crate::server;
+use crate::source::Sources;
+use crate::token::Tokens;
+use crate::volume::tree;
+
+/// Pulls that run at once.
+const PARALLEL_PULLS: usize = 4;
+
+/// A running agent; it ends with its scope, the pods go on.
+pub struct Kubelet {
+    network: Network,
+}
+
+impl Kubelet {
+    /// For what else makes the node's network: services and names.
+    pub fn network(&self) -> Network {
+        self.network.clone()
+    }
+}
+
+/// Registers the node, waits for its podCIDR, opens the network, runs pods until the scope is stopped. Pods keep
+/// running then.
+pub async fn start(options: Options, informers: &Informers, runtime: Runtime, scope: &Scope) -> Result<Kubelet, Error> {
+    for directory in
+        [&options.root_directory, &options.log_directory, &options.containers_log_directory, &options.data_directory]
+    {
+        tree::ensure_directory(directory, 0o755)
+            .map_err(|source| Error::Directory { path: directory.clone(), source })?;
+    }
+    let facts = MachineFacts::read(&options.root_directory);
+    let tls = server::tls(&options)?;
+    let listener =
+        TcpListener::bind(options.listen).await.map_err(|source| Error::Listen { address: options.listen, source })?;
+    let mut options = options;
+    // A port of 0 is for tests: what was given is what is told.
+    if let Ok(address) = listener.local_addr() {
+        options.listen = address;
+    }
+
+    // The caches fill while the node registers.
+    let select = |fields: String| Selector { fields, ..Selector::default() };
+    let pods: Lister<Pod> = informers.selected(select(format!("spec.nodeName={}", options.node_name)));
+    let services: Lister<Service> = informers.lister();
+    let nodes: Lister<Node> = informers.selected(select(format!("metadata.name={}", options.node_name)));
+
+    let client = informers.client().clone();
+    let images = runtime.images().await.map_err(Error::Runtime)?;
+    let node = register(scope, informers, &options, &facts, &images).await?;
+    let pod_cidr = pod_cidr(scope, &options, node.clone(), &nodes).await?;
+    let network = Network::open(NetworkOptions {
+        pod_cidr,
+        cluster_cidr: options.cluster_cidr,
+        service_cidr: options.service_cidr,
+        node_ip: options.node_ip,
+        dns_ip: options.cluster_dns,
+        data_directory: options.data_directory.join("network"),
+    })
+    .await
+    .map_err(Error::Network)?;
+
+    let ctx = Arc::new(Context {
+        engine: Arc::new(Machine { runtime, network: network.clone() }),
+        recorder: EventRecorder::new(client.clone(), scope, "kubelet", &options.node_name),
+        services,
+        config_maps: Sources::new(client.clone(), scope.clone()),
+        secrets: Sources::new(client.clone(), scope.clone()),
+        tokens: Tokens::new(client.clone()),
+        allocatable: facts.capacity(options.max_pods),
+        memory_capacity: facts.memory_bytes,
+        routes: Default::default(),
+        pulls: Semaphore::new(PARALLEL_PULLS),
+        images_changed: Notify::new(),
+        scope: scope.clone(),
+        client,
+        options,
+    });
+    run(&ctx, &network, &pods, node, facts, listener, tls, images).await?;
+    Ok(Kubelet { network })
+}
+
+/// Everything that goes on in the background from here.
+#[allow(clippy::too_many_arguments, reason = "called once, by the function above")]
+async fn run(
+    ctx: &Arc<Context>,
+    network: &Network,
+    pods: &Lister<Pod>,
+    node: Node,
+    facts: MachineFacts,
+    listener: TcpListener,
+    tls: tokio_rustls::TlsAcceptor,
+    images: Vec<Image>,
+) -> Result<(), Error> {
+    let live: Vec<String> = ctx.engine.sandboxes().await.map_err(Error::Runtime)?.into_iter().map(|s| s.id.0).collect();
+    network.retain(&live).await.map_err(Error::Network)?;
+    let (own_ctx, own_facts) = (ctx.clone(), facts.clone());
+    ctx.scope.spawn(async move { tell_ready(&own_ctx, node, &own_facts, &images).await });
+    ctx.scope.spawn(node::follow_images(ctx.clone(), facts));
+    let keeper = network.clone();
+    let stop = ctx.scope.token().clone();
+    ctx.scope.spawn(async move { keeper.keep(stop).await });
+
+    let stop = ctx.scope.token().clone();
+    tokio::select! {
+        () = stop.cancelled() => return Err(Error::Stopped),
+        () = ctx.services.synced() => {}
+    }
+    let all = Pods::start(ctx, pods).await?;
+    server::spawn(ctx, all, listener, tls);
+    Ok(())
+}
+
+/// Tries until the API server takes the node.
+async fn register(
+    scope: &Scope,
+    informers: &Informers,
+    options: &Options,
+    facts: &MachineFacts,
+    images: &[Image],
+) -> Result<Node, Error> {
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
+    loop {
+        match node::ensure(informers.client(), options, facts, images, false).await {
+            Ok(node) => return Ok(node),
+            Err(e) => tracing::warn!(error = %chain(&e), "the node can't be registered yet, trying again"),
+        }
+        tokio::select! {
+            () = scope.token().cancelled() => return Err(Error::Stopped),
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+        }
+    }
+}
+
+/// The node's share of the pods' addresses, once a controller has given it one.
+async fn pod_cidr(scope: &Scope, options: &Options, node: Node, nodes: &Lister<Node>) -> Result<Cidr, Error> {
+    let of = |node: &Node| node.spec.as_ref().and_then(|s| s.pod_cidr.clone()).filter(|c| !c.is_empty());
+    let changed = Arc::new(Notify::new());
+    let tell = changed.clone();
+    nodes.subscribe(move |_| tell.notify_one());
+    let key = skiff_api::ObjectKey::cluster(&options.node_name);
+    let mut text = of(&node);
+    while text.is_none() {
+        tokio::select! {
+            () = scope.token().cancelled() => return Err(Error::Stopped),
+            () = changed.notified() => {}
+        }
+        text = nodes.get(&key).and_then(|n| of(&n));
+    }
+    let text = text.unwrap_or_default();
+    let parse = || {
+        let (address, length) = text.split_once('/')?;
+        let (address, prefix_len) = (address.parse::<Ipv4Addr>().ok()?, length.parse().ok()?);
+        (prefix_len <= 32).then_some(Cidr { address, prefix_len })
+    };
+    parse().ok_or_else(|| Error::PodCidr(text.clone()))
+}
+
+/// Says Ready, then keeps the lease.
+async fn tell_ready(ctx: &Arc<Context>, node: Node, facts: &MachineFacts, images: &[Image]) {
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
+    let stop = ctx.scope.token().clone();
+    loop {
+        match node::write_status(&ctx.client, &ctx.options, &node, facts, images, true).await {
+            Ok(_) => break,
+            Err(e) => tracing::warn!(error = %chain(&e), "the node's status can't be written, trying again"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+        }
+    }
+    tracing::info!(node = ctx.options.node_name, "node is ready");
+    node::heartbeat(ctx.clone(), node).await;
+}

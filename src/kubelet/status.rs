@@ -1,0 +1,574 @@
+//! What a pod's status says: a pure function of the object, of what is known of its containers, and of the clock.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use k8s_openapi::Metadata;
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    HostIP, Pod, PodCondition, PodIP, PodStatus, VolumeMountStatus,
+};
+use serde_json::{Map, Value};
+use skiff_runtime::Exit;
+
+use crate::backoff::go_duration;
+use crate::pod::{self, RestartPolicy, Role};
+use crate::resources;
+use crate::slot::{Run, RunState, Slot};
+
+/// What is seen of a pod.
+pub(crate) struct Seen<'a> {
+    pub(crate) pod: &'a Pod,
+    /// The status that was last made here, else the object's.
+    pub(crate) last: &'a PodStatus,
+    pub(crate) slots: &'a BTreeMap<String, Slot>,
+    pub(crate) sandbox_ready: bool,
+    pub(crate) pod_ips: &'a [IpAddr],
+    pub(crate) host_ip: IpAddr,
+    /// Every container has ended, and none is ever started again.
+    pub(crate) terminal: bool,
+    /// The agent itself ended the pod: reason and message.
+    pub(crate) failed: Option<(&'a str, &'a str)>,
+    pub(crate) now: Timestamp,
+}
+
+/// The conditions that the agent writes, in upstream's order.
+const CONDITIONS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+
+pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
+    let pod = seen.pod;
+    let has_inits = pod::spec(pod).init_containers.as_ref().is_some_and(|i| !i.is_empty());
+    let (mut inits, mut mains) = (Vec::new(), Vec::new());
+    for (role, container) in pod::containers(pod) {
+        let list = if role == Role::Main { &mut mains } else { &mut inits };
+        list.push(container_status(seen, role, container, has_inits));
+    }
+    let mut phase = phase(pod, &inits, &mains, seen.terminal);
+    let alive = seen.slots.values().any(Slot::is_alive);
+    if alive && !seen.terminal && matches!(phase, "Succeeded" | "Failed") {
+        // Not before the last sidecar is gone, too.
+        phase = "Running";
+    }
+    if seen.failed.is_some() && !alive {
+        phase = "Failed";
+    }
+    let last = seen.last;
+    if let Some(ended @ ("Succeeded" | "Failed")) = last.phase.as_deref() {
+        // Ended is ended.
+        phase = if ended == "Failed" { "Failed" } else { "Succeeded" };
+    }
+    let conditions = conditions(seen, phase, &inits, &mains);
+    PodStatus {
+        phase: Some(phase.to_owned()),
+        reason: seen.failed.map(|(reason, _)| reason.to_owned()),
+        message: seen.failed.map(|(_, message)| message.to_owned()),
+        conditions: Some(conditions),
+        host_ip: Some(seen.host_ip.to_string()),
+        host_ips: Some(vec![HostIP { ip: seen.host_ip.to_string() }]),
+        pod_ip: seen.pod_ips.first().map(ToString::to_string),
+        pod_ips: (!seen.pod_ips.is_empty())
+            .then(|| seen.pod_ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
+        start_time: last.start_time.clone().or_else(|| Some(pod::time(seen.now))),
+        init_container_statuses: (!inits.is_empty()).then_some(inits),
+        container_statuses: Some(mains),
+        qos_class: Some(resources::qos(pod).as_str().to_owned()),
+        observed_generation: pod.metadata().generation,
+        ..PodStatus::default()
+    }
+}
+
+fn container_status(seen: &Seen<'_>, role: Role, container: &Container, has_inits: bool) -> ContainerStatus {
+    let waiting = |reason: &str, message: Option<String>| ContainerState {
+        waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }),
+        ..ContainerState::default()
+    };
+    let mut status = ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        started: Some(false),
+        ..ContainerStatus::default()
+    };
+    status.volume_mounts = mounts(container);
+    let old = old_status(seen.last, role, &container.name);
+    let Some(slot) = seen.slots.get(&container.name) else {
+        status.state = Some(waiting(if has_inits { "PodInitializing" } else { "ContainerCreating" }, None));
+        inherit(&mut status, old, seen.terminal);
+        return status;
+    };
+    let terminated = |run: &Run| match &run.state {
+        RunState::Exited(exit) => Some(terminated(run, exit)),
+        _ => None,
+    };
+    let newest = slot.current.as_ref();
+    if let Some(run) = newest {
+        status.restart_count = i32::try_from(run.attempt).unwrap_or(i32::MAX);
+        status.image_id = run.image_id.clone();
+        status.container_id = Some(format!("skiff://{}", run.id.0));
+        if !run.image.is_empty() {
+            status.image = run.image.clone();
+        }
+        status.last_state = slot.previous.as_ref().and_then(terminated);
+    }
+    let ended = newest.and_then(terminated);
+    let waits = match (&slot.failure, slot.crash_loop) {
+        (Some(failure), _) => Some(waiting(failure.reason, Some(failure.message.clone()))),
+        (None, Some(wait)) => {
+            let (wait, pod) = (go_duration(wait), pod::format(seen.pod));
+            let message = format!("back-off {wait} restarting failed container={} pod={pod}", container.name);
+            Some(waiting("CrashLoopBackOff", Some(message)))
+        }
+        (None, None) => None,
+    };
+    match (waits, newest) {
+        (Some(state), _) if !seen.terminal && !slot.is_alive() => {
+            status.state = Some(state);
+            if ended.is_some() {
+                status.last_state = ended;
+            }
+        }
+        (_, Some(Run { state: RunState::Running { since }, started, ready, .. })) => {
+            let running = ContainerStateRunning { started_at: Some(pod::time(*since)) };
+            status.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
+            status.started = Some(*started);
+            status.ready = *ready && role != Role::Init;
+            status.resources = container.resources.clone();
+            status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());
+        }
+        (_, Some(Run { state: RunState::Exited(exit), .. })) => {
+            status.ready = role == Role::Init && exit.code == 0;
+            status.state = ended;
+        }
+        _ => {
+            status.state = Some(waiting(if has_inits { "PodInitializing" } else { "ContainerCreating" }, None));
+            inherit(&mut status, old, seen.terminal);
+        }
+    }
+    status
+}
+
+/// A container that the runtime knows nothing of (yet): what the API says of earlier runs stays, and one that should
+/// have ended but left no trace is said to be lost.
+fn inherit(status: &mut ContainerStatus, old: Option<&ContainerStatus>, terminal: bool) {
+    let Some(old) = old else { return };
+    status.restart_count = status.restart_count.max(old.restart_count);
+    if status.last_state.is_none() {
+        status.last_state = old.last_state.clone().filter(|s| s.terminated.is_some());
+    }
+    let ran = old.state.as_ref().filter(|s| s.running.is_some() || s.terminated.is_some());
+    let Some(ran) = ran else { return };
+    if ran.terminated.is_some() {
+        if terminal {
+            status.state = Some(ran.clone());
+        } else {
+            status.last_state = Some(ran.clone());
+        }
+        status.container_id = old.container_id.clone();
+        status.image_id = old.image_id.clone();
+        return;
+    }
+    let lost = ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            reason: Some("ContainerStatusUnknown".to_owned()),
+            message: Some("The container could not be located when the pod was terminated".to_owned()),
+            exit_code: 137,
+            ..ContainerStateTerminated::default()
+        }),
+        ..ContainerState::default()
+    };
+    if terminal {
+        status.state = Some(lost);
+    } else {
+        status.last_state = Some(lost);
+    }
+    status.image_id = old.image_id.clone();
+}
+
+fn old_status<'a>(status: &'a PodStatus, role: Role, name: &str) -> Option<&'a ContainerStatus> {
+    let list = if role == Role::Main { &status.container_statuses } else { &status.init_container_statuses };
+    list.iter().flatten().find(|s| s.name == name)
+}
+
+fn terminated(run: &Run, exit: &Exit) -> ContainerState {
+    ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            container_id: Some(format!("skiff://{}", run.id.0)),
+            exit_code: exit.code,
+            reason: Some(exit.reason.clone()).filter(|r| !r.is_empty()),
+            message: Some(exit.message.clone()).filter(|m| !m.is_empty()),
+            started_at: exit.started.map(pod::time),
+            finished_at: Some(pod::time(exit.finished)),
+            signal: None,
+        }),
+        ..ContainerState::default()
+    }
+}
+
+fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let mounts: Vec<VolumeMountStatus> = container
+        .volume_mounts
+        .iter()
+        .flatten()
+        .map(|m| VolumeMountStatus {
+            name: m.name.clone(),
+            mount_path: m.mount_path.clone(),
+            read_only: m.read_only.filter(|r| *r),
+            recursive_read_only: m.read_only.filter(|r| *r).map(|_| "Disabled".to_owned()),
+            ..VolumeMountStatus::default()
+        })
+        .collect();
+    (!mounts.is_empty()).then_some(mounts)
+}
+
+fn exit_code(state: Option<&ContainerState>) -> Option<i32> {
+    state?.terminated.as_ref().map(|t| t.exit_code)
+}
+
+/// Upstream's `getPhase`.
+fn phase(pod: &Pod, inits: &[ContainerStatus], mains: &[ContainerStatus], terminal: bool) -> &'static str {
+    let policy = pod::restart_policy(pod);
+    let (mut pending_init, mut failed_init) = (false, false);
+    for status in inits {
+        let sidecar = pod::container(pod, &status.name).is_some_and(|(role, _)| role == Role::Sidecar);
+        let state = status.state.as_ref();
+        if sidecar {
+            let has_run = state.is_some_and(|s| s.running.is_some() || s.terminated.is_some())
+                || status.last_state.as_ref().is_some_and(|s| s.terminated.is_some());
+            let up = state.is_some_and(|s| s.running.is_none()) || status.started == Some(true);
+            pending_init |= !(has_run && up);
+        } else if state.is_some_and(|s| s.running.is_some()) {
+            pending_init = true;
+        } else if let Some(code) = exit_code(state).or_else(|| exit_code(status.last_state.as_ref())) {
+            failed_init |= code != 0;
+            // One that waits to be tried again is pending, not failed.
+            pending_init |= code != 0 && exit_code(state).is_none();
+        } else {
+            pending_init = true;
+        }
+    }
+    let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
+    for status in mains {
+        let state = status.state.as_ref();
+        if state.is_some_and(|s| s.running.is_some()) {
+            running += 1;
+        } else if let Some(code) = exit_code(state) {
+            stopped += 1;
+            succeeded += i32::from(code == 0);
+        } else if status.last_state.as_ref().is_some_and(|s| s.terminated.is_some()) {
+            stopped += 1;
+        } else {
+            waiting += 1;
+        }
+    }
+    if failed_init && policy == RestartPolicy::Never {
+        return "Failed";
+    }
+    let begun = running + stopped > 0;
+    if (pending_init || failed_init) && !begun && !terminal {
+        return "Pending";
+    }
+    match () {
+        () if waiting > 0 => {
+            if terminal {
+                "Failed"
+            } else {
+                "Pending"
+            }
+        }
+        () if running > 0 => "Running",
+        () if stopped > 0 && terminal => {
+            if stopped == succeeded {
+                "Succeeded"
+            } else {
+                "Failed"
+            }
+        }
+        () if stopped > 0 => match policy {
+            RestartPolicy::Always => "Running",
+            _ if stopped == succeeded => "Succeeded",
+            RestartPolicy::Never => "Failed",
+            RestartPolicy::OnFailure => "Running",
+        },
+        () => "Pending",
+    }
+}
+
+fn conditions(seen: &Seen<'_>, phase: &str, inits: &[ContainerStatus], mains: &[ContainerStatus]) -> Vec<PodCondition> {
+    let verdict = |status: bool, reason: &str, message: String| {
+        (
+            if status { "True" } else { "False" },
+            Some(reason.to_owned()).filter(|r| !r.is_empty()),
+            Some(message).filter(|m| !m.is_empty()),
+        )
+    };
+    let yes = || verdict(true, "", String::new());
+    let initialized = {
+        let begun = mains.iter().any(|s| s.container_id.is_some());
+        let waiting: Vec<&str> = inits
+            .iter()
+            .filter(|s| match pod::container(seen.pod, &s.name) {
+                Some((Role::Sidecar, _)) => s.started != Some(true),
+                _ => exit_code(s.state.as_ref()) != Some(0),
+            })
+            .map(|s| s.name.as_str())
+            .collect();
+        if phase == "Succeeded" {
+            verdict(true, if inits.is_empty() { "PodCompleted" } else { "" }, String::new())
+        } else if waiting.is_empty() || begun {
+            yes()
+        } else {
+            let message = format!("containers with incomplete status: [{}]", waiting.join(" "));
+            verdict(false, "ContainersNotInitialized", message)
+        }
+    };
+    let containers_ready = {
+        let sidecars = inits.iter().filter(|s| matches!(pod::container(seen.pod, &s.name), Some((Role::Sidecar, _))));
+        let unready: Vec<&str> = sidecars.chain(mains).filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
+        match phase {
+            "Succeeded" => verdict(false, "PodCompleted", String::new()),
+            "Failed" => verdict(false, "PodFailed", String::new()),
+            _ if unready.is_empty() => yes(),
+            _ => {
+                let message = format!("containers with unready status: [{}]", unready.join(" "));
+                verdict(false, "ContainersNotReady", message)
+            }
+        }
+    };
+    let ready = match gates(seen.pod) {
+        Some(message) if containers_ready.0 == "True" => verdict(false, "ReadinessGatesNotReady", message),
+        _ => containers_ready.clone(),
+    };
+    let sandbox = seen.sandbox_ready && !seen.pod_ips.is_empty();
+    let values = [verdict(sandbox, "", String::new()), initialized, ready, containers_ready];
+    let mut conditions: Vec<PodCondition> = CONDITIONS
+        .iter()
+        .zip(values)
+        .map(|(type_, (status, reason, message))| condition(seen, type_, status, reason, message))
+        .collect();
+    conditions.push(condition(seen, "PodScheduled", "True", None, None));
+    conditions
+}
+
+/// Keeps the time of the last change.
+fn condition(
+    seen: &Seen<'_>,
+    type_: &str,
+    status: &str,
+    reason: Option<String>,
+    message: Option<String>,
+) -> PodCondition {
+    let find = |status: &PodStatus| status.conditions.iter().flatten().find(|c| c.type_ == type_).cloned();
+    let old = find(seen.last).or_else(|| seen.pod.status.as_ref().and_then(find));
+    let since = old.filter(|c| c.status == status).and_then(|c| c.last_transition_time);
+    PodCondition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason,
+        message,
+        last_transition_time: since.or_else(|| Some(pod::time(seen.now))),
+        observed_generation: seen.pod.metadata.generation,
+        last_probe_time: None,
+    }
+}
+
+/// What a readiness gate lacks.
+fn gates(pod: &Pod) -> Option<String> {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let mut lacks = Vec::new();
+    for gate in pod::spec(pod).readiness_gates.iter().flatten() {
+        let type_ = &gate.condition_type;
+        match conditions.iter().find(|c| c.type_ == *type_) {
+            None => lacks.push(format!("corresponding condition of pod readiness gate {type_:?} does not exist.")),
+            Some(c) if c.status != "True" => {
+                lacks.push(format!("the status of pod readiness gate {type_:?} is not \"True\", but {}", c.status))
+            }
+            Some(_) => {}
+        }
+    }
+    (!lacks.is_empty()).then(|| lacks.join(", "))
+}
+
+/// The strategic merge patch that turns `old` into `new`; `None` where they are equal. The `uid` makes the server
+/// refuse it for a pod of the same name.
+pub(crate) fn plan_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
+    let encode = |status: &PodStatus| match serde_json::to_value(status) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    };
+    let (old, new) = (encode(old), encode(new));
+    let mut changed = Map::new();
+    for (field, value) in &new {
+        if field == "conditions" {
+            let list = changed_conditions(old.get(field), value);
+            if !list.is_empty() {
+                changed.insert(field.clone(), Value::Array(list));
+            }
+        } else if old.get(field) != Some(value) {
+            changed.insert(field.clone(), value.clone());
+        }
+    }
+    for field in ["reason", "message", "podIP", "podIPs"] {
+        if old.contains_key(field) && !new.contains_key(field) {
+            changed.insert(field.to_owned(), Value::Null);
+        }
+    }
+    if let Some(list) = changed.get_mut("podIPs").and_then(Value::as_array_mut) {
+        // Merged by address otherwise.
+        list.insert(0, serde_json::json!({"$patch": "replace"}));
+    }
+    (!changed.is_empty()).then(|| serde_json::json!({"metadata": {"uid": uid}, "status": changed}))
+}
+
+/// Conditions are merged by type, so that those of others stay.
+fn changed_conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
+    let old = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let new = new.as_array().map(Vec::as_slice).unwrap_or_default();
+    new.iter()
+        .filter_map(|condition| {
+            let before = old.iter().find(|c| c["type"] == condition["type"]);
+            if before == Some(condition) {
+                return None;
+            }
+            let mut condition = condition.clone();
+            for field in ["reason", "message"] {
+                if condition.get(field).is_none() && before.is_some_and(|b| b.get(field).is_some()) {
+                    condition[field] = Value::Null;
+                }
+            }
+            Some(condition)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slot::StartFailure;
+    use crate::slot::tests::run;
+    use jiff::SignedDuration;
+    use serde_json::json;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("in range")
+    }
+
+    fn exit(code: i32) -> RunState {
+        let reason = if code == 0 { "Completed" } else { "Error" };
+        RunState::Exited(Exit {
+            started: Some(at(90)),
+            finished: at(95),
+            code,
+            signal: None,
+            reason: reason.into(),
+            message: String::new(),
+        })
+    }
+
+    fn slot(state: Option<RunState>) -> Slot {
+        Slot { current: state.map(|s| run(0, s)), ..Slot::default() }
+    }
+
+    fn up() -> Option<RunState> {
+        Some(RunState::Running { since: at(90) })
+    }
+
+    fn status_of(policy: &str, inits: Value, slots: &[(&str, Slot)], terminal: bool) -> PodStatus {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 1},
+            "spec": {"restartPolicy": policy, "initContainers": inits, "containers": [{"name": "m", "image": "i"}]}}))
+        .expect("a pod");
+        plan_status(&Seen {
+            pod: &pod,
+            last: &PodStatus::default(),
+            slots: &slots.iter().map(|(n, s)| ((*n).to_owned(), s.clone())).collect(),
+            sandbox_ready: true,
+            pod_ips: &["10.42.0.2".parse().expect("an address")],
+            host_ip: "192.0.2.1".parse().expect("an address"),
+            terminal,
+            failed: None,
+            now: at(100),
+        })
+    }
+
+    /// Phase, and the true conditions by their initials.
+    fn short(status: &PodStatus) -> String {
+        let mut out = status.phase.clone().unwrap_or_default();
+        for condition in status.conditions.iter().flatten().filter(|c| c.status == "True") {
+            out.push_str(match condition.type_.as_str() {
+                "PodReadyToStartContainers" => " S",
+                "Initialized" => " I",
+                "Ready" => " R",
+                "ContainersReady" => " C",
+                _ => "",
+            });
+        }
+        out
+    }
+
+    #[test]
+    fn phases_and_conditions() {
+        let init = json!([{"name": "i"}]);
+        let side = json!([{"name": "s", "restartPolicy": "Always"}]);
+        let none = json!([]);
+        for (policy, inits, slots, terminal, expected) in [
+            ("Always", &none, vec![], false, "Pending S I"),
+            ("Always", &none, vec![("m", slot(up()))], false, "Running S I R C"),
+            ("Always", &none, vec![("m", slot(Some(exit(1))))], false, "Running S I"),
+            ("OnFailure", &none, vec![("m", slot(Some(exit(1))))], false, "Running S I"),
+            ("OnFailure", &none, vec![("m", slot(Some(exit(0))))], false, "Succeeded S I"),
+            ("Never", &none, vec![("m", slot(Some(exit(1))))], false, "Failed S I"),
+            ("Always", &none, vec![("m", slot(Some(exit(143))))], true, "Failed S I"),
+            ("Always", &none, vec![("m", slot(Some(exit(0))))], true, "Succeeded S I"),
+            ("Always", &init, vec![], false, "Pending S"),
+            ("Always", &init, vec![("i", slot(up()))], false, "Pending S"),
+            ("Always", &init, vec![("i", slot(Some(exit(1))))], false, "Pending S"),
+            ("Never", &init, vec![("i", slot(Some(exit(1))))], false, "Failed S"),
+            ("Always", &init, vec![("i", slot(Some(exit(0)))), ("m", slot(up()))], false, "Running S I R C"),
+            ("Always", &side, vec![("s", slot(up()))], false, "Pending S I"),
+            ("Always", &side, vec![("s", slot(up())), ("m", slot(up()))], false, "Running S I R C"),
+            ("Always", &side, vec![("s", slot(Some(exit(1)))), ("m", slot(up()))], false, "Running S I"),
+            // The sidecar is still being stopped.
+            ("Never", &side, vec![("s", slot(up())), ("m", slot(Some(exit(0))))], false, "Running S I"),
+            ("Never", &side, vec![("s", slot(Some(exit(0)))), ("m", slot(Some(exit(0))))], true, "Succeeded S I"),
+        ] {
+            let status = status_of(policy, inits.clone(), &slots, terminal);
+            assert_eq!(short(&status), expected, "{policy} {inits} {slots:?}");
+        }
+    }
+
+    #[test]
+    fn waiting_reasons() {
+        let state = |status: &PodStatus| {
+            let container = &status.container_statuses.as_ref().expect("statuses")[0];
+            let waiting = container.state.clone().expect("a state").waiting.expect("waiting");
+            let last = container.last_state.clone().and_then(|s| s.terminated).map(|t| t.exit_code);
+            (waiting.reason.unwrap_or_default(), waiting.message.unwrap_or_default(), last)
+        };
+        let crash = Slot { crash_loop: Some(SignedDuration::from_secs(20)), ..slot(Some(exit(3))) };
+        let status = status_of("Always", json!([]), &[("m", crash)], false);
+        let message = "back-off 20s restarting failed container=m pod=p_n(u)".to_owned();
+        assert_eq!(state(&status), ("CrashLoopBackOff".into(), message, Some(3)));
+        assert_eq!(status.phase.as_deref(), Some("Running"));
+        let failure = StartFailure { reason: "ErrImagePull", message: "no".into(), not_before: at(110), at: at(100) };
+        let status =
+            status_of("Always", json!([]), &[("m", Slot { failure: Some(failure), ..Slot::default() })], false);
+        assert_eq!(state(&status), ("ErrImagePull".into(), "no".into(), None));
+        let status = status_of("Always", json!([{"name": "i"}]), &[], false);
+        assert_eq!(state(&status).0, "PodInitializing");
+    }
+
+    #[test]
+    fn patches_say_only_what_changed() {
+        let before = status_of("Always", json!([]), &[], false);
+        let after = status_of("Always", json!([]), &[("m", slot(up()))], false);
+        assert_eq!(plan_patch("u", &before, &before), None);
+        let patch = plan_patch("u", &before, &after).expect("a change");
+        let status = patch["status"].as_object().expect("a status");
+        assert_eq!(status.keys().collect::<Vec<_>>(), ["conditions", "containerStatuses", "phase"]);
+        let types: Vec<&str> =
+            status["conditions"].as_array().expect("a list").iter().filter_map(|c| c["type"].as_str()).collect();
+        assert_eq!(types, ["Ready", "ContainersReady"]);
+        assert_eq!(status["conditions"][0]["message"], Value::Null);
+        assert_eq!(patch["metadata"]["uid"], "u");
+    }
+}

@@ -1,0 +1,326 @@
+//! Volumes of pods: made before the first container, kept up to date, and taken away by name.
+
+pub(crate) mod payload;
+pub(crate) mod subpath;
+pub(crate) mod tree;
+pub(crate) mod writer;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, HostPathVolumeSource, Pod, Secret, Volume};
+use skiff_base::chain;
+use tokio::sync::Notify;
+
+use crate::context::Context;
+use crate::environment::Objects;
+use crate::fields::Facts;
+use crate::image;
+use crate::pod::{self, PodUid};
+use crate::quantity;
+use crate::source::Observed;
+use payload::TokenTexts;
+use writer::Files;
+
+/// The ConfigMaps and Secrets of one pod.
+pub(crate) struct PodObjects {
+    config_maps: BTreeMap<String, Arc<Observed<ConfigMap>>>,
+    secrets: BTreeMap<String, Arc<Observed<Secret>>>,
+}
+
+impl Objects for PodObjects {
+    fn config_map(&self, name: &str) -> Option<Arc<ConfigMap>> {
+        self.config_maps.get(name)?.now()
+    }
+
+    fn secret(&self, name: &str) -> Option<Arc<Secret>> {
+        self.secrets.get(name)?.now()
+    }
+}
+
+impl PodObjects {
+    /// Observes everything that the pod refers to; `changed` is told of changes.
+    pub(crate) fn observe(ctx: &Context, pod: &Pod, changed: &Arc<Notify>) -> Self {
+        let (config_maps, secrets) = references(pod);
+        let namespace = pod::namespace(pod);
+        let config_maps = config_maps.into_iter().map(|name| {
+            let observed = ctx.config_maps.observe(namespace, &name, changed);
+            (name, observed)
+        });
+        let secrets = secrets.into_iter().map(|name| {
+            let observed = ctx.secrets.observe(namespace, &name, changed);
+            (name, observed)
+        });
+        Self { config_maps: config_maps.collect(), secrets: secrets.collect() }
+    }
+
+    /// Completes when the first answer about each is there.
+    pub(crate) async fn known(&self) {
+        for map in self.config_maps.values() {
+            map.get().await;
+        }
+        for secret in self.secrets.values() {
+            secret.get().await;
+        }
+    }
+
+    pub(crate) fn pull_secrets(&self, pod: &Pod) -> Vec<Arc<Secret>> {
+        image::pull_secrets(pod).filter_map(|name| self.secret(name)).collect()
+    }
+}
+
+/// Names of ConfigMaps and of Secrets that a pod needs.
+fn references(pod: &Pod) -> (Vec<String>, Vec<String>) {
+    let (mut maps, mut secrets) = (Vec::new(), Vec::new());
+    for volume in pod::spec(pod).volumes.iter().flatten() {
+        maps.extend(volume.config_map.as_ref().map(|s| s.name.clone()));
+        secrets.extend(volume.secret.as_ref().and_then(|s| s.secret_name.clone()));
+        for source in volume.projected.iter().filter_map(|p| p.sources.as_ref()).flatten() {
+            maps.extend(source.config_map.as_ref().map(|s| s.name.clone()));
+            secrets.extend(source.secret.as_ref().map(|s| s.name.clone()));
+        }
+    }
+    for (_, container) in pod::containers(pod) {
+        for from in container.env_from.iter().flatten() {
+            maps.extend(from.config_map_ref.as_ref().map(|s| s.name.clone()));
+            secrets.extend(from.secret_ref.as_ref().map(|s| s.name.clone()));
+        }
+        for from in container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()) {
+            maps.extend(from.config_map_key_ref.as_ref().map(|s| s.name.clone()));
+            secrets.extend(from.secret_key_ref.as_ref().map(|s| s.name.clone()));
+        }
+    }
+    secrets.extend(image::pull_secrets(pod).map(str::to_owned));
+    for list in [&mut maps, &mut secrets] {
+        list.sort();
+        list.dedup();
+        list.retain(|name| !name.is_empty());
+    }
+    (maps, secrets)
+}
+
+/// Where a volume is on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mounted {
+    pub(crate) path: PathBuf,
+    /// Containers may not write to it, whatever they ask.
+    pub(crate) read_only: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Volumes {
+    pub(crate) mounted: BTreeMap<String, Mounted>,
+    /// When a token has to be renewed.
+    pub(crate) renew: Option<Timestamp>,
+}
+
+/// One step for one volume, decided before anything is touched.
+enum Make {
+    Files { path: PathBuf, files: Files, memory: bool },
+    EmptyDir { path: PathBuf, memory: bool, size_bytes: Option<i64> },
+    HostPath(HostPathVolumeSource),
+}
+
+/// Makes every volume of a pod, or brings it up to date; idempotent. The error is the text of `FailedMount`.
+pub(crate) async fn ensure(ctx: &Arc<Context>, pod: &Arc<Pod>, objects: &PodObjects) -> Result<Volumes, String> {
+    objects.known().await;
+    let directory = ctx.options.pod_directory(&pod::uid(pod));
+    let facts =
+        Facts { host_ip: ctx.options.node_ip.into(), pod_ips: Vec::new(), allocatable: ctx.allocatable.clone() };
+    let group = pod::spec(pod).security_context.as_ref().and_then(|c| c.fs_group).and_then(|g| u32::try_from(g).ok());
+    let mut volumes = Volumes::default();
+    let mut makes = Vec::new();
+    for volume in pod::spec(pod).volumes.iter().flatten() {
+        let failed = |why: String| format!("MountVolume.SetUp failed for volume {:?} : {why}", volume.name);
+        let tokens = tokens(ctx, pod, volume, &mut volumes.renew).await.map_err(failed)?;
+        let make = plan(pod, volume, &directory, &facts, objects, &tokens).map_err(failed)?;
+        let mounted = match &make {
+            Make::Files { path, .. } => Mounted { path: path.clone(), read_only: true },
+            Make::EmptyDir { path, .. } => Mounted { path: path.clone(), read_only: false },
+            Make::HostPath(source) => Mounted { path: PathBuf::from(&source.path), read_only: false },
+        };
+        volumes.mounted.insert(volume.name.clone(), mounted);
+        makes.push((volume.name.clone(), make));
+    }
+    let work = move || {
+        for (name, make) in makes {
+            apply(make, group).map_err(|e| format!("MountVolume.SetUp failed for volume {name:?} : {e}"))?;
+        }
+        Ok(())
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(format!("the work on volumes was lost: {e}")))?;
+    Ok(volumes)
+}
+
+async fn tokens(
+    ctx: &Context,
+    pod: &Pod,
+    volume: &Volume,
+    renew: &mut Option<Timestamp>,
+) -> Result<TokenTexts, String> {
+    let mut texts = TokenTexts::new();
+    for projection in payload::token_projections(volume) {
+        let token = ctx.tokens.get(pod, projection.audience.as_deref(), projection.expiration_seconds).await;
+        let token = token.map_err(|e| format!("failed to fetch token: {}", chain(&e)))?;
+        *renew = Some(renew.map_or(token.renew, |at| at.min(token.renew)));
+        texts.insert(payload::token_key(projection), token.text);
+    }
+    Ok(texts)
+}
+
+fn plan(
+    pod: &Pod,
+    volume: &Volume,
+    directory: &Path,
+    facts: &Facts,
+    objects: &dyn Objects,
+    tokens: &TokenTexts,
+) -> Result<Make, String> {
+    let at = |plugin: &str| directory.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name);
+    if let Some(files) = payload::plan_files(pod, volume, facts, objects, tokens) {
+        let (plugin, memory) = match () {
+            () if volume.config_map.is_some() => ("configmap", false),
+            () if volume.secret.is_some() => ("secret", true),
+            () if volume.downward_api.is_some() => ("downward-api", true),
+            () => ("projected", true),
+        };
+        return Ok(Make::Files { path: at(plugin), files: files?, memory });
+    }
+    if let Some(source) = &volume.empty_dir {
+        let memory = match source.medium.as_deref() {
+            None | Some("") => false,
+            Some("Memory") => true,
+            Some(other) => return Err(format!("the storage medium {other:?} is not supported by this node")),
+        };
+        let size_bytes = source.size_limit.as_ref().map(quantity::value).filter(|s| *s > 0);
+        return Ok(Make::EmptyDir { path: at("empty-dir"), memory, size_bytes });
+    }
+    if let Some(source) = &volume.host_path {
+        return Ok(Make::HostPath(source.clone()));
+    }
+    Err(format!("{} volumes are not supported by this node", source_kind(volume)))
+}
+
+/// The field of a volume's source, for a message.
+fn source_kind(volume: &Volume) -> String {
+    let value = serde_json::to_value(volume).unwrap_or_default();
+    let field = value.as_object().into_iter().flatten().map(|(k, _)| k.as_str()).find(|k| *k != "name");
+    field.unwrap_or("unknown").to_owned()
+}
+
+fn apply(make: Make, group: Option<u32>) -> io::Result<()> {
+    match make {
+        Make::Files { path, files, memory } => {
+            if memory {
+                tree::ensure_tmpfs(&path, None)?;
+            } else {
+                tree::ensure_directory(&path, 0o777)?;
+            }
+            writer::write(&path, &files, group).map(drop)
+        }
+        Make::EmptyDir { path, memory, size_bytes } => {
+            let fresh = !path.exists();
+            if memory {
+                tree::ensure_tmpfs(&path, size_bytes)?;
+            } else {
+                tree::ensure_directory(&path, 0o777)?;
+            }
+            match group {
+                // Later, files are the containers' own business.
+                Some(group) if fresh => tree::give_to_group(&path, group),
+                _ => Ok(()),
+            }
+        }
+        Make::HostPath(source) => ensure_host_path(&source),
+    }
+}
+
+fn ensure_host_path(source: &HostPathVolumeSource) -> io::Result<()> {
+    let path = Path::new(&source.path);
+    let found = match fs::metadata(path) {
+        Ok(meta) => Some(meta.file_type()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    let check = |good: bool, what: &str| {
+        if good {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("hostPath type check failed: {} is not {what}", path.display())))
+        }
+    };
+    let is = |test: fn(&fs::FileType) -> bool| found.as_ref().is_some_and(test);
+    match source.type_.as_deref().unwrap_or_default() {
+        "" if found.is_none() => tree::ensure_directory(path, 0o755),
+        "" => Ok(()),
+        "DirectoryOrCreate" if found.is_none() => tree::ensure_directory(path, 0o755),
+        "FileOrCreate" if found.is_none() => fs::write(path, []),
+        "Directory" | "DirectoryOrCreate" => check(is(fs::FileType::is_dir), "a directory"),
+        "File" | "FileOrCreate" => check(is(fs::FileType::is_file), "a file"),
+        "Socket" => check(is(FileTypeExt::is_socket), "a socket file"),
+        "CharDevice" => check(is(FileTypeExt::is_char_device), "a character device"),
+        "BlockDevice" => check(is(FileTypeExt::is_block_device), "a block device"),
+        other => Err(io::Error::other(format!("{other:?} is no hostPath type"))),
+    }
+}
+
+/// Takes everything away that a pod has in its directory; idempotent.
+pub(crate) async fn remove(ctx: &Context, uid: &PodUid) -> io::Result<()> {
+    let directory = ctx.options.pod_directory(uid);
+    tokio::task::spawn_blocking(move || tree::remove_tree(&directory))
+        .await
+        .unwrap_or_else(|e| Err(io::Error::other(e)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn host_path_types() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
+        fs::write(at("file"), "1").expect("a file");
+        for (name, kind, good) in [
+            ("file", "File", true),
+            ("file", "", true),
+            ("file", "Directory", false),
+            ("file", "FileOrCreate", true),
+            ("new-file", "FileOrCreate", true),
+            ("new-file", "File", true),
+            ("none", "Directory", false),
+            ("none", "File", false),
+            ("new/dir", "DirectoryOrCreate", true),
+            ("new/dir", "Directory", true),
+            ("new/dir", "Socket", false),
+            ("other", "", true),
+            ("other", "Directory", true),
+        ] {
+            let source = HostPathVolumeSource { path: at(name), type_: Some(kind.to_owned()) };
+            assert_eq!(ensure_host_path(&source).is_ok(), good, "{name} {kind}");
+        }
+        let source = HostPathVolumeSource { path: "/dev/null".into(), type_: Some("CharDevice".into()) };
+        ensure_host_path(&source).expect("a character device");
+    }
+
+    #[test]
+    fn finds_every_reference() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {
+            "imagePullSecrets": [{"name": "pull"}],
+            "volumes": [{"name": "a", "configMap": {"name": "m1"}}, {"name": "b", "secret": {"secretName": "s1"}},
+                {"name": "c", "projected": {"sources": [{"configMap": {"name": "m2"}}, {"secret": {"name": "s2"}}]}}],
+            "initContainers": [{"name": "i", "envFrom": [{"configMapRef": {"name": "m3"}}, {"secretRef": {"name": "s3"}}]}],
+            "containers": [{"name": "c", "env": [{"name": "X", "valueFrom": {"configMapKeyRef": {"name": "m1", "key": "k"}}},
+                {"name": "Y", "valueFrom": {"secretKeyRef": {"name": "s4", "key": "k"}}}]}]}}))
+        .expect("a pod");
+        let (maps, secrets) = references(&pod);
+        assert_eq!(maps, ["m1", "m2", "m3"]);
+        assert_eq!(secrets, ["pull", "s1", "s2", "s3", "s4"]);
+    }
+}

@@ -1,0 +1,83 @@
+//! A part of a volume as a mount of its own. The container may change the volume while we look, so the path is
+//! resolved by the kernel beneath the volume, and the mount is made from the descriptor that this gave.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{Mode, mkdirat};
+
+use crate::volume::tree;
+
+/// Bind-mounts `path` of `volume` on `target`; a path that does not exist becomes a directory.
+pub(crate) fn ensure(volume: &Path, path: &str, target: &Path) -> io::Result<PathBuf> {
+    let relative = Path::new(path);
+    if relative.components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("subPath {path:?} must not contain '..'")));
+    }
+    let source = open_beneath(volume, relative)?;
+    let origin = PathBuf::from(format!("/proc/self/fd/{}", source.as_raw_fd()));
+    let is_directory = fs::metadata(&origin)?.is_dir();
+    if let Some(parent) = target.parent() {
+        tree::ensure_directory(parent, 0o750)?;
+    }
+    // What an earlier attempt mounted may be another file by now.
+    tree::unmount_below(target)?;
+    if is_directory {
+        if !target.is_dir() {
+            fs::create_dir(target)?;
+        }
+    } else if !target.exists() {
+        fs::write(target, [])?;
+    }
+    tree::bind(&origin, target)?;
+    Ok(target.to_path_buf())
+}
+
+fn open_beneath(volume: &Path, path: &Path) -> io::Result<OwnedFd> {
+    let volume = OwnedFd::from(fs::File::open(volume)?);
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match openat2(volume.as_fd(), path, how) {
+        Err(Errno::ENOENT) => {}
+        found => return found.map_err(io::Error::from),
+    }
+    let mut at = volume;
+    for part in path.components() {
+        match mkdirat(at.as_fd(), part.as_os_str(), Mode::from_bits_truncate(0o750)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(e) => return Err(io::Error::from(e)),
+        }
+        at = openat2(at.as_fd(), Path::new(part.as_os_str()), how).map_err(io::Error::from)?;
+    }
+    Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stays_beneath_the_volume() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let volume = directory.path().join("volume");
+        fs::create_dir_all(volume.join("real")).expect("directories");
+        fs::write(volume.join("real/file"), "inside").expect("a file");
+        std::os::unix::fs::symlink("real", volume.join("good")).expect("a link");
+        std::os::unix::fs::symlink("/etc", volume.join("bad")).expect("a link");
+        std::os::unix::fs::symlink("../..", volume.join("worse")).expect("a link");
+        let target = |n: u32| directory.path().join(format!("targets/{n}"));
+        ensure(&volume, "good/file", &target(0)).expect("a file behind a good link (needs root)");
+        assert_eq!(fs::read_to_string(target(0)).expect("mounted"), "inside");
+        ensure(&volume, "new/deep", &target(1)).expect("made");
+        assert!(volume.join("new/deep").is_dir());
+        for path in ["bad", "bad/passwd", "worse", "../volume", "/etc"] {
+            assert!(ensure(&volume, path, &target(2)).is_err(), "{path}");
+        }
+        tree::unmount_below(directory.path()).expect("unmounted");
+    }
+}

@@ -1,0 +1,306 @@
+//! One worker for each pod: it alone decides about the pod's containers, one event after the other.
+//!
+//! ```text
+//!   Syncing ------> Terminating{grace} ------> Terminated ------> Finished
+//!   containers      hooks, signals             volumes, network   the pod's object
+//!   as planned      (grace may shrink)         taken down         is gone
+//! ```
+//!
+//! Never back for a UID. Nothing here waits: what takes time is a task that reports by an [`Event`], so that a
+//! deletion is seen at once, whatever goes on. Between two events, [`Worker::step`] decides.
+
+mod finish;
+mod message;
+mod observe;
+mod start;
+mod step;
+mod stop;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use skiff_base::{Backoff, CancellationToken, Scope};
+use skiff_runtime::{Container, ContainerId, Exit, Sandbox};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::context::Context;
+use crate::image::StartError;
+use crate::pod::{self, PodUid};
+use crate::probe::ProbeKind;
+use crate::sandbox::Frame;
+use crate::slot::{Run, Slot};
+use crate::volume::{PodObjects, Volumes};
+
+pub(crate) use finish::clean;
+
+/// Events that wait for a worker; senders wait when there are more.
+const MAILBOX: usize = 64;
+
+/// What the API says of a pod: only the latest counts.
+#[derive(Debug, Clone)]
+pub(crate) struct Desired {
+    pub(crate) pod: Arc<Pod>,
+    /// The object is gone from the API.
+    pub(crate) removed: bool,
+}
+
+/// What an earlier agent left of a pod.
+#[derive(Debug, Default)]
+pub(crate) struct Leftover {
+    pub(crate) sandboxes: Vec<Sandbox>,
+    pub(crate) containers: Vec<Container>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Framed(Result<Frame, String>),
+    Mounted(Result<Volumes, String>),
+    Created {
+        name: String,
+        run: Run,
+    },
+    Running {
+        id: ContainerId,
+        since: Timestamp,
+    },
+    StartDone {
+        name: String,
+        result: Result<(), StartError>,
+    },
+    Exited {
+        id: ContainerId,
+        exit: Exit,
+    },
+    Probed {
+        id: ContainerId,
+        kind: ProbeKind,
+        healthy: bool,
+    },
+    /// Events of the runtime were lost: this is what there is of the pod.
+    Resync(Vec<Container>),
+    Terminated,
+    Cleaned {
+        good: bool,
+    },
+    Deleted(Result<(), skiff_client::Error>),
+    StatusWritten(Result<Box<Pod>, skiff_client::Error>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Syncing,
+    Terminating,
+    Terminated,
+    Finished,
+}
+
+/// Something that is made in the background, and again after a while where it failed.
+#[derive(Debug)]
+enum Making<T> {
+    Absent,
+    Working,
+    Failed { until: Timestamp },
+    Ready(T),
+}
+
+/// The way to a worker.
+pub(crate) struct Handle {
+    pub(crate) desired: watch::Sender<Desired>,
+    pub(crate) events: mpsc::Sender<Event>,
+}
+
+struct Worker {
+    ctx: Arc<Context>,
+    uid: PodUid,
+    pod: Arc<Pod>,
+    removed: bool,
+    phase: Phase,
+    tell: mpsc::Sender<Event>,
+    tasks: Scope,
+    /// Ends starts, probes and hooks when the pod is to end.
+    starts: CancellationToken,
+    objects: Arc<PodObjects>,
+    objects_changed: Arc<Notify>,
+    frame: Making<Frame>,
+    /// All that exist of this pod, the current one included.
+    sandboxes: Vec<Sandbox>,
+    next_sandbox: u32,
+    frame_backoff: Backoff,
+    volumes: Making<Arc<Volumes>>,
+    volumes_backoff: Backoff,
+    refreshing: bool,
+    slots: BTreeMap<String, Slot>,
+    probes: HashMap<(ContainerId, ProbeKind), CancellationToken>,
+    /// The grace period of the termination that goes on.
+    grace_s: Option<i64>,
+    /// Its containers are being stopped.
+    killing: bool,
+    terminated: bool,
+    /// The agent ended the pod by itself: reason and message.
+    failed: Option<(String, String)>,
+    status: StatusWriter,
+    end: End,
+}
+
+/// Brings the status to the API server, one write at a time, each the latest.
+struct StatusWriter {
+    /// As the API has it.
+    written: PodStatus,
+    /// The revision that `written` is from.
+    revision: u64,
+    wanted: PodStatus,
+    busy: bool,
+    retry_at: Option<Timestamp>,
+    backoff: Backoff,
+    /// A pod that merely waits for its containers is not told before: mostly they are up sooner.
+    quiet_until: Timestamp,
+}
+
+/// How far the end of the pod has come.
+struct End {
+    cleaning: bool,
+    cleaned: bool,
+    /// The containers' records are gone too.
+    discarded: bool,
+    deleting: bool,
+    deleted: bool,
+    retry_at: Option<Timestamp>,
+    backoff: Backoff,
+}
+
+/// How long a young pod may be Pending before that is written.
+const QUIET: Duration = Duration::from_millis(100);
+
+impl Worker {
+    fn new(ctx: Arc<Context>, pod: Arc<Pod>, tell: mpsc::Sender<Event>) -> Self {
+        let objects_changed = Arc::new(Notify::new());
+        let objects = Arc::new(PodObjects::observe(&ctx, &pod, &objects_changed));
+        let status = pod.status.clone().unwrap_or_default();
+        let tasks = ctx.scope.child();
+        let short = || Backoff::new(Duration::from_millis(500), Duration::from_secs(120));
+        Self {
+            uid: pod::uid(&pod),
+            removed: false,
+            phase: Phase::Syncing,
+            starts: tasks.token().child_token(),
+            tasks,
+            objects,
+            objects_changed,
+            frame: Making::Absent,
+            sandboxes: Vec::new(),
+            next_sandbox: 0,
+            frame_backoff: short(),
+            volumes: Making::Absent,
+            volumes_backoff: short(),
+            refreshing: false,
+            slots: BTreeMap::new(),
+            probes: HashMap::new(),
+            grace_s: None,
+            killing: false,
+            terminated: false,
+            failed: None,
+            status: StatusWriter {
+                written: status.clone(),
+                revision: observe::revision(&pod),
+                wanted: status,
+                busy: false,
+                retry_at: None,
+                backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
+                quiet_until: skiff_base::time::now() + QUIET,
+            },
+            end: End {
+                cleaning: false,
+                cleaned: false,
+                discarded: false,
+                deleting: false,
+                deleted: false,
+                retry_at: None,
+                backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
+            },
+            ctx,
+            pod,
+            tell,
+        }
+    }
+}
+
+/// Starts a worker in the agent's scope; `ended` is called when the pod is finished.
+pub(crate) fn spawn(
+    ctx: &Arc<Context>,
+    pod: Arc<Pod>,
+    leftover: Leftover,
+    ended: impl FnOnce(&PodUid) + Send + 'static,
+) -> Handle {
+    let (desired, wishes) = watch::channel(Desired { pod: pod.clone(), removed: false });
+    let (events, mailbox) = mpsc::channel(MAILBOX);
+    let (own_ctx, tell) = (ctx.clone(), events.clone());
+    ctx.scope.spawn(async move {
+        let mut worker = Worker::new(own_ctx, pod, tell);
+        worker.adopt(leftover);
+        worker.run(wishes, mailbox).await;
+        ended(&worker.uid);
+    });
+    Handle { desired, events }
+}
+
+impl Worker {
+    async fn run(&mut self, mut wishes: watch::Receiver<Desired>, mut mailbox: mpsc::Receiver<Event>) {
+        let stop = self.ctx.scope.token().clone();
+        let changed = self.objects_changed.clone();
+        loop {
+            let wake = self.step();
+            if self.phase == Phase::Finished {
+                break;
+            }
+            let sleep = async {
+                match wake {
+                    Some(at) => {
+                        let wait = at.duration_since(skiff_base::time::now());
+                        // Not before the moment, whatever the clock's grain.
+                        let wait = Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1);
+                        tokio::time::sleep(wait).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Ok(()) = wishes.changed() => {
+                    let desired = wishes.borrow_and_update().clone();
+                    self.desire(desired);
+                }
+                Some(event) = mailbox.recv() => {
+                    self.take(event).await;
+                    // Everything that has come in is one change.
+                    while let Ok(event) = mailbox.try_recv() {
+                        self.take(event).await;
+                    }
+                }
+                () = changed.notified() => self.objects_have_changed(),
+                () = sleep => {}
+            }
+        }
+        self.tasks.stop().await;
+        if self.phase == Phase::Finished {
+            self.farewell().await;
+        }
+    }
+}
+
+/// A container that left no trace.
+fn lost() -> Exit {
+    Exit {
+        started: None,
+        finished: skiff_base::time::now(),
+        code: 137,
+        signal: None,
+        reason: "ContainerStatusUnknown".to_owned(),
+        message: "The container could not be located when the pod was terminated".to_owned(),
+    }
+}

@@ -1,0 +1,383 @@
+//! What the worker learns: from the API, from its own tasks, from the runtime, from what an earlier agent left.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::{Container as Spec, ContainerStatus, Pod};
+use skiff_base::{chain, time};
+use skiff_client::EventKind;
+use skiff_runtime::{Container, ContainerId, ContainerState, Exit};
+
+use super::{Desired, Event, Leftover, Making, Phase, Worker, finish, lost, message};
+use crate::image::StartError;
+use crate::options::message_file;
+use crate::plan::Unhealthy;
+use crate::pod;
+use crate::probe::ProbeKind;
+use crate::sandbox::{self, Frame};
+use crate::slot::{Run, RunState, Slot, StartFailure};
+use crate::volume::Volumes;
+
+/// A volume that can't be renewed is tried again after this.
+const RENEW_AGAIN: SignedDuration = SignedDuration::from_secs(30);
+
+pub(super) fn revision(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+fn api_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let lists = status.container_statuses.iter().chain(&status.init_container_statuses);
+    lists.flatten().find(|s| s.name == name)
+}
+
+impl Worker {
+    /// A task of this worker; it ends with the agent, and everything it does can be done again.
+    pub(super) fn background(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.tasks.token().clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    pub(super) fn slot(&mut self, name: &str) -> &mut Slot {
+        let pod = &self.pod;
+        self.slots.entry(name.to_owned()).or_insert_with(|| {
+            // Runs that this node has forgotten (a reboot, a cleaned disk) count too.
+            let next_attempt = api_status(pod, name)
+                .filter(|s| s.container_id.is_some() || s.last_state.as_ref().is_some_and(|l| l.terminated.is_some()))
+                .map_or(0, |s| u32::try_from(s.restart_count + 1).unwrap_or(0));
+            Slot { next_attempt, ..Slot::default() }
+        })
+    }
+
+    pub(super) fn spec_of(&self, name: &str) -> Option<(pod::Role, Spec)> {
+        pod::container(&self.pod, name).map(|(role, c)| (role, c.clone()))
+    }
+
+    /// Goes on with what runs already: nothing that is healthy is touched.
+    pub(super) fn adopt(&mut self, leftover: Leftover) {
+        let Leftover { mut sandboxes, mut containers } = leftover;
+        sandboxes.sort_by_key(|s| s.attempt);
+        containers.sort_by_key(|c| c.attempt);
+        self.next_sandbox = sandboxes.last().map_or(0, |s| s.attempt + 1);
+        let current = sandboxes.iter().rev().find(|s| sandbox::is_ready(s)).cloned();
+        self.sandboxes = sandboxes;
+        for found in containers {
+            self.adopt_container(&found);
+        }
+        if pod::is_terminal(&self.pod) {
+            self.phase = if self.slots.values().any(Slot::is_alive) { Phase::Terminating } else { Phase::Terminated };
+            return;
+        }
+        if let Some(sandbox) = current {
+            self.frame = Making::Working;
+            let (ctx, pod, tell) = (self.ctx.clone(), self.pod.clone(), self.tell.clone());
+            self.background(async move {
+                let connected = sandbox::connect(&ctx, &pod, &sandbox).await;
+                let framed = connected.map(|pod_ips| Frame { sandbox, pod_ips });
+                drop(tell.send(Event::Framed(framed)).await);
+            });
+        }
+    }
+
+    fn adopt_container(&mut self, found: &Container) {
+        let Some((_, spec)) = self.spec_of(&found.name) else { return };
+        let known = api_status(&self.pod, &found.name)
+            .filter(|s| s.container_id.as_deref() == Some(&format!("skiff://{}", found.id.0)))
+            .map(|s| (s.started == Some(true), s.ready));
+        self.ctx.route(&found.id, &self.uid);
+        let forgotten = self.slot(&found.name).adopt(found);
+        if let Some(run) = self.slot(&found.name).run_mut(&found.id) {
+            // What it was before the agent went away, until a probe says otherwise.
+            (run.started, run.ready) = known.unwrap_or_else(|| {
+                let started = spec.startup_probe.is_none();
+                (started, started && spec.readiness_probe.is_none())
+            });
+        }
+        self.forget(&found.name, forgotten);
+    }
+
+    fn forget(&self, name: &str, run: Option<Run>) {
+        let Some(run) = run else { return };
+        let (ctx, pod, name) = (self.ctx.clone(), self.pod.clone(), name.to_owned());
+        self.background(async move { finish::forget(&ctx, &pod, &name, &run).await });
+    }
+
+    pub(super) fn desire(&mut self, desired: Desired) {
+        let old = std::mem::replace(&mut self.pod, desired.pod);
+        self.removed |= desired.removed;
+        let (pod, now) = (self.pod.clone(), time::now());
+        for (_, container) in pod::containers(&pod) {
+            let before = pod::container(&old, &container.name).and_then(|(_, c)| c.image.as_ref());
+            if before != container.image.as_ref()
+                && let Some(slot) = self.slots.get_mut(&container.name)
+            {
+                // Another image may be there.
+                slot.pull_backoff = Default::default();
+                if let Some(failure) = &mut slot.failure {
+                    failure.not_before = now;
+                }
+            }
+        }
+        let revision = revision(&pod);
+        if !self.status.busy && revision > self.status.revision {
+            self.status.revision = revision;
+            self.status.written = pod.status.clone().unwrap_or_default();
+        }
+        let (a, b) = (&old.metadata, &pod.metadata);
+        if (&a.labels, &a.annotations) != (&b.labels, &b.annotations) {
+            self.refresh_volumes();
+        }
+    }
+
+    pub(super) fn objects_have_changed(&mut self) {
+        let now = time::now();
+        if let Making::Failed { until } = &mut self.volumes {
+            *until = now;
+        }
+        for slot in self.slots.values_mut() {
+            if let Some(failure) = slot.failure.as_mut().filter(|f| f.reason == "CreateContainerConfigError") {
+                failure.not_before = now;
+            }
+        }
+        self.refresh_volumes();
+    }
+
+    pub(super) fn refresh_volumes(&mut self) {
+        if !matches!(self.volumes, Making::Ready(_)) || self.phase != Phase::Syncing {
+            return;
+        }
+        if self.refreshing {
+            // Once more when the one under way is done.
+            self.objects_changed.notify_one();
+            return;
+        }
+        self.refreshing = true;
+        self.mount();
+    }
+
+    pub(super) async fn take(&mut self, event: Event) {
+        match event {
+            Event::Framed(framed) => self.take_frame(framed),
+            Event::Mounted(mounted) => self.take_volumes(mounted),
+            Event::Created { name, run } => self.take_created(&name, run),
+            Event::Running { id, since } => {
+                if let Some(run) = self.run_mut(&id).filter(|r| r.state == RunState::Created) {
+                    run.state = RunState::Running { since };
+                }
+            }
+            Event::StartDone { name, result } => self.take_start(&name, result),
+            Event::Exited { id, exit } => self.take_exit(&id, exit).await,
+            Event::Probed { id, kind, healthy } => self.take_probe(&id, kind, healthy),
+            Event::Resync(containers) => self.take_resync(&containers).await,
+            Event::Terminated => self.terminated = true,
+            Event::Cleaned { good } => {
+                self.end.cleaning = false;
+                if good {
+                    self.end.cleaned = true;
+                    self.end.backoff.reset();
+                } else {
+                    self.end.discarded = false;
+                    self.end.retry_at = Some(time::now() + self.end.backoff.next_wait());
+                }
+            }
+            Event::Deleted(result) => {
+                self.end.deleting = false;
+                match result {
+                    Ok(()) => self.end.deleted = true,
+                    Err(e) => {
+                        tracing::warn!(pod = %pod::format(&self.pod), error = %chain(&e), "the end of a pod can't be confirmed, trying again");
+                        self.end.retry_at = Some(time::now() + self.end.backoff.next_wait());
+                    }
+                }
+            }
+            Event::StatusWritten(result) => self.take_written(result),
+        }
+    }
+
+    fn take_frame(&mut self, framed: Result<Frame, String>) {
+        match framed {
+            Ok(frame) => {
+                self.frame_backoff.reset();
+                if !self.sandboxes.iter().any(|s| s.id == frame.sandbox.id) {
+                    self.sandboxes.push(frame.sandbox.clone());
+                }
+                self.next_sandbox = self.next_sandbox.max(frame.sandbox.attempt + 1);
+                self.frame = Making::Ready(frame);
+            }
+            Err(why) => {
+                tracing::warn!(pod = %pod::format(&self.pod), error = why, "no sandbox");
+                self.ctx.event(&self.pod, EventKind::Warning, "FailedCreatePodSandBox", why);
+                self.frame = Making::Failed { until: time::now() + self.frame_backoff.next_wait() };
+            }
+        }
+    }
+
+    fn take_volumes(&mut self, mounted: Result<Volumes, String>) {
+        let refreshed = std::mem::take(&mut self.refreshing);
+        match (mounted, &mut self.volumes) {
+            (Ok(volumes), _) => {
+                self.volumes_backoff.reset();
+                self.volumes = Making::Ready(Arc::new(volumes));
+            }
+            (Err(why), Making::Ready(volumes)) if refreshed => {
+                // Containers keep what they have.
+                tracing::info!(pod = %pod::format(&self.pod), error = why, "volumes are not brought up to date");
+                if volumes.renew.is_some_and(|at| at <= time::now()) {
+                    Arc::make_mut(volumes).renew = Some(time::now() + RENEW_AGAIN);
+                }
+            }
+            (Err(why), _) => {
+                self.ctx.event(&self.pod, EventKind::Warning, "FailedMount", why);
+                self.volumes = Making::Failed { until: time::now() + self.volumes_backoff.next_wait() };
+            }
+        }
+    }
+
+    fn take_created(&mut self, name: &str, run: Run) {
+        let (ctx, pod, own, linked) = (self.ctx.clone(), self.pod.clone(), name.to_owned(), run.clone());
+        self.tasks.spawn(async move {
+            let link = move || finish::link_log(&ctx, &pod, &own, &linked);
+            if let Err(e) = tokio::task::spawn_blocking(link).await {
+                tracing::warn!(error = %e, "a log was not linked");
+            }
+        });
+        let slot = self.slot(name);
+        slot.failure = None;
+        slot.pull_backoff = Default::default();
+        slot.next_attempt = run.attempt + 1;
+        let forgotten = slot.push(run);
+        self.forget(name, forgotten);
+    }
+
+    fn take_start(&mut self, name: &str, result: Result<(), StartError>) {
+        let Some((_, spec)) = self.spec_of(name) else { return };
+        let now = time::now();
+        let slot = self.slot(name);
+        slot.starting = false;
+        match result {
+            Ok(()) => {
+                if let Some(run) = slot.current.as_mut().filter(|r| matches!(r.state, RunState::Running { .. })) {
+                    run.started = spec.startup_probe.is_none();
+                    run.ready = run.started && spec.readiness_probe.is_none();
+                }
+            }
+            // There is an exit to show for it.
+            Err(StartError { reason: "RunContainerError" | "PostStartHookError", .. }) => {}
+            Err(StartError { reason, message }) => {
+                slot.pull_backoff.count(now, now);
+                let not_before = now + slot.pull_backoff.wait(now);
+                slot.failure = Some(StartFailure { reason, message, not_before, at: now });
+            }
+        }
+    }
+
+    pub(super) fn run_mut(&mut self, id: &ContainerId) -> Option<&mut Run> {
+        self.slots.values_mut().find_map(|slot| slot.run_mut(id))
+    }
+
+    async fn take_exit(&mut self, id: &ContainerId, mut exit: Exit) {
+        let Some((name, run)) = self.slots.iter().find_map(|(name, slot)| {
+            let run = slot.current.as_ref().filter(|r| r.id == *id && !matches!(r.state, RunState::Exited(_)))?;
+            Some((name.clone(), run.clone()))
+        }) else {
+            return;
+        };
+        if exit.message.is_empty()
+            && let Some((_, spec)) = self.spec_of(&name)
+        {
+            let options = &self.ctx.options;
+            let file = message_file(&options.pod_directory(&self.uid), &name, run.attempt);
+            let fallback = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+            let log = options.pod_log_directory(&self.pod).join(&name).join(format!("{}.log", run.attempt));
+            let log = Some(log).filter(|_| fallback && exit.code != 0);
+            let read = tokio::task::spawn_blocking(move || message::read(&file, log.as_deref())).await;
+            exit.message = read.unwrap_or_else(|e| format!("Error reading termination message: {e}"));
+        }
+        if exit.started.is_none()
+            && let RunState::Running { since } = run.state
+        {
+            exit.started = Some(since);
+        }
+        tracing::debug!(pod = %pod::format(&self.pod), container = name, code = exit.code, "container ended");
+        self.ctx.unroute(id);
+        self.end_probes(id);
+        if let Some(run) = self.run_mut(id) {
+            run.state = RunState::Exited(exit);
+            run.ready = false;
+            run.started = false;
+            run.stopping = false;
+        }
+    }
+
+    fn take_probe(&mut self, id: &ContainerId, kind: ProbeKind, healthy: bool) {
+        let waits = |spec: &Spec| spec.readiness_probe.is_some();
+        let name =
+            self.slots.iter().find(|(_, s)| s.current.as_ref().is_some_and(|r| r.id == *id)).map(|(n, _)| n.clone());
+        let readiness = name.and_then(|n| self.spec_of(&n)).is_some_and(|(_, spec)| waits(&spec));
+        let Some(run) = self.run_mut(id).filter(|r| matches!(r.state, RunState::Running { .. })) else { return };
+        match (kind, healthy) {
+            (ProbeKind::Readiness, healthy) => run.ready = healthy,
+            (ProbeKind::Startup, true) => {
+                run.started = true;
+                run.ready = !readiness;
+            }
+            (ProbeKind::Startup, false) => run.unhealthy = Some(Unhealthy::Startup),
+            (ProbeKind::Liveness, false) => run.unhealthy = Some(Unhealthy::Liveness),
+            (ProbeKind::Liveness, true) => {}
+        }
+    }
+
+    async fn take_resync(&mut self, containers: &[Container]) {
+        let alive: Vec<ContainerId> = self
+            .slots
+            .values()
+            .filter_map(|s| s.current.as_ref())
+            .filter(|r| matches!(r.state, RunState::Running { .. }))
+            .map(|r| r.id.clone())
+            .collect();
+        for id in alive {
+            match containers.iter().find(|c| c.id == id).map(|c| &c.state) {
+                Some(ContainerState::Exited(exit)) => self.take_exit(&id, exit.clone()).await,
+                Some(ContainerState::Unknown) | None => self.take_exit(&id, lost()).await,
+                Some(ContainerState::Running { .. } | ContainerState::Created) => {}
+            }
+        }
+    }
+
+    fn take_written(&mut self, result: Result<Box<Pod>, skiff_client::Error>) {
+        self.status.busy = false;
+        match result {
+            Ok(pod) => {
+                self.status.backoff.reset();
+                self.status.retry_at = None;
+                self.status.revision = self.status.revision.max(revision(&pod));
+                self.status.written = pod.status.unwrap_or_default();
+            }
+            // The pod is gone, or another one has its name: nobody is left to be told.
+            Err(e) if e.is_not_found() || e.is_conflict() => self.status.written = self.status.wanted.clone(),
+            Err(e) => {
+                tracing::warn!(pod = %pod::format(&self.pod), error = %chain(&e), "the status can't be written, trying again");
+                self.status.retry_at = Some(time::now() + self.status.backoff.next_wait());
+            }
+        }
+    }
+
+    /// The last thing: what the pod has left on the node goes.
+    pub(super) async fn farewell(&mut self) {
+        let runs: Vec<(String, Run)> = self
+            .slots
+            .iter()
+            .flat_map(|(name, slot)| slot.current.iter().chain(&slot.previous).map(|r| (name.clone(), r.clone())))
+            .collect();
+        for (_, run) in &runs {
+            self.ctx.unroute(&run.id);
+        }
+        finish::remove_logs(&self.ctx, &self.pod, runs).await;
+    }
+}

@@ -1,0 +1,162 @@
+//! Brings one container up, as a task that tells the worker of each step.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use skiff_base::{CancellationToken, chain, time};
+use skiff_client::EventKind;
+use skiff_runtime::{ContainerId, Exit, SandboxId};
+use tokio::sync::mpsc;
+
+use super::{Event, stop};
+use crate::container::{self, Inputs};
+use crate::context::Context;
+use crate::fields::Facts;
+use crate::hook;
+use crate::image::{self, StartError};
+use crate::pod::{self, Role};
+use crate::slot::{self, Run, RunState};
+use crate::volume::{PodObjects, Volumes};
+
+pub(super) struct Start {
+    pub(super) ctx: Arc<Context>,
+    pub(super) pod: Arc<Pod>,
+    pub(super) role: Role,
+    pub(super) container: Container,
+    pub(super) attempt: u32,
+    pub(super) sandbox: SandboxId,
+    pub(super) pod_ips: Vec<IpAddr>,
+    pub(super) objects: Arc<PodObjects>,
+    pub(super) volumes: Arc<Volumes>,
+    pub(super) tell: mpsc::Sender<Event>,
+    pub(super) cancelled: CancellationToken,
+}
+
+impl Start {
+    pub(super) async fn run(self) {
+        let name = self.container.name.clone();
+        let result = self.steps().await;
+        if let Err(error) = &result {
+            tracing::info!(pod = %pod::format(&self.pod), container = name, reason = error.reason, message = error.message, "a container is not started");
+        }
+        self.send(Event::StartDone { name, result }).await;
+    }
+
+    /// The worker is gone only when nothing is to be told any more.
+    async fn send(&self, event: Event) {
+        drop(self.tell.send(event).await);
+    }
+
+    fn event(&self, kind: EventKind, reason: &str, message: impl Into<String>) {
+        self.ctx.container_event(&self.pod, self.role, &self.container.name, kind, reason, message);
+    }
+
+    fn failed(&self, error: StartError) -> StartError {
+        self.event(EventKind::Warning, "Failed", format!("Error: {}", error.message));
+        error
+    }
+
+    async fn steps(&self) -> Result<(), StartError> {
+        let secrets = self.objects.pull_secrets(&self.pod);
+        let image = tokio::select! {
+            () = self.cancelled.cancelled() => return Ok(()),
+            image = image::ensure(&self.ctx, &self.pod, self.role, &self.container, &secrets) => image?,
+        };
+        let facts = Facts {
+            host_ip: self.ctx.options.node_ip.into(),
+            pod_ips: self.pod_ips.clone(),
+            allocatable: self.ctx.allocatable.clone(),
+        };
+        let config = container::configure(Inputs {
+            ctx: &self.ctx,
+            pod: &self.pod,
+            container: &self.container,
+            image: &image,
+            attempt: self.attempt,
+            facts: &facts,
+            objects: &*self.objects,
+            volumes: &self.volumes,
+        })
+        .await
+        .map_err(|e| self.failed(e))?;
+        if self.cancelled.is_cancelled() {
+            return Ok(());
+        }
+        let reference = self.container.image.clone().unwrap_or_default();
+        let created = self.ctx.engine.create_container(&self.sandbox, config).await;
+        let id = created.map_err(|e| self.failed(StartError::new("CreateContainerError", chain(&e).to_string())))?;
+        let run = Run {
+            id: id.clone(),
+            attempt: self.attempt,
+            image_id: image::image_id(&image, &reference),
+            image: reference,
+            hash: slot::hash(&self.container),
+            state: RunState::Created,
+            started: false,
+            ready: false,
+            unhealthy: None,
+            stopping: false,
+        };
+        self.send(Event::Created { name: self.container.name.clone(), run }).await;
+        self.ctx.route(&id, &pod::uid(&self.pod));
+        self.event(EventKind::Normal, "Created", "Container created");
+        self.launch(&id).await
+    }
+
+    async fn launch(&self, id: &ContainerId) -> Result<(), StartError> {
+        if self.cancelled.is_cancelled() {
+            // It exists but never ran; the sandbox takes it along.
+            self.send(Event::Exited { id: id.clone(), exit: never_ran("Killed", "") }).await;
+            return Ok(());
+        }
+        if let Err(e) = self.ctx.engine.start_container(id).await {
+            let message = chain(&e).to_string();
+            self.event(EventKind::Warning, "Failed", format!("Error: {message}"));
+            self.send(Event::Exited { id: id.clone(), exit: never_ran("StartError", &message) }).await;
+            return Err(StartError::new("RunContainerError", message));
+        }
+        let since = time::now();
+        self.event(EventKind::Normal, "Started", "Container started");
+        let hook = self.container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref());
+        let Some(handler) = hook else {
+            self.send(Event::Running { id: id.clone(), since }).await;
+            return Ok(());
+        };
+        self.send(Event::Running { id: id.clone(), since }).await;
+        let ip = self.pod_ips.first().map(ToString::to_string).unwrap_or_default();
+        let ended = tokio::select! {
+            () = self.cancelled.cancelled() => return Ok(()),
+            ended = hook::run(&self.ctx, &self.container, id, &ip, "PostStart", handler) => ended,
+        };
+        if let Err(why) = ended {
+            self.event(EventKind::Warning, "FailedPostStartHook", why.clone());
+            let kill = stop::Kill {
+                ctx: self.ctx.clone(),
+                pod: self.pod.clone(),
+                role: self.role,
+                container: self.container.clone(),
+                id: id.clone(),
+                pod_ip: ip,
+                grace_s: pod::grace_s(&self.pod),
+                message: "FailedPostStartHook".to_owned(),
+                hook: true,
+                tell: self.tell.clone(),
+            };
+            kill.run().await;
+            return Err(StartError::new("PostStartHookError", why));
+        }
+        Ok(())
+    }
+}
+
+fn never_ran(reason: &str, message: &str) -> Exit {
+    Exit {
+        started: None,
+        finished: time::now(),
+        code: 128,
+        signal: None,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    }
+}

@@ -1,0 +1,466 @@
+//! What the worker does next: looks at what it knows, starts tasks, never waits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use skiff_base::time;
+use skiff_client::{EventKind, PatchKind};
+use skiff_runtime::ContainerId;
+
+use super::start::Start;
+use super::stop::{self, Kill};
+use super::{Event, Making, Phase, Worker, finish};
+use crate::plan::{Action, ContainerView, Plan, plan_containers, restarts};
+use crate::pod::{self, RestartPolicy, Role};
+use crate::probe::{self, ProbeKind, Subject};
+use crate::sandbox;
+use crate::slot::RunState;
+use crate::status::{self, Seen};
+use crate::volume;
+
+/// A failed pull is shown as such for this long, then as waiting.
+const SHOW_PULL_ERROR: SignedDuration = SignedDuration::from_secs(3);
+
+/// The earliest of several moments.
+#[derive(Default)]
+struct Wake(Option<Timestamp>);
+
+impl Wake {
+    fn at(&mut self, at: Timestamp) {
+        self.0 = Some(self.0.map_or(at, |now| now.min(at)));
+    }
+}
+
+impl Worker {
+    /// Returns when to look again without an event.
+    pub(super) fn step(&mut self) -> Option<Timestamp> {
+        let now = time::now();
+        let mut wake = Wake::default();
+        if self.phase == Phase::Syncing {
+            self.sync(now, &mut wake);
+        }
+        if self.phase == Phase::Terminating {
+            self.terminate();
+        }
+        self.publish(now, &mut wake);
+        if self.phase == Phase::Terminated {
+            self.finish(now, &mut wake);
+        }
+        wake.0
+    }
+
+    fn sync(&mut self, now: Timestamp, wake: &mut Wake) {
+        if self.removed || pod::is_deleted(&self.pod) {
+            self.begin_end(pod::deletion_grace_s(&self.pod));
+            return;
+        }
+        if self.past_deadline(now, wake) {
+            let message = "Pod was active on the node longer than the specified deadline";
+            self.ctx.event(&self.pod, EventKind::Normal, "DeadlineExceeded", message);
+            self.failed = Some(("DeadlineExceeded".to_owned(), message.to_owned()));
+            self.begin_end(pod::grace_s(&self.pod));
+            return;
+        }
+        self.make_frame(now, wake);
+        if self.phase != Phase::Syncing {
+            return;
+        }
+        match &self.volumes {
+            Making::Absent => {
+                self.volumes = Making::Working;
+                self.mount();
+            }
+            Making::Failed { until } if *until <= now => {
+                self.volumes = Making::Working;
+                self.mount();
+            }
+            Making::Failed { until } => wake.at(*until),
+            Making::Working => {}
+            Making::Ready(volumes) => match volumes.renew {
+                Some(at) if at <= now && !self.refreshing => self.refresh_volumes(),
+                Some(at) if at > now => wake.at(at),
+                _ => {}
+            },
+        }
+        self.show_pull_back_off(now, wake);
+        if !matches!((&self.frame, &self.volumes), (Making::Ready(_), Making::Ready(_))) {
+            return;
+        }
+        let plan = self.plan(now);
+        if let Some(at) = plan.wake {
+            wake.at(at);
+        }
+        if plan.ended {
+            self.begin_end(pod::grace_s(&self.pod));
+            return;
+        }
+        for action in plan.actions {
+            self.apply(action, now);
+        }
+        self.start_probes();
+    }
+
+    fn plan(&self, now: Timestamp) -> Plan {
+        let views: BTreeMap<String, ContainerView> = pod::containers(&self.pod)
+            .filter_map(|(_, c)| Some((c.name.clone(), self.slots.get(&c.name)?.view(c))))
+            .collect();
+        plan_containers(&self.pod, &views, now)
+    }
+
+    fn past_deadline(&self, now: Timestamp, wake: &mut Wake) -> bool {
+        let (Some(limit), Some(since)) = (pod::spec(&self.pod).active_deadline_seconds, &self.status.wanted.start_time)
+        else {
+            return false;
+        };
+        let end = since.0 + SignedDuration::from_secs(limit);
+        if end > now {
+            wake.at(end);
+        }
+        end <= now
+    }
+
+    fn make_frame(&mut self, now: Timestamp, wake: &mut Wake) {
+        match &self.frame {
+            Making::Absent => {}
+            Making::Failed { until } if *until <= now => {}
+            Making::Failed { until } => {
+                wake.at(*until);
+                return;
+            }
+            Making::Working | Making::Ready(_) => return,
+        }
+        // Containers of an earlier sandbox are history; some pods don't want a second one.
+        let ran = self.slots.values().any(|s| s.current.is_some());
+        if ran {
+            let never = pod::restart_policy(&self.pod) == RestartPolicy::Never;
+            if never || self.plan(now).ended {
+                self.begin_end(pod::grace_s(&self.pod));
+                return;
+            }
+            self.retire_runs();
+        }
+        self.frame = Making::Working;
+        let (ctx, pod, tell) = (self.ctx.clone(), self.pod.clone(), self.tell.clone());
+        let (attempt, old) = (self.next_sandbox, std::mem::take(&mut self.sandboxes));
+        self.background(async move {
+            for sandbox in &old {
+                sandbox::discard(&ctx, sandbox).await;
+            }
+            let framed = sandbox::create(&ctx, &pod, attempt).await;
+            drop(tell.send(Event::Framed(framed)).await);
+        });
+    }
+
+    /// A new sandbox starts everything over, but for what need not run again.
+    fn retire_runs(&mut self) {
+        let pod = self.pod.clone();
+        for (role, container) in pod::containers(&pod) {
+            let Some(slot) = self.slots.get_mut(&container.name) else { continue };
+            let done = match slot.current.as_ref().map(|r| &r.state) {
+                Some(RunState::Exited(exit)) => role == Role::Main && !restarts(&pod, role, container, exit.code),
+                _ => false,
+            };
+            if !done && let Some(run) = slot.current.take() {
+                slot.next_attempt = slot.next_attempt.max(run.attempt + 1);
+                slot.previous = Some(run);
+            }
+        }
+    }
+
+    pub(super) fn mount(&self) {
+        let (ctx, pod, tell) = (self.ctx.clone(), self.pod.clone(), self.tell.clone());
+        let objects = self.objects.clone();
+        self.background(async move {
+            let mounted = volume::ensure(&ctx, &pod, &objects).await;
+            drop(tell.send(Event::Mounted(mounted)).await);
+        });
+    }
+
+    fn show_pull_back_off(&mut self, now: Timestamp, wake: &mut Wake) {
+        let pod = self.pod.clone();
+        for (role, container) in pod::containers(&pod) {
+            let Some(slot) = self.slots.get_mut(&container.name).filter(|s| !s.starting) else { continue };
+            let Some(failure) = slot.failure.as_mut().filter(|f| f.reason == "ErrImagePull") else { continue };
+            let due = failure.at + SHOW_PULL_ERROR;
+            if due > now {
+                wake.at(due);
+                continue;
+            }
+            let told = format!("Back-off pulling image {:?}", container.image.as_deref().unwrap_or_default());
+            failure.reason = "ImagePullBackOff";
+            failure.message = format!("{told}: ErrImagePull: {}", failure.message);
+            self.ctx.container_event(&pod, role, &container.name, EventKind::Normal, "BackOff", told);
+            let error = "Error: ImagePullBackOff";
+            self.ctx.container_event(&pod, role, &container.name, EventKind::Warning, "Failed", error);
+        }
+    }
+
+    fn apply(&mut self, action: Action, now: Timestamp) {
+        match action {
+            Action::Start { name } => self.start(&name, now),
+            Action::Kill { name, because, message } => {
+                let Some((role, container)) = self.spec_of(&name) else { return };
+                let grace_s = stop::probe_grace_s(&self.pod, &container, because);
+                if let Some(kill) = self.kill(&name, role, grace_s, message, true) {
+                    self.end_probes(&kill.id);
+                    self.background(async move { kill.run().await });
+                }
+            }
+            Action::BackOff { name, wait } => {
+                let Some((role, container)) = self.spec_of(&name) else { return };
+                let slot = self.slot(&name);
+                if slot.crash_loop.replace(wait) != Some(wait) {
+                    let message =
+                        format!("Back-off restarting failed container {name} in pod {}", pod::format(&self.pod));
+                    let kind = EventKind::Warning;
+                    self.ctx.container_event(&self.pod, role, &container.name, kind, "BackOff", message);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, name: &str, now: Timestamp) {
+        let Some((role, container)) = self.spec_of(name) else { return };
+        let (Making::Ready(frame), Making::Ready(volumes)) = (&self.frame, &self.volumes) else { return };
+        let (sandbox, pod_ips, volumes) = (frame.sandbox.id.clone(), frame.pod_ips.clone(), volumes.clone());
+        let slot = self.slot(name);
+        if let Some(RunState::Exited(exit)) = slot.current.as_ref().map(|r| &r.state) {
+            let finished = exit.finished;
+            slot.backoff.count(finished, now);
+        }
+        slot.starting = true;
+        slot.crash_loop = None;
+        let attempt = slot.next_attempt;
+        let start = Start {
+            ctx: self.ctx.clone(),
+            pod: self.pod.clone(),
+            role,
+            container,
+            attempt,
+            sandbox,
+            pod_ips,
+            objects: self.objects.clone(),
+            volumes,
+            tell: self.tell.clone(),
+            cancelled: self.starts.clone(),
+        };
+        self.background(start.run());
+    }
+
+    /// Marks the running container as stopping; `None` where nothing runs.
+    fn kill(&mut self, name: &str, role: Role, grace_s: i64, message: String, hook: bool) -> Option<Kill> {
+        let (_, container) = self.spec_of(name)?;
+        let pod_ip = match &self.frame {
+            Making::Ready(frame) => frame.pod_ips.first().map(ToString::to_string).unwrap_or_default(),
+            _ => String::new(),
+        };
+        let run = self.slots.get_mut(name)?.current.as_mut().filter(|r| !matches!(r.state, RunState::Exited(_)))?;
+        run.stopping = true;
+        Some(Kill {
+            ctx: self.ctx.clone(),
+            pod: self.pod.clone(),
+            role,
+            container,
+            id: run.id.clone(),
+            pod_ip,
+            grace_s,
+            message,
+            hook,
+            tell: self.tell.clone(),
+        })
+    }
+
+    fn start_probes(&mut self) {
+        let pod = self.pod.clone();
+        let Making::Ready(frame) = &self.frame else { return };
+        let pod_ip = frame.pod_ips.first().map(ToString::to_string).unwrap_or_default();
+        for (role, container) in pod::containers(&pod) {
+            if role == Role::Init {
+                continue;
+            }
+            let Some(slot) = self.slots.get(&container.name).filter(|s| !s.starting) else { continue };
+            let Some(run) = slot.current.as_ref().filter(|r| !r.stopping && r.unhealthy.is_none()) else { continue };
+            let RunState::Running { since } = run.state else { continue };
+            let kinds: &[ProbeKind] =
+                if run.started { &[ProbeKind::Readiness, ProbeKind::Liveness] } else { &[ProbeKind::Startup] };
+            for kind in kinds {
+                if kind.of(container).is_none() || self.probes.contains_key(&(run.id.clone(), *kind)) {
+                    continue;
+                }
+                // Whether it is ready is asked until it is gone.
+                let parent = if *kind == ProbeKind::Readiness { self.tasks.token() } else { &self.starts };
+                let stop = parent.child_token();
+                self.probes.insert((run.id.clone(), *kind), stop.clone());
+                let subject = Subject {
+                    pod: pod.clone(),
+                    role,
+                    container: container.clone(),
+                    id: run.id.clone(),
+                    pod_ip: pod_ip.clone(),
+                    since,
+                    kind: *kind,
+                };
+                let (tell, id, kind) = (self.tell.clone(), run.id.clone(), *kind);
+                let tell = async move |healthy| {
+                    drop(tell.send(Event::Probed { id: id.clone(), kind, healthy }).await);
+                };
+                self.tasks.spawn(probe::run(self.ctx.clone(), subject, stop, tell));
+            }
+        }
+    }
+
+    pub(super) fn end_probes(&mut self, id: &ContainerId) {
+        self.probes.retain(|(of, _), stop| {
+            if of == id {
+                stop.cancel();
+            }
+            of != id
+        });
+    }
+
+    fn begin_end(&mut self, grace_s: i64) {
+        self.phase = Phase::Terminating;
+        self.grace_s = Some(grace_s);
+        self.starts.cancel();
+    }
+
+    fn terminate(&mut self) {
+        let busy = self.slots.values().any(|s| s.starting)
+            || self.refreshing
+            || matches!(self.frame, Making::Working)
+            || matches!(self.volumes, Making::Working);
+        if busy {
+            return;
+        }
+        let asked = if pod::is_deleted(&self.pod) { Some(pod::deletion_grace_s(&self.pod)) } else { None };
+        let grace_s = self.grace_s.or(asked).unwrap_or_else(|| pod::grace_s(&self.pod));
+        match asked {
+            // Someone lost patience.
+            Some(shorter) if self.killing && shorter < grace_s && !self.terminated => {
+                self.grace_s = Some(shorter);
+                self.kill_all(shorter, false);
+            }
+            _ if !self.killing => {
+                self.killing = true;
+                self.grace_s = Some(grace_s);
+                self.kill_all(grace_s, true);
+            }
+            _ => {}
+        }
+        if self.terminated {
+            if self.slots.values().any(|s| s.is_alive()) {
+                // The runtime could not do it: once more.
+                self.terminated = false;
+                self.kill_all(self.grace_s.unwrap_or_default(), false);
+            } else {
+                self.phase = Phase::Terminated;
+            }
+        }
+    }
+
+    fn kill_all(&mut self, grace_s: i64, hook: bool) {
+        let pod = self.pod.clone();
+        let mut kills = Vec::new();
+        for (role, container) in pod::containers(&pod) {
+            let message = format!("Stopping container {}", container.name);
+            kills.extend(self.kill(&container.name, role, grace_s, message, hook));
+        }
+        if kills.is_empty() {
+            self.terminated = true;
+            return;
+        }
+        self.background(stop::terminate(kills, self.tell.clone()));
+    }
+
+    fn publish(&mut self, now: Timestamp, wake: &mut Wake) {
+        // Not before the addresses of an adopted pod are known; and what has ended says so already.
+        let adopting = self.phase == Phase::Syncing
+            && matches!(self.frame, Making::Working)
+            && self.slots.values().any(|s| s.current.is_some());
+        let told = matches!(self.status.written.phase.as_deref(), Some("Succeeded" | "Failed"));
+        if adopting || self.removed || (told && !pod::is_deleted(&self.pod)) || self.phase == Phase::Finished {
+            return;
+        }
+        let (sandbox_ready, pod_ips) = match &self.frame {
+            Making::Ready(frame) => (self.phase != Phase::Terminated, frame.pod_ips.as_slice()),
+            _ => (false, [].as_slice()),
+        };
+        let wanted = status::plan_status(&Seen {
+            pod: &self.pod,
+            last: &self.status.wanted,
+            slots: &self.slots,
+            sandbox_ready,
+            pod_ips,
+            host_ip: self.ctx.options.node_ip.into(),
+            terminal: self.phase == Phase::Terminated,
+            failed: self.failed.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
+            now,
+        });
+        self.status.wanted = wanted;
+        if self.status.busy {
+            return;
+        }
+        let Some(patch) = status::plan_patch(&self.uid.0, &self.status.written, &self.status.wanted) else { return };
+        let mut not_before = self.status.retry_at;
+        let waits = self.status.wanted.phase.as_deref() == Some("Pending")
+            && self.slots.values().all(|s| s.failure.is_none())
+            && self.phase == Phase::Syncing;
+        if waits {
+            not_before = not_before.max(Some(self.status.quiet_until));
+        }
+        if let Some(at) = not_before.filter(|at| *at > now) {
+            wake.at(at);
+            return;
+        }
+        self.status.busy = true;
+        let (ctx, pod, tell) = (self.ctx.clone(), self.pod.clone(), self.tell.clone());
+        self.background(async move {
+            let api = ctx.client.namespaced::<Pod>(pod::namespace(&pod));
+            let written = api.patch_status(pod::name(&pod), PatchKind::Strategic, &patch).await;
+            drop(tell.send(Event::StatusWritten(written.map(Box::new))).await);
+        });
+    }
+
+    fn is_told(&self) -> bool {
+        !self.status.busy && status::plan_patch(&self.uid.0, &self.status.written, &self.status.wanted).is_none()
+    }
+
+    fn finish(&mut self, now: Timestamp, wake: &mut Wake) {
+        let end = &mut self.end;
+        if let Some(at) = end.retry_at {
+            if at > now {
+                wake.at(at);
+                return;
+            }
+            end.retry_at = None;
+        }
+        let whole = self.removed || pod::is_deleted(&self.pod);
+        if !end.cleaning && (!end.cleaned || (whole && !end.discarded)) {
+            end.cleaning = true;
+            end.cleaned = false;
+            end.discarded = whole;
+            let (ctx, uid, tell) = (self.ctx.clone(), self.uid.clone(), self.tell.clone());
+            let sandboxes = self.sandboxes.clone();
+            self.background(async move {
+                let good = finish::clean(&ctx, &uid, &sandboxes, whole).await;
+                drop(tell.send(Event::Cleaned { good }).await);
+            });
+            return;
+        }
+        if !self.end.cleaned {
+            return;
+        }
+        if self.removed {
+            self.phase = Phase::Finished;
+        } else if whole && self.is_told() && !self.end.deleting && !self.end.deleted {
+            self.end.deleting = true;
+            let (ctx, pod, tell) = (self.ctx.clone(), Arc::clone(&self.pod), self.tell.clone());
+            self.background(async move {
+                let deleted = finish::delete(&ctx, &pod).await;
+                drop(tell.send(Event::Deleted(deleted)).await);
+            });
+        }
+    }
+}
