@@ -1,7 +1,5 @@
 //! Word of changes to files, without asking again and again.
 
-#![allow(unsafe_code, reason = "system calls that nix does not wrap here; each block says why it is sound")]
-
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
