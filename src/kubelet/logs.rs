@@ -335,7 +335,7 @@ mod tests {
 
     impl Ending for Ends {
         async fn ended(&mut self) {
-            match self.0.take() {
+            match &mut self.0 {
                 Some(end) => drop(end.await),
                 None => future::pending().await,
             }
