@@ -396,13 +396,30 @@ fn ensure_v2(mount: &Path, path: &str) -> io::Result<()> {
         let enabled = read(&control)?;
         let has = |list: &str, name: &str| list.split_whitespace().any(|word| word == name);
         for name in V2_CONTROLLERS.iter().filter(|name| has(&available, name) && !has(&enabled, name)) {
-            write(&control, &format!("+{name}"))?;
+            let enabled = write(&control, &format!("+{name}"));
+            // Only leaves may hold processes. In a container the root of what we see is no real root, and has ours.
+            if enabled.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy) && directory == mount {
+                move_down(mount)?;
+                // What still can't be had is told when a limit needs it.
+                let _ = write(&control, &format!("+{name}"));
+            }
         }
         directory.push(part);
         match fs::create_dir(&directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(&directory)(error)),
             _ => {}
         }
+    }
+    Ok(())
+}
+
+/// Moves the processes of a group into a leaf below it.
+fn move_down(directory: &Path) -> io::Result<()> {
+    let leaf = directory.join("init");
+    fs::create_dir_all(&leaf).map_err(at(&leaf))?;
+    for pid in read(&directory.join("cgroup.procs"))?.lines() {
+        // It may have ended; kernel threads stay.
+        let _ = write(&leaf.join("cgroup.procs"), pid);
     }
     Ok(())
 }

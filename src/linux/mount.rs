@@ -160,7 +160,7 @@ pub fn tmpfs(target: &Path, options: &str) -> io::Result<()> {
 /// Makes `directory` a mount of its own whose later mounts spread nowhere; nothing if it is already one.
 pub fn ensure_private(directory: &Path) -> io::Result<()> {
     let directory = directory.canonicalize()?;
-    if !mounts_below(&directory)?.iter().any(|mount| *mount == directory) {
+    if !mounts_below(&directory)?.contains(&directory) {
         bind(&directory, &directory)?;
     }
     set_propagation(&directory, MsFlags::MS_PRIVATE)

@@ -384,7 +384,7 @@ impl Filter {
     /// What the filter answers: the kernel's machine, for tests.
     #[cfg(test)]
     fn run(&self, number: u32, arguments: [u64; 6]) -> u32 {
-        let mut data = vec![0u8; 64];
+        let mut data = [0u8; 64];
         data[0..4].copy_from_slice(&number.to_le_bytes());
         data[4..8].copy_from_slice(&AUDIT_ARCH.to_le_bytes());
         for (index, argument) in arguments.iter().enumerate() {

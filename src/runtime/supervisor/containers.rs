@@ -217,10 +217,8 @@ impl Supervisor {
         (container.pid, container.pidfd) = (Some(pid), pidfd);
         container.process = process;
         container.state = State::Created;
-        if let Some(terminal) = terminal {
-            if let Err(error) = self.add_terminal(id, terminal) {
-                report(format_args!("terminal of {id}: {error}"));
-            }
+        if let Some(Err(error)) = terminal.map(|terminal| self.add_terminal(id, terminal)) {
+            report(format_args!("terminal of {id}: {error}"));
         }
         let known = Known { id: id.to_owned(), pid: Some(pid.as_raw()), started_ns: None, exit: None };
         self.reply(asker, Ok(Answer::List { containers: vec![known], more: false }));
@@ -272,10 +270,10 @@ impl Supervisor {
     /// The container's first process has ended.
     fn exited(&mut self, id: &str, code: i32, signal: Option<i32>) {
         let Some(container) = self.containers.get(id) else { return };
-        if !container.owns_processes() {
-            if let Err(error) = self.cgroups.kill(&container.plan.cgroup) {
-                report(format_args!("kill the rest of {id}: {error}"));
-            }
+        if !container.owns_processes()
+            && let Err(error) = self.cgroups.kill(&container.plan.cgroup)
+        {
+            report(format_args!("kill the rest of {id}: {error}"));
         }
         if let Some((token, _)) = &container.status {
             self.take_status(*token, id);
@@ -516,10 +514,8 @@ impl Supervisor {
             Got::Nothing => {}
             Got::End => {
                 if let Some(file) = container.inputs.remove(&token) {
-                    if once {
-                        if let Some(stdin) = &mut container.stdin {
-                            stdin.closing = true;
-                        }
+                    if let Some(stdin) = container.stdin.as_mut().filter(|_| once) {
+                        stdin.closing = true;
                     }
                     self.unwatch(token, &file);
                 }
@@ -547,29 +543,22 @@ impl Supervisor {
             }
         }
         let close = wrote == Wrote::Lost || (wrote == Wrote::All && stdin.closing);
-        match (container.stdin_token, full) {
-            (None, true) => {
-                let number = std::os::fd::AsRawFd::as_raw_fd(&stdin.file);
-                let watched = self.watch_raw(number, EpollFlags::EPOLLOUT, Source::Stdin(id.to_owned()));
-                if let (Ok(token), Some(container)) = (watched, self.containers.get_mut(id)) {
-                    container.stdin_token = Some(token);
+        let number = std::os::fd::AsRawFd::as_raw_fd(&stdin.file);
+        let watched = container.stdin_token;
+        let now = match watched {
+            None if full => self.watch_raw(number, EpollFlags::EPOLLOUT, Source::Stdin(id.to_owned())).ok(),
+            Some(token) if !full => {
+                self.sources.remove(&token);
+                if let Ok(lent) = process::lend(number) {
+                    let _ = self.epoll.delete(&lent);
                 }
+                None
             }
-            (Some(token), false) => {
-                if let Some(container) = self.containers.get_mut(id) {
-                    container.stdin_token = None;
-                    if let Some(stdin) = container.stdin.take() {
-                        self.unwatch(token, &stdin.file);
-                        if let Some(container) = self.containers.get_mut(id) {
-                            container.stdin = Some(stdin);
-                        }
-                    }
-                }
-            }
-            _ => {}
-        }
-        if close {
-            if let Some(container) = self.containers.get_mut(id) {
+            same => same,
+        };
+        if let Some(container) = self.containers.get_mut(id) {
+            container.stdin_token = now;
+            if close {
                 container.stdin = None;
             }
         }
@@ -588,10 +577,8 @@ impl Supervisor {
     /// Lets go of a container and of all its descriptors.
     pub(super) fn forget(&mut self, id: &str) {
         self.drain(id);
-        if let Some(container) = self.containers.remove(id) {
-            if let Some((token, file)) = &container.status {
-                self.unwatch(*token, file);
-            }
+        if let Some((token, file)) = self.containers.remove(id).and_then(|container| container.status) {
+            self.unwatch(token, &file);
         }
     }
 

@@ -16,6 +16,7 @@ use skiff_linux::cgroup::Cgroups;
 use skiff_linux::seccomp::Filter;
 use skiff_linux::{mount, process, socket};
 
+use super::copy::copy_layers;
 use super::entry::Entry;
 use crate::identity::identity;
 use crate::plan::{ContainerPlan, ProcessPlan, limits};
@@ -90,7 +91,7 @@ fn try_create(
     let rules = spec::plan_device_rules(&devices, plan.privileged);
     at("limit devices", cgroups.limit_devices(&plan.cgroup, &rules))?;
 
-    at("mount root file system", mount_root(plan))?;
+    at("mount root file system", mount_root(plan, &mut outcome.warnings))?;
     let root = OwnedFd::from(at("open root file system", std::fs::File::open(plan.rootfs()))?);
     let identity = identity(&plan.user, root.as_fd())?;
     let mut process = plan.process.clone();
@@ -180,7 +181,7 @@ fn accept_terminal(listener: &std::os::unix::net::UnixListener) -> io::Result<Ow
     fds.pop().ok_or_else(|| io::Error::other("no terminal came"))
 }
 
-fn mount_root(plan: &ContainerPlan) -> io::Result<()> {
+fn mount_root(plan: &ContainerPlan, warnings: &mut Vec<String>) -> io::Result<()> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
     let (upper, work) = (plan.state_directory.join("upper"), plan.state_directory.join("work"));
     for directory in [&upper, &work] {
@@ -193,17 +194,24 @@ fn mount_root(plan: &ContainerPlan) -> io::Result<()> {
         std::fs::set_permissions(&upper, std::os::unix::fs::PermissionsExt::from_mode(metadata.mode() & 0o7777))?;
     }
     std::fs::create_dir_all(plan.rootfs())?;
-    mount::overlay(&plan.lower_directories, Some((&upper, &work)), &plan.rootfs())
+    match mount::overlay(&plan.lower_directories, Some((&upper, &work)), &plan.rootfs()) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP)) => {
+            warnings.push(format!("overlayfs does not work here ({error}): the image is copied for each container"));
+            copy_layers(&plan.lower_directories, &upper)?;
+            mount::bind(&upper, &plan.rootfs())
+        }
+        other => other,
+    }
 }
 
 /// The container's directories of all hierarchies in one place, to be mounted as one: each mount of libcontainer's
 /// costs a hundred system calls.
 fn gather_cgroups(plan: &ContainerPlan, cgroups: &Cgroups) -> io::Result<PathBuf> {
     let named = cgroups.named_directories(&plan.cgroup);
-    if let [(name, directory)] = named.as_slice() {
-        if name.is_empty() {
-            return Ok(directory.clone());
-        }
+    if let [(name, directory)] = named.as_slice()
+        && name.is_empty()
+    {
+        return Ok(directory.clone());
     }
     // Only this child's mount namespace sees what is bound there.
     let place = plan.run_directory.parent().and_then(Path::parent).unwrap_or(Path::new("/")).join("cgroup");

@@ -13,7 +13,8 @@
 //!
 //! Invariants: it never waits (every descriptor is non-blocking, every long task a child), never holds more than a bound
 //! per peer, never panics on what others send, and knows nothing of images or Kubernetes. Modules bottom-up: [`log`]
-//! writes CRI logs, [`stream`] moves bytes without waiting, [`capture`] keeps libcontainer's causes, [`entry`] is the
+//! writes CRI logs, [`stream`] moves bytes without waiting, [`capture`] keeps libcontainer's causes,
+//! [`copy`] stands in for overlayfs, [`entry`] is the
 //! last step of each process, [`creator`], [`exec`] and [`sandbox`] run in children made by [`child`]; [`calls`] answers
 //! the agent, [`containers`] follows what runs, and this file is the loop.
 
@@ -22,6 +23,7 @@ mod capture;
 mod child;
 mod clients;
 mod containers;
+mod copy;
 mod creator;
 mod entry;
 mod exec;

@@ -15,6 +15,7 @@ crate::tests![
     host_namespaces,
     a_shared_process_namespace,
     mounts_and_propagation,
+    mounts_of_a_container_reach_the_host_where_they_may,
     stop_with_grace,
     stop_without_mercy,
     removal_leaves_nothing,
@@ -236,6 +237,38 @@ async fn mounts_and_propagation() {
     node.end().await;
 }
 
+async fn mounts_of_a_container_reach_the_host_where_they_may() {
+    let node = Node::new().await;
+    let host = node.directory.path().join("volume");
+    std::fs::create_dir_all(&host).expect("a directory");
+    skiff_linux::mount::bind(&host, &host).expect("a mount");
+    skiff_linux::mount::set_propagation(&host, nix::mount::MsFlags::MS_SHARED).expect("shared");
+    let everything = || skiff_linux::mount::mounts_below(node.directory.path()).expect("mounts");
+    let sandbox = node.sandbox("pod").await;
+    let before = everything();
+    let mut config = node.config(
+        "mkdir /mnt/sub /m && mount -t tmpfs none /mnt/sub && mount -t tmpfs none /m; ls /proc/self/fd | wc -l",
+    );
+    config.security.privileged = true;
+    config.mounts = vec![Mount {
+        host_path: host.clone(),
+        container_path: "/mnt".into(),
+        read_only: false,
+        propagation: Propagation::Bidirectional,
+    }];
+    let id = node.start(&sandbox, config).await;
+    assert_eq!(node.wait(&id).await.code, 0);
+    let mut expect = before.clone();
+    expect.push(host.join("sub"));
+    let sorted = |mut mounts: Vec<std::path::PathBuf>| {
+        mounts.sort();
+        mounts
+    };
+    assert_eq!(sorted(everything()), sorted(expect));
+    skiff_linux::mount::ensure_unmounted_below(&host).expect("unmounted");
+    node.end().await;
+}
+
 async fn stop_with_grace() {
     let node = Node::new().await;
     let sandbox = node.sandbox("pod").await;
@@ -284,7 +317,7 @@ async fn removal_leaves_nothing() {
         }
     }
     let mounts = skiff_linux::mount::mounts_below(&node.options.run_directory).expect("mounts");
-    assert_eq!(mounts, [node.options.run_directory.clone()]);
+    assert_eq!(mounts, std::slice::from_ref(&node.options.run_directory));
     let cgroups = skiff_linux::cgroup::Cgroups::detect().expect("cgroups");
     let group = format!("{}/kubepods/burstable/poduid-pod", node.options.cgroup_root);
     assert!(cgroups.directories(&group).iter().all(|directory| !directory.exists()));

@@ -202,7 +202,7 @@ fn write_image(archive: &Path) {
     let mut layer = tar::Builder::new(Vec::new());
     let mut directory = |path: &str, mode: u32| {
         let mut header = tar::Header::new_gnu();
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0), header.set_mode(0o777));
+        plain(&mut header);
         header.set_entry_type(tar::EntryType::Directory);
         header.set_mode(mode);
         header.set_size(0);
@@ -225,7 +225,7 @@ fn write_image(archive: &Path) {
     let applets = std::process::Command::new("/bin/busybox").arg("--list").output().expect("busybox runs").stdout;
     for applet in applets.split(|byte| *byte == b'\n').filter(|name| !name.is_empty() && *name != b"busybox") {
         let mut header = tar::Header::new_gnu();
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0), header.set_mode(0o777));
+        plain(&mut header);
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
         let path = Path::new("bin").join(std::ffi::OsStr::from_bytes(applet));
@@ -251,9 +251,16 @@ fn write_image(archive: &Path) {
     tar.finish().expect("written");
 }
 
+fn plain(header: &mut tar::Header) {
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_mode(0o777);
+}
+
 fn file<W: std::io::Write>(tar: &mut tar::Builder<W>, path: &str, content: &[u8], mode: u32) {
     let mut header = tar::Header::new_gnu();
-    (header.set_uid(0), header.set_gid(0), header.set_mtime(0), header.set_mode(0o777));
+    plain(&mut header);
     header.set_mode(mode);
     header.set_size(content.len() as u64);
     tar.append_data(&mut header, path, content).expect("a file");
