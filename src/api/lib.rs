@@ -18,6 +18,7 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod strategy;
+pub mod taint;
 pub mod yaml;
 
 /// The typed Kubernetes API of the target version.

@@ -6,7 +6,8 @@
 //! and pure `plan_*` functions that decide.
 //!
 //! `replicas` (ReplicaSet and ReplicationController, one engine), `deployment`, `endpoints` (Endpoints
-//! and EndpointSlices), `node_ipam`, `service_account`, `root_ca`.
+//! and EndpointSlices), `namespace` and `garbage` (both ask `discovery` what there is), `node_ipam`,
+//! `node_lifecycle`, `pod_gc`, `service_account`, `root_ca`.
 //!
 //! Invariants: a reconciler gets a key and reads the caches; it may run twice or late and does no harm;
 //! whoever creates or deletes several objects keeps expectations, since the cache lags its own writes.
@@ -20,8 +21,10 @@ mod expectations;
 mod garbage;
 mod namespace;
 mod node_ipam;
+mod node_lifecycle;
 mod owner;
 mod pod;
+mod pod_gc;
 mod replicas;
 mod root_ca;
 mod service_account;
@@ -75,6 +78,8 @@ pub fn start(informers: &Informers, options: Options, scope: &Scope) {
     root_ca::start(&context);
     namespace::start(&context);
     garbage::start(&context);
+    node_lifecycle::start(&context);
+    pod_gc::start(&context);
 }
 
 /// Runs a reconciler once its caches are filled.

@@ -121,56 +121,14 @@ fn total(pod: &Pod, of: &dyn Fn(&Container) -> Resources) -> Resources {
     running
 }
 
-/// In units, rounded up.
+/// In units, rounded up. What the API server has accepted is a quantity; anything else counts as nothing.
 pub fn whole(text: &str) -> i64 {
-    rounded_up(text, 0)
+    text.parse::<skiff_api::quantity::Quantity>().map_or(0, |quantity| quantity.value())
 }
 
 /// In thousandths, rounded up.
-pub fn milli(text: &str) -> i64 {
-    rounded_up(text, 3)
-}
-
-/// A quantity times ten to the power of `scale`. What the API server has accepted is a quantity; anything
-/// else counts as nothing.
-fn rounded_up(text: &str, scale: i32) -> i64 {
-    let split = text.find(|c: char| !(c.is_ascii_digit() || "+-.".contains(c))).unwrap_or(text.len());
-    let (number, suffix) = text.split_at(split);
-    let (two, ten): (u32, i32) = match suffix {
-        "n" => (0, -9),
-        "u" => (0, -6),
-        "m" => (0, -3),
-        "" => (0, 0),
-        "k" => (0, 3),
-        "M" => (0, 6),
-        "G" => (0, 9),
-        "T" => (0, 12),
-        "P" => (0, 15),
-        "E" => (0, 18),
-        "Ki" => (10, 0),
-        "Mi" => (20, 0),
-        "Gi" => (30, 0),
-        "Ti" => (40, 0),
-        "Pi" => (50, 0),
-        "Ei" => (60, 0),
-        _ => match suffix.strip_prefix(['e', 'E']).and_then(|power| power.parse().ok()) {
-            Some(power) => (0, power),
-            None => return 0,
-        },
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    // Nine places behind the point are the finest that a quantity keeps.
-    let fraction = &fraction[..fraction.len().min(18)];
-    let Ok(digits) = format!("{whole}{fraction}").parse::<i128>() else { return 0 };
-    let power = ten + scale - i32::try_from(fraction.len()).unwrap_or(0);
-    let shifted = digits.saturating_mul(1i128 << two);
-    let factor = 10i128.checked_pow(power.unsigned_abs()).unwrap_or(i128::MAX);
-    let value = if power >= 0 {
-        shifted.saturating_mul(factor)
-    } else {
-        shifted.div_euclid(factor) + i128::from(shifted.rem_euclid(factor) != 0)
-    };
-    i64::try_from(value).unwrap_or(if value > 0 { i64::MAX } else { i64::MIN })
+fn milli(text: &str) -> i64 {
+    text.parse::<skiff_api::quantity::Quantity>().map_or(0, |quantity| quantity.milli_value())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use k8s_openapi::api::core::v1::Taint;
+use skiff_api::taint::tolerates;
 
-use super::taint_toleration::tolerates;
 use crate::framework::{Filter, Happening, Refusal};
 use crate::snapshot::{NodeInfo, PodInfo};
 

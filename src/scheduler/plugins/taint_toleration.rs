@@ -1,4 +1,5 @@
-use k8s_openapi::api::core::v1::{Taint, Toleration};
+use k8s_openapi::api::core::v1::Taint;
+use skiff_api::taint::tolerates;
 
 use crate::framework::{Filter, Happening, Refusal, Score, stretch};
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
@@ -45,49 +46,19 @@ impl Score for TaintToleration {
     }
 }
 
-/// Whether one of the tolerations tolerates the taint.
-pub fn tolerates(tolerations: Option<&[Toleration]>, taint: &Taint) -> bool {
-    tolerations.unwrap_or_default().iter().any(|toleration| {
-        let text = |field: &Option<String>| field.clone().unwrap_or_default();
-        let (effect, key) = (text(&toleration.effect), text(&toleration.key));
-        if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-            return false;
-        }
-        let (asked, held) = (text(&toleration.value), taint.value.as_deref().unwrap_or_default());
-        match toleration.operator.as_deref() {
-            None | Some("" | "Equal") => asked == held,
-            Some("Exists") => true,
-            Some(operator @ ("Lt" | "Gt")) => match (held.parse::<i64>(), asked.parse::<i64>()) {
-                (Ok(held), Ok(asked)) => (operator == "Lt" && held < asked) || (operator == "Gt" && held > asked),
-                _ => false,
-            },
-            Some(_) => false,
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{info, pod};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     #[test]
-    fn tolerations_match_taints() {
-        let check = |toleration: Value, expect: bool| {
-            let node = info("n", json!({"spec": {"taints": [{"key": "k", "value": "5", "effect": "NoSchedule"}]}}));
-            let pod = pod("a", json!({"containers": [], "tolerations": [toleration]}));
-            assert_eq!(TaintToleration.filter(&pod, &node).is_ok(), expect, "{toleration}");
-        };
-        check(json!({"key": "k", "operator": "Equal", "value": "5", "effect": "NoSchedule"}), true);
-        check(json!({"key": "k", "value": "5"}), true);
-        check(json!({"key": "k", "value": "6"}), false);
-        check(json!({"key": "k", "operator": "Exists"}), true);
-        check(json!({"operator": "Exists"}), true);
-        check(json!({"operator": "Exists", "effect": "NoExecute"}), false);
-        check(json!({"key": "other", "operator": "Exists"}), false);
-        check(json!({"key": "k", "operator": "Gt", "value": "4"}), true);
-        check(json!({"key": "k", "operator": "Lt", "value": "4"}), false);
+    fn hard_taints_keep_out() {
+        let plain = pod("a", json!({"containers": []}));
+        for (effect, expect) in [("NoSchedule", false), ("NoExecute", false), ("PreferNoSchedule", true)] {
+            let node = info("n", json!({"spec": {"taints": [{"key": "k", "effect": effect}]}}));
+            assert_eq!(TaintToleration.filter(&plain, &node).is_ok(), expect, "{effect}");
+        }
     }
 
     #[test]
