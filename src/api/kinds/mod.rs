@@ -37,4 +37,6 @@ pub fn builtin() -> Vec<Arc<Descriptor>> {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_properties;
+#[cfg(test)]
 mod tests_validation;

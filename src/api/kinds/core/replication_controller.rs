@@ -39,7 +39,10 @@ impl Kind for ReplicationControllers {
 
     /// Selector and labels are those of the template where the manifest gives none.
     fn default(object: &mut Value) {
-        pod::defaults::template(object);
+        // No template is a mistake here, not an empty one.
+        if object.at("spec.template").is_object() {
+            pod::defaults::template(object);
+        }
         let labels = object.map("spec.template.metadata.labels").filter(|l| !l.is_empty()).cloned();
         let Some(spec) = spec_of(object) else { return };
         spec.fill("replicas", 1);

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::kinds::peek::{Fill, Peek};
+use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::quantity::Quantity;
 
 const FILE_MODE: i64 = 0o644;
@@ -13,7 +13,7 @@ const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralCo
 
 /// The pod template below `spec` of a workload.
 pub(in crate::kinds) fn template(workload: &mut Value) {
-    let template = workload.as_object_mut().and_then(|o| o.existing("spec")).and_then(|s| s.object("template"));
+    let template = spec_of(workload).and_then(|s| s.object("template"));
     if let Some(spec) = template.and_then(|t| t.object("spec")) {
         pod_spec(spec);
     }
