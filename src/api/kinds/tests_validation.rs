@@ -557,3 +557,39 @@ fn wrong_others() {
         ["spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid"]
     );
 }
+
+#[test]
+fn warnings() {
+    let warnings =
+        |of: (&str, &str), object: Value, old: Option<&Value>| kind(of.0, of.1).strategy.warnings(&object, old);
+    let odd = json!({"terminationGracePeriodSeconds": -1, "nodeSelector": {"beta.kubernetes.io/os": "linux"},
+        "imagePullSecrets": [{"name": "a"}, {"name": "a"}],
+        "containers": [{"env": [{"name": "A"}, {"name": "A"}, {"name": "A", "value": "x:$(A)"}],
+            "resources": {"limits": {"memory": "100m"}},
+            "ports": [{"name": "p", "containerPort": 1}, {"name": "p", "containerPort": 1}]}]});
+    let expect = |prefix: &str| {
+        [
+            "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
+            "spec.imagePullSecrets[1].name: duplicate name \"a\"",
+            "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
+            "spec.containers[0].resources.limits[memory]: fractional byte value \"100m\" is invalid, must be an integer",
+            "spec.containers[0].ports[1]: duplicate port name \"p\" with spec.containers[0].ports[0], services and probes \
+             that select ports by name will use spec.containers[0].ports[0]",
+            "spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]",
+            "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1",
+        ]
+        .map(|text| text.replace("spec.", &format!("{prefix}spec.")))
+        .to_vec()
+    };
+    let pod = json!({"metadata": {"name": "p"}, "spec": odd});
+    assert_eq!(warnings(("", "Pod"), pod.clone(), None), expect(""));
+    assert_eq!(warnings(("", "Pod"), pod.clone(), Some(&pod)), Vec::<String>::new());
+    let deployment = json!({"metadata": {"name": "d"}, "spec": {"template": {"spec": odd}}});
+    assert_eq!(warnings(("apps", "Deployment"), deployment.clone(), None), expect("spec.template."));
+    assert_eq!(warnings(("apps", "Deployment"), deployment.clone(), Some(&deployment)), Vec::<String>::new());
+    assert_eq!(
+        warnings(("", "Pod"), json!({"metadata": {"name": "a.b"}}), None),
+        ["metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is \
+          recommended: [must not contain dots]"]
+    );
+}

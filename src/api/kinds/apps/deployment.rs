@@ -99,6 +99,10 @@ impl Kind for Deployments {
         status(deployment, old, errors);
     }
 
+    fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+        pod::warnings::workload(object, old)
+    }
+
     fn cells(object: &Value, row: &mut Row) {
         row.name(object);
         row.push(format!("{}/{}", object.int("status.readyReplicas"), object.int("spec.replicas")));

@@ -82,6 +82,10 @@ impl Kind for ReplicaSets {
         );
     }
 
+    fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+        pod::warnings::workload(object, old)
+    }
+
     fn cells(object: &Value, row: &mut Row) {
         row.name(object);
         row.push(object.int("spec.replicas"));

@@ -4,6 +4,7 @@ pub(in crate::kinds) mod defaults;
 mod qos;
 mod row;
 pub(in crate::kinds) mod validate;
+pub(in crate::kinds) mod warnings;
 
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
@@ -112,6 +113,11 @@ impl Kind for Pods {
 
     fn validate_status_update(pod: &core::Pod, old: &core::Pod, errors: &mut Errors) {
         validate::status_update(pod, old, errors);
+    }
+
+    fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+        let unchanged = old.is_some_and(|old| old.get("spec") == object.get("spec"));
+        if unchanged { Vec::new() } else { warnings::pod(object) }
     }
 
     fn grace_period_s(object: &Value, asked: Option<i64>) -> Option<i64> {

@@ -14,6 +14,8 @@ use crate::kinds::row::{self, Row};
 use crate::names;
 use crate::strategy::Subresource;
 
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+
 pub(super) struct Services;
 
 impl Kind for Services {
@@ -78,6 +80,26 @@ impl Kind for Services {
 
     fn validate_status_update(service: &core::Service, _old: &core::Service, errors: &mut Errors) {
         validate::status(service, errors);
+    }
+
+    fn warnings(service: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        if old.is_some_and(|old| old.get("spec") == service.get("spec")) {
+            return out;
+        }
+        let headless = service.text("spec.clusterIP") == "None";
+        if headless && service.text("spec.sessionAffinity") == "ClientIP" {
+            out.push("spec.SessionAffinity is ignored for headless services".to_owned());
+        }
+        if service.text("spec.type") == "ExternalName" && service.count("spec.externalIPs") > 0 {
+            out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+        }
+        if service.map("metadata.annotations").is_some_and(|a| a.contains_key(TOPOLOGY_HINTS)) {
+            out.push(format!(
+                "metadata.annotations[{TOPOLOGY_HINTS}]: deprecated, please use service.kubernetes.io/topology-mode instead"
+            ));
+        }
+        out
     }
 
     fn cells(service: &Value, row: &mut Row) {
