@@ -18,7 +18,9 @@ use crate::auth::{User, certificate_user};
 use crate::server::Server;
 
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-const HEADER_LIMIT: Duration = Duration::from_secs(30);
+/// For the head of a request, the idle time before it included: shorter than clients keep connections would break
+/// requests that are sent while the connection is closed.
+const HEADER_LIMIT: Duration = Duration::from_secs(180);
 /// Connections that may be open at the same time.
 const MAX_CONNECTIONS: usize = 8192;
 /// How long connections may take to finish what they are at, once the server stops.

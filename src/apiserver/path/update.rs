@@ -191,10 +191,11 @@ impl Server {
 
 /// Whether nothing holds a deleted object any more, so that this change is its last.
 pub(super) fn is_finished(row: &Row, object: &Value) -> bool {
+    let has_content = row.is("", "namespaces") && !meta::texts(&object["spec"]["finalizers"]).is_empty();
     meta::is_deleting(object)
         && meta::finalizers(object).is_empty()
         && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
-        && !(row.is("", "namespaces") && !meta::texts(&object["spec"]["finalizers"]).is_empty())
+        && !has_content
 }
 
 fn check_preconditions(row: &Row, change: &Change<'_>, old: &Value, new: &Value) -> Result<(), ApiError> {

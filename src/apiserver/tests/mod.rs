@@ -3,7 +3,9 @@
 mod identities;
 mod kubectl;
 mod lists;
+mod logs;
 mod objects;
+mod restarts;
 mod services;
 mod watches;
 mod wire;
@@ -52,7 +54,11 @@ impl Answer {
 
 impl Cluster {
     pub async fn start() -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+        Self::start_in(tempfile::tempdir().expect("a temporary directory")).await
+    }
+
+    /// With what the directory holds from before.
+    pub async fn start_in(directory: tempfile::TempDir) -> Self {
         let names = ServerNames { dns: vec!["localhost".into()], ips: vec![Ipv4Addr::LOCALHOST.into()] };
         let pki = Arc::new(ClusterPki::ensure(&directory.path().join("tls"), &names).expect("keys"));
         let options = Options { volatile: volatile_keys(), ..Options::new(directory.path().join("db")) };
@@ -67,9 +73,10 @@ impl Cluster {
         Self { server, pki, directory, store, scope, admin }
     }
 
-    pub async fn stop(self) {
+    pub async fn stop(self) -> tempfile::TempDir {
         self.scope.stop().await;
         self.store.close().await;
+        self.directory
     }
 
     /// Over HTTPS, as an administrator.
