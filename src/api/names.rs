@@ -270,7 +270,9 @@ mod tests {
 
     #[test]
     fn good_and_bad_names() {
-        let rules: &[(&str, fn(&str) -> Vec<String>, &[&str], &[&str])] = &[
+        /// A name for it, the rule, good and bad examples.
+        type Row = (&'static str, fn(&str) -> Vec<String>, &'static [&'static str], &'static [&'static str]);
+        let rules: &[Row] = &[
             ("label", dns_label, &["a", "a-b", "0", "9a"], &["", "A", "-a", "a-", "a.b", "a_b", "é"]),
             ("subdomain", dns_subdomain, &["a", "a.b", "0.a-b"], &["", "A", ".a", "a.", "a..b", "a_b", "a-.b"]),
             ("1035", dns_label_1035, &["a", "a-0"], &["", "0a", "a.b", "A", "a-"]),

@@ -63,9 +63,9 @@ pub trait Strategy: Send + Sync + 'static {
         false
     }
     /// From this version's form to the stored one. Leaves the stored form alone.
-    fn to_storage(&self, _object: &mut Value) {}
+    fn encode_stored(&self, _object: &mut Value) {}
     /// From the stored form to this version's. Leaves this version's form alone.
-    fn from_storage(&self, _object: &mut Value) {}
+    fn decode_stored(&self, _object: &mut Value) {}
     /// The cells of the row of this object, one for each of [`Descriptor::columns`].
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value>;
 }

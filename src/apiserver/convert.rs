@@ -10,7 +10,7 @@ use crate::registry::Row;
 /// From the stored version to the row's.
 pub(crate) fn to_row(mut value: Value, row: &Row) -> Value {
     if row.descriptor.strategy.converts() {
-        row.descriptor.strategy.from_storage(&mut value);
+        row.descriptor.strategy.decode_stored(&mut value);
     }
     value
 }
@@ -22,6 +22,6 @@ pub(crate) fn to_home(value: &Value, row: &Row) -> Bytes {
         return Object::canonical(value);
     }
     let mut value = value.clone();
-    strategy.to_storage(&mut value);
+    strategy.encode_stored(&mut value);
     Object::canonical(&value)
 }

@@ -62,8 +62,8 @@ pub(crate) trait Kind: Send + Sync + 'static {
     }
     /// Whether the stored form is another version's; then the two below translate.
     const CONVERTS: bool = false;
-    fn to_storage(_object: &mut Value) {}
-    fn from_storage(_object: &mut Value) {}
+    fn encode_stored(_object: &mut Value) {}
+    fn decode_stored(_object: &mut Value) {}
     fn cells(object: &Value, row: &mut Row) {
         row.name(object);
         row.age(object);
@@ -116,10 +116,8 @@ impl<K: Kind> Strategy for Adapter<K> {
 
     fn prepare_create(&self, object: &mut Value) {
         let facts = &K::FACTS;
-        if let Some(map) = object.as_object_mut() {
-            if facts.has_status() {
-                map.insert("status".to_owned(), Value::Object(Map::new()));
-            }
+        if let (true, Some(map)) = (facts.has_status(), object.as_object_mut()) {
+            map.insert("status".to_owned(), Value::Object(Map::new()));
         }
         metadata::prepare_create(object);
         if facts.generation {
@@ -222,12 +220,12 @@ impl<K: Kind> Strategy for Adapter<K> {
         K::CONVERTS
     }
 
-    fn to_storage(&self, object: &mut Value) {
-        K::to_storage(object);
+    fn encode_stored(&self, object: &mut Value) {
+        K::encode_stored(object);
     }
 
-    fn from_storage(&self, object: &mut Value) {
-        K::from_storage(object);
+    fn decode_stored(&self, object: &mut Value) {
+        K::decode_stored(object);
     }
 
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {

@@ -245,11 +245,11 @@ fn events_have_two_shapes() {
     assert!(strategy.converts());
     let mut object = new.clone();
     for _ in 0..2 {
-        strategy.to_storage(&mut object);
+        strategy.encode_stored(&mut object);
         assert_eq!(object, core);
     }
     for _ in 0..2 {
-        strategy.from_storage(&mut object);
+        strategy.decode_stored(&mut object);
         assert_eq!(object, new);
     }
 }

@@ -83,11 +83,10 @@ impl Kind for Secrets {
 /// What the types that Kubernetes knows must hold.
 fn by_type(secret: &core::Secret, data: &Path<'_>, errors: &mut Errors) {
     let has = |key: &str| secret.data.as_ref().is_some_and(|d| d.contains_key(key));
-    let mut need = |key: &str| {
+    let need = |key: &str, errors: &mut Errors| {
         if !has(key) {
             errors.required(&data.key(key), "");
         }
-        has(key)
     };
     match checks::text(&secret.type_) {
         "kubernetes.io/service-account-token" => {
@@ -97,19 +96,11 @@ fn by_type(secret: &core::Secret, data: &Path<'_>, errors: &mut Errors) {
                 errors.required(&Path::new("metadata").child("annotations").key(ACCOUNT), "");
             }
         }
-        "kubernetes.io/dockercfg" => {
-            if need(".dockercfg") {
-                json_object(secret, ".dockercfg", data, errors);
-            }
-        }
-        "kubernetes.io/dockerconfigjson" => {
-            if need(".dockerconfigjson") {
-                json_object(secret, ".dockerconfigjson", data, errors);
-            }
-        }
+        "kubernetes.io/dockercfg" => json_object(secret, ".dockercfg", data, errors),
+        "kubernetes.io/dockerconfigjson" => json_object(secret, ".dockerconfigjson", data, errors),
         "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
-            need("username");
-            need("password");
+            need("username", errors);
+            need("password", errors);
         }
         "kubernetes.io/ssh-auth" => {
             let key = secret.data.as_ref().and_then(|d| d.get("ssh-privatekey"));
@@ -118,17 +109,18 @@ fn by_type(secret: &core::Secret, data: &Path<'_>, errors: &mut Errors) {
             }
         }
         "kubernetes.io/tls" => {
-            need("tls.crt");
-            need("tls.key");
+            need("tls.crt", errors);
+            need("tls.key", errors);
         }
         _ => {}
     }
 }
 
 fn json_object(secret: &core::Secret, key: &str, data: &Path<'_>, errors: &mut Errors) {
-    let bytes = secret.data.as_ref().and_then(|d| d.get(key));
-    let parsed = serde_json::from_slice::<serde_json::Map<String, Value>>(bytes.map_or(&[][..], |b| &b.0));
-    if let Err(error) = parsed {
+    let Some(bytes) = secret.data.as_ref().and_then(|d| d.get(key)) else {
+        return errors.required(&data.key(key), "");
+    };
+    if let Err(error) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes.0) {
         errors.invalid(&data.key(key), "<secret contents redacted>", &error.to_string());
     }
 }

@@ -120,7 +120,7 @@ impl Kind for Events {
         }
     }
 
-    fn to_storage(object: &mut Value) {
+    fn encode_stored(object: &mut Value) {
         rename(object, "v1", |(here, core)| (here, core));
         // The core version always shows these two.
         if let Some(map) = object.as_object_mut() {
@@ -129,13 +129,13 @@ impl Kind for Events {
         }
     }
 
-    fn from_storage(object: &mut Value) {
+    fn decode_stored(object: &mut Value) {
         rename(object, "events.k8s.io/v1", |(here, core)| (core, here));
     }
 
     fn cells(object: &Value, row: &mut Row) {
         let mut core = object.clone();
-        Self::to_storage(&mut core);
+        Self::encode_stored(&mut core);
         core_event::cells(&core, row);
     }
 }
