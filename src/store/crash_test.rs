@@ -262,6 +262,41 @@ async fn damage_in_the_middle_of_the_log_is_an_error_that_names_the_file() {
     store.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_with_a_part_missing_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let value = "x".repeat(1 << 20);
+    for i in 0..20 {
+        commit(&store, put(format!("/k{i}"), &value)).await;
+    }
+    store.crash().await;
+    let log = directory.path().join("log");
+    let aside = directory.path().join("aside");
+    let refused = |what: &'static str| {
+        let path = directory.path().to_path_buf();
+        async move {
+            let error = Store::open(Options::new(path)).await.unwrap_err();
+            let text = skiff_base::chain(&error).to_string();
+            assert!(text.contains(what) && text.contains("backup"), "{what}: {text}");
+        }
+    };
+    for (name, what) in [("0000000000000001.log", "log in"), ("0000000000000002.log", "0000000000000001.log")] {
+        std::fs::rename(log.join(name), &aside).unwrap();
+        refused(what).await;
+        std::fs::rename(&aside, log.join(name)).unwrap();
+    }
+    let store = open(directory.path()).await;
+    assert_eq!(all(&store).await.len(), 20);
+    store.close().await;
+    std::fs::rename(&log, &aside).unwrap();
+    refused("is gone").await;
+    std::fs::remove_dir_all(&log).unwrap();
+    std::fs::rename(&aside, &log).unwrap();
+    std::fs::write(directory.path().join("state/CURRENT"), "nonsense").unwrap();
+    refused("CURRENT").await;
+}
+
 /// Fills a disk of 48 MB, and says `done` if the store behaved.
 async fn fill_the_disk(directory: &Path) {
     let ballast = directory.join("ballast");

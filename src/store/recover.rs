@@ -27,6 +27,8 @@ pub(crate) enum LogError {
     Corrupt { path: PathBuf, at: usize },
     #[error("the log file {path} is damaged at byte {at}")]
     Malformed { path: PathBuf, at: usize, source: Malformed },
+    #[error("the log in {directory} is gone; restore the directory from a backup, or remove it to start empty")]
+    Gone { directory: PathBuf },
     #[error(
         "the log in {directory} starts at entry {found} but entry {needed} is needed; restore the directory from a backup"
     )]
@@ -45,6 +47,9 @@ struct Recovered<'a> {
 /// Fills the index with the entries behind `applied`, the checkpoint's last one.
 pub(crate) fn recover(directory: &Path, applied: Option<LogId>, shared: Arc<Shared>) -> Result<Start, LogError> {
     let (sequences, spares) = files(directory).map_err(|source| read_error(directory, source))?;
+    if sequences.is_empty() && applied.is_some() {
+        return Err(LogError::Gone { directory: directory.to_path_buf() });
+    }
     let mut index = shared.index();
     let mut found = Recovered { applied, index: &mut index, first: None, last: None, vote: None };
     let mut old = Vec::new();

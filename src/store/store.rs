@@ -224,7 +224,9 @@ impl Store {
         };
         let (sender, answer) = oneshot::channel();
         let reply = Reply { sender, held: Held { _space: space, _durable: durable } };
-        self.inner.raft.client_write_ff(command, Some(reply)).await.map_err(|_| Error::Stopped)?;
+        if let Err(e) = self.inner.raft.client_write_ff(command, Some(reply)).await {
+            return Err(self.inner.raft_stopped(&e));
+        }
         let result: ClientWriteResult<TypeConfig> = answer.await.map_err(|_| Error::Unknown)?;
         match result {
             Ok(response) => Ok(response.data),
@@ -333,6 +335,13 @@ fn check_size(txn: &Txn) -> Result<(), Error> {
     Ok(())
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Without a close: the tasks hold no handle on the store, and must not stay behind.
+        self.scope.token().cancel();
+    }
+}
+
 impl Inner {
     /// Sets log space aside for an entry; `Full` if there is none and none can be had.
     async fn reserve(&self, bytes: usize, need: Need) -> Result<Permit, Error> {
@@ -350,6 +359,16 @@ impl Inner {
                 Answer::Short => return Err(Error::Full),
             }
         }
+    }
+
+    /// Raft ends by itself only when its storage failed under it: then nothing can be written until a restart, and a
+    /// server that stays up without its store helps nobody.
+    fn raft_stopped(&self, cause: &(dyn std::error::Error + 'static)) -> Error {
+        if !self.closed.load(Ordering::Acquire) {
+            tracing::error!(error = %chain(cause), "Raft has stopped: ending the process");
+            std::process::abort();
+        }
+        Error::Stopped
     }
 
     async fn checkpoint(&self) -> Result<(), Error> {

@@ -352,3 +352,20 @@ async fn the_log_is_purged_behind_checkpoints_and_its_files_are_used_again() {
     assert!(all(&store).await == before);
     store.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_is_compacted_when_it_is_old() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options { keep_history: Duration::from_millis(20), ..Options::new(directory.path()) };
+    let store = Store::open(options).await.unwrap();
+    for round in 1..=2u64 {
+        commit(&store, put("/k", round.to_string())).await;
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while store.compacted() < Revision(round) {
+            assert!(std::time::Instant::now() < until, "compacted is {:?}", store.compacted());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(all(&store).await.len(), 1);
+    store.close().await;
+}

@@ -114,6 +114,7 @@ impl Writer {
 
     /// Works until told to stop or nobody can ask any more.
     pub fn run(mut self, jobs: &Receiver<Job>) {
+        let _abort = AbortOnPanic;
         while let Ok(first) = jobs.recv() {
             let mut next = Some(first);
             while let Some(job) = next {
@@ -286,6 +287,17 @@ impl Writer {
         fs::rename(path, &spare)?;
         self.spares.push(spare);
         Ok(())
+    }
+}
+
+/// A log that half of the process believes in is worse than none.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
     }
 }
 
