@@ -1,5 +1,203 @@
-//! `skiff kubectl`: what kubectl does.
+//! `skiff kubectl`: what kubectl does, with its output, its errors and its exit codes.
+//!
+//! Bottom-up: `config` finds the server and the namespace; `server` asks and maps failures; `discovery` knows the
+//! server's resource types; `manifest` reads objects from files; `targets` turns `TYPE/NAME`, selectors and files into
+//! objects; `print` writes them; each command has a module of its own, with its arguments. `main` only dispatches.
+//!
+//! What is not here (exec, port-forward, edit ...) is refused with a sentence that says what to use.
 //!
 //! Must not know: everything but `api`, `client`, `pki`.
 
-/* Contract: pub fn main(args: Vec<OsString>) -> ExitCode;  (args without the program's name; builds its own current-thread tokio runtime) */
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod apply;
+mod config;
+mod create;
+mod delete;
+mod describe;
+mod discovery;
+mod expose;
+mod failure;
+mod get;
+mod info;
+mod label;
+mod logs;
+mod manifest;
+mod node;
+mod patch;
+mod print;
+mod rollout;
+mod run;
+mod scale;
+mod server;
+mod set;
+mod targets;
+mod wait;
+
+use failure::Failure;
+
+type Result<T = (), E = anyhow::Error> = std::result::Result<T, E>;
+
+/// The client of a Kubernetes cluster.
+#[derive(Parser)]
+#[command(name = "kubectl", disable_help_subcommand = true, disable_version_flag = true)]
+struct Arguments {
+    #[command(flatten)]
+    global: config::Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Display one or many resources
+    Get(get::Arguments),
+    /// Show details of a resource or a group of resources
+    Describe(describe::Arguments),
+    /// Apply a configuration to a resource by file name or stdin
+    Apply(apply::Arguments),
+    /// Create a resource from a file, from stdin, or by a generator
+    Create(create::Arguments),
+    /// Replace a resource by file name or stdin
+    Replace(create::Replace),
+    /// Delete resources by file names, stdin, resources and names, or by resources and label selector
+    Delete(delete::Arguments),
+    /// Print the logs of a container in a pod
+    Logs(logs::Arguments),
+    /// Set a new size for a deployment, replica set, or replication controller
+    Scale(scale::Arguments),
+    /// Manage the rollout of a resource
+    Rollout(rollout::Arguments),
+    /// Update fields of a resource
+    Patch(patch::Arguments),
+    /// Update the labels on a resource
+    Label(label::Arguments),
+    /// Update the annotations on a resource
+    Annotate(label::Arguments),
+    /// Wait for a specific condition on one or many resources
+    Wait(wait::Arguments),
+    /// Run a particular image on the cluster
+    Run(run::Arguments),
+    /// Expose a controller, service, or pod as a new Kubernetes service
+    Expose(expose::Arguments),
+    /// Set specific features on objects
+    Set(set::Arguments),
+    /// Mark node as unschedulable
+    Cordon(node::Cordon),
+    /// Mark node as schedulable
+    Uncordon(node::Cordon),
+    /// Drain node in preparation for maintenance
+    Drain(node::Drain),
+    /// Update the taints on one or more nodes
+    Taint(node::Taint),
+    /// Print the supported API resources on the server
+    ApiResources(info::Resources),
+    /// Print the supported API versions on the server, in the form of "group/version"
+    ApiVersions,
+    /// Display addresses of the control plane and services
+    ClusterInfo,
+    /// Print the client and server version information
+    Version(info::Version),
+    /// Get documentation for a resource
+    Explain(info::Explain),
+    /// Read kubeconfig files
+    Config(config::Arguments),
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
+}
+
+/// The whole program. `args` are without the program's name.
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(std::iter::once(OsString::from("kubectl")).chain(args)) {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            drop(e.print());
+            return if e.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("error: start the runtime: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run_command(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
+
+async fn run_command(Arguments { global, command }: Arguments) -> Result {
+    if let Command::Config(arguments) = command {
+        return config::run(&global, arguments);
+    }
+    if let Command::Other(words) = command {
+        return refuse(&words);
+    }
+    if let Command::Version(arguments) = &command
+        && arguments.client
+    {
+        return info::client_version(arguments);
+    }
+    let server = server::Server::connect(&global)?;
+    match command {
+        Command::Get(arguments) => get::run(&server, arguments).await,
+        Command::Describe(arguments) => describe::run(&server, arguments).await,
+        Command::Apply(arguments) => apply::run(&server, arguments).await,
+        Command::Create(arguments) => create::run(&server, arguments).await,
+        Command::Replace(arguments) => create::replace(&server, arguments).await,
+        Command::Delete(arguments) => delete::run(&server, arguments).await,
+        Command::Logs(arguments) => logs::run(&server, arguments).await,
+        Command::Scale(arguments) => scale::run(&server, arguments).await,
+        Command::Rollout(arguments) => rollout::run(&server, arguments).await,
+        Command::Patch(arguments) => patch::run(&server, arguments).await,
+        Command::Label(arguments) => label::run(&server, arguments, label::Which::Labels).await,
+        Command::Annotate(arguments) => label::run(&server, arguments, label::Which::Annotations).await,
+        Command::Wait(arguments) => wait::run(&server, arguments).await,
+        Command::Run(arguments) => run::run(&server, arguments).await,
+        Command::Expose(arguments) => expose::run(&server, arguments).await,
+        Command::Set(arguments) => set::run(&server, arguments).await,
+        Command::Cordon(arguments) => node::cordon(&server, &arguments, true).await,
+        Command::Uncordon(arguments) => node::cordon(&server, &arguments, false).await,
+        Command::Drain(arguments) => node::drain(&server, arguments).await,
+        Command::Taint(arguments) => node::taint(&server, arguments).await,
+        Command::ApiResources(arguments) => info::resources(&server, arguments).await,
+        Command::ApiVersions => info::versions(&server).await,
+        Command::ClusterInfo => info::cluster(&server).await,
+        Command::Version(arguments) => info::version(&server, &arguments).await,
+        Command::Explain(arguments) => info::explain(&server, arguments).await,
+        Command::Config(_) | Command::Other(_) => unreachable!("answered above"),
+    }
+}
+
+/// Commands that upstream has and this client has not.
+const ELSEWHERE: [&str; 14] = [
+    "exec",
+    "attach",
+    "port-forward",
+    "cp",
+    "proxy",
+    "edit",
+    "debug",
+    "top",
+    "auth",
+    "certificate",
+    "autoscale",
+    "diff",
+    "kustomize",
+    "events",
+];
+
+fn refuse(words: &[OsString]) -> Result {
+    let name = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    if ELSEWHERE.contains(&name.as_str()) {
+        return Err(Failure::text(format!(
+            "`{name}` is not part of this kubectl yet; use upstream's kubectl with the same kubeconfig (KUBECONFIG=/etc/skiff/skiff.yaml)"
+        )));
+    }
+    Err(Failure::text(format!("unknown command {name:?} for \"kubectl\"; see `kubectl --help`")))
+}

@@ -1,0 +1,291 @@
+//! `kubectl apply`: three-way with the last applied configuration, or on the server.
+
+use clap::Args;
+use serde_json::{Value, json};
+use skiff_api::{ApiError, patch, schema};
+use skiff_client::PatchKind;
+
+use crate::discovery::Resource;
+use crate::failure::{api_error, is_not_found};
+use crate::manifest::{Files, Manifest};
+use crate::print::{Output, without_managed_fields};
+use crate::server::{MANAGER, Server, path, with_query};
+use crate::{Failure, Result};
+
+pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+const CLIENT_SIDE: &str = "kubectl-client-side-apply";
+const RETRIES: usize = 5;
+
+/// What writing commands have in common.
+#[derive(Args, Debug, Clone)]
+pub struct Writing {
+    /// Must be "none", "server", or "client": print what would be done
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "client", default_value = "none")]
+    pub dry_run: String,
+    /// Must be one of: strict (or true), warn, ignore (or false)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "strict", default_value = "strict")]
+    pub validate: String,
+    /// Output format
+    #[arg(short, long, default_value = "")]
+    pub output: String,
+    /// Name of the manager used to track field ownership
+    #[arg(long, default_value = "")]
+    pub field_manager: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DryRun {
+    No,
+    Client,
+    Server,
+}
+
+impl Writing {
+    pub fn dry_run(&self) -> Result<DryRun> {
+        match self.dry_run.as_str() {
+            "none" => Ok(DryRun::No),
+            "client" => Ok(DryRun::Client),
+            "server" => Ok(DryRun::Server),
+            other => Err(Failure::text(format!(
+                "Invalid dry-run value ({other}). Must be \"none\", \"server\", or \"client\"."
+            ))),
+        }
+    }
+
+    fn validation(&self) -> Result<&'static str> {
+        match self.validate.as_str() {
+            "strict" | "true" => Ok("Strict"),
+            "warn" => Ok("Warn"),
+            "ignore" | "false" => Ok("Ignore"),
+            other => Err(Failure::text(format!(
+                "invalid - validate option {other:?}; must be one of: strict (or true), warn, ignore (or false)"
+            ))),
+        }
+    }
+
+    /// The path with the parameters of a write.
+    pub fn query(&self, path: &str, manager: &str) -> Result<String> {
+        let manager = if self.field_manager.is_empty() { manager } else { &self.field_manager };
+        let dry_run = if self.dry_run()? == DryRun::Server { "All" } else { "" };
+        Ok(with_query(path, &[("fieldManager", manager), ("fieldValidation", self.validation()?), ("dryRun", dry_run)]))
+    }
+
+    /// Tells what was done, or prints the object.
+    pub fn tell(&self, resource: &Resource, object: &Value, what: &str) -> Result {
+        match Output::parse(&self.output)? {
+            Output::Table { .. } => {
+                let dry = match self.dry_run()? {
+                    DryRun::No => "",
+                    DryRun::Client => " (dry run)",
+                    DryRun::Server => " (server dry run)",
+                };
+                let name = object["metadata"]["name"].as_str().unwrap_or_default();
+                println!("{} {what}{dry}", resource.label(name));
+            }
+            output => print!("{}", output.show(&without_managed_fields(object.clone()), Some(resource))?),
+        }
+        Ok(())
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    writing: Writing,
+    /// Let the server merge
+    #[arg(long)]
+    server_side: bool,
+    /// Take over fields that others own
+    #[arg(long)]
+    force_conflicts: bool,
+    /// Delete and create again what can't be changed
+    #[arg(long)]
+    force: bool,
+    /// Pruning is not supported
+    #[arg(long, hide = true)]
+    prune: bool,
+}
+
+pub async fn run(server: &Server, arguments: Arguments) -> Result {
+    if arguments.prune {
+        return Err(Failure::text(
+            "--prune is not part of this kubectl; delete what is no longer wanted by name or label",
+        ));
+    }
+    if arguments.force {
+        return Err(Failure::text("apply --force is not part of this kubectl; use `kubectl replace --force -f`"));
+    }
+    if arguments.files.is_empty() {
+        return Err(Failure::text("must specify one of -f and -k"));
+    }
+    if arguments.force_conflicts && !arguments.server_side {
+        return Err(Failure::text("--force-conflicts only works with --server-side"));
+    }
+    let manifests = arguments.files.read()?;
+    if manifests.is_empty() {
+        return Err(Failure::text("no objects passed to apply"));
+    }
+    // One object that can't be applied doesn't keep the others from it.
+    let mut failed = None;
+    for mut manifest in manifests {
+        let applied = match manifest.place(server).await {
+            Ok(resource) if arguments.server_side => on_server(server, &arguments, &manifest, resource).await,
+            Ok(resource) => three_way(server, &arguments, &manifest, resource).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = applied {
+            if let Some(previous) = failed.replace(e) {
+                eprintln!("{}", crate::failure::sentence(&previous));
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+async fn on_server(server: &Server, arguments: &Arguments, manifest: &Manifest, resource: &Resource) -> Result {
+    let writing = &arguments.writing;
+    if writing.dry_run()? == DryRun::Client {
+        return Err(Failure::text(
+            "--dry-run=client doesn't work with --server-side (did you mean --dry-run=server instead?)",
+        ));
+    }
+    let force = if arguments.force_conflicts { "true" } else { "false" };
+    let base = path(resource, Some(manifest.namespace()), manifest.name(), "");
+    let path = with_query(&writing.query(&base, MANAGER)?, &[("force", force)]);
+    let object = server.patch(&path, PatchKind::Apply, &manifest.object).await?;
+    writing.tell(resource, &object, "serverside-applied")
+}
+
+/// The object with the annotation that remembers it.
+pub fn remembering(object: &Value) -> Value {
+    let mut plain = object.clone();
+    if let Some(annotations) = plain["metadata"].get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.remove(LAST_APPLIED);
+    }
+    // The annotation always holds the field, as upstream's does.
+    if plain["metadata"].get("annotations").is_none() {
+        plain["metadata"]["annotations"] = json!({});
+    }
+    let text = format!("{plain}\n");
+    plain["metadata"]["annotations"][LAST_APPLIED] = text.into();
+    plain
+}
+
+async fn three_way(server: &Server, arguments: &Arguments, manifest: &Manifest, resource: &Resource) -> Result {
+    let writing = &arguments.writing;
+    if manifest.name().is_empty() {
+        return Err(Failure::text(format!(
+            "error when applying {:?}: resource name may not be empty",
+            manifest.source
+        )));
+    }
+    let modified = remembering(&manifest.object);
+    let object_path = path(resource, Some(manifest.namespace()), manifest.name(), "");
+    let retrieving =
+        |e| Failure::while_doing(e, format!("error when retrieving current configuration of {:?}", manifest.source));
+    let mut current = match server.get(&object_path).await {
+        Ok(current) => current,
+        Err(e) if is_not_found(&e) => return create(server, arguments, manifest, resource, &modified).await,
+        Err(e) => return Err(retrieving(e)),
+    };
+    if current["metadata"]["annotations"].get(LAST_APPLIED).is_none() {
+        eprintln!(
+            "Warning: resource {}/{} is missing the {LAST_APPLIED} annotation which is required by kubectl apply. kubectl apply should only be used on resources created declaratively by either kubectl create --save-config or kubectl apply. The missing annotation will be patched automatically.",
+            resource.name,
+            manifest.name()
+        );
+    }
+    let schema = schema::lookup(&resource.gvk());
+    let mut tries = 0;
+    loop {
+        let original =
+            current["metadata"]["annotations"][LAST_APPLIED].as_str().and_then(|text| serde_json::from_str(text).ok());
+        let patch = patch::three_way(original.as_ref(), &modified, &current, schema.as_ref()).map_err(local)?;
+        if patch.as_object().is_some_and(serde_json::Map::is_empty) {
+            return writing.tell(resource, &current, "unchanged");
+        }
+        if writing.dry_run()? == DryRun::Client {
+            let merged = match &schema {
+                Some(schema) => patch::strategic_merge(&current, &patch, schema).map_err(local)?,
+                None => patch::merge_patch(current, &patch),
+            };
+            return writing.tell(resource, &merged, "configured");
+        }
+        let kind = if schema.is_some() { PatchKind::Strategic } else { PatchKind::Merge };
+        match server.patch(&writing.query(&object_path, CLIENT_SIDE)?, kind, &patch).await {
+            Ok(object) => return writing.tell(resource, &object, "configured"),
+            Err(e) if tries < RETRIES && api_error(&e).is_some_and(ApiError::is_conflict) => {
+                tries += 1;
+                current = server.get(&object_path).await.map_err(retrieving)?;
+            }
+            Err(e) => {
+                let what = format!(
+                    "error when applying patch:\n{patch}\nto:\nResource: {:?}, GroupVersionKind: {:?}\nName: {:?}, Namespace: {:?}\nfor: {:?}",
+                    format!("{}/{}, Resource={}", resource.group, resource.version, resource.name),
+                    format!("{}/{}, Kind={}", resource.group, resource.version, resource.kind),
+                    manifest.name(),
+                    manifest.namespace(),
+                    manifest.source
+                );
+                let what = format!("{what}: error when patching {:?}", manifest.source);
+                // Validation errors read better alone.
+                return Err(if api_error(&e).is_some_and(|e| e.reason == "Invalid") {
+                    e
+                } else {
+                    Failure::while_doing(e, what)
+                });
+            }
+        }
+    }
+}
+
+fn local(error: ApiError) -> anyhow::Error {
+    Failure::text(error.message)
+}
+
+async fn create(
+    server: &Server,
+    arguments: &Arguments,
+    manifest: &Manifest,
+    resource: &Resource,
+    object: &Value,
+) -> Result {
+    let writing = &arguments.writing;
+    if writing.dry_run()? == DryRun::Client {
+        return writing.tell(resource, object, "created");
+    }
+    let collection = path(resource, Some(manifest.namespace()), "", "");
+    let created = server
+        .post(&writing.query(&collection, CLIENT_SIDE)?, object)
+        .await
+        .map_err(|e| creating(e, &manifest.source))?;
+    writing.tell(resource, &created, "created")
+}
+
+/// Upstream's clause; validation errors stand without it.
+pub fn creating(error: anyhow::Error, source: &str) -> anyhow::Error {
+    if api_error(&error).is_some_and(|e| e.reason == "Invalid") {
+        return error;
+    }
+    Failure::while_doing(error, format!("error when creating {source:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_applied_is_remembered_without_what_was_remembered() {
+        let object = json!({"metadata": {"name": "x", "annotations": {"a": "1", LAST_APPLIED: "old"}}});
+        let remembered = remembering(&object);
+        let text = remembered["metadata"]["annotations"][LAST_APPLIED].as_str().expect("a text");
+        assert_eq!(
+            serde_json::from_str::<Value>(text).expect("JSON"),
+            json!({"metadata": {"name": "x", "annotations": {"a": "1"}}})
+        );
+        assert!(text.ends_with('\n'));
+        assert_eq!(remembering(&remembered), remembered);
+    }
+}

@@ -1,0 +1,176 @@
+//! `kubectl create` (from files, or by a generator) and `kubectl replace`.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use skiff_api::ApiError;
+
+use crate::apply::{DryRun, Writing, creating, remembering};
+use crate::delete::wait_until_gone;
+use crate::discovery::Resource;
+use crate::failure::{api_error, is_not_found};
+use crate::manifest::Files;
+use crate::server::{Server, path};
+use crate::targets::Found;
+use crate::{Failure, Result};
+
+mod generators;
+
+const MANAGER: &str = "kubectl-create";
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = false, subcommand_negates_reqs = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    writing: Writing,
+    /// Remember the configuration in an annotation, for a later apply
+    #[arg(long)]
+    save_config: bool,
+    #[command(subcommand)]
+    generator: Option<Generator>,
+}
+
+#[derive(Subcommand)]
+enum Generator {
+    /// Create a namespace with the specified name
+    #[command(visible_alias = "ns")]
+    Namespace(generators::Named),
+    /// Create a service account with the specified name
+    #[command(name = "serviceaccount", visible_alias = "sa")]
+    ServiceAccount(generators::Named),
+    /// Create a deployment with the specified name
+    #[command(visible_alias = "deploy")]
+    Deployment(generators::Deployment),
+    /// Create a config map from files, directories or literal values
+    #[command(name = "configmap", visible_alias = "cm")]
+    ConfigMap(generators::Data),
+    /// Create a secret
+    #[command(subcommand)]
+    Secret(generators::Secret),
+    /// Create a service
+    #[command(subcommand, visible_alias = "svc")]
+    Service(generators::Service),
+}
+
+pub async fn run(server: &Server, arguments: Arguments) -> Result {
+    if let Some(generator) = arguments.generator {
+        let (object, writing) = match generator {
+            Generator::Namespace(named) => named.object("Namespace"),
+            Generator::ServiceAccount(named) => named.object("ServiceAccount"),
+            Generator::Deployment(deployment) => deployment.object()?,
+            Generator::ConfigMap(data) => data.object("ConfigMap", "data", "binaryData", None)?,
+            Generator::Secret(secret) => secret.object()?,
+            Generator::Service(service) => service.object()?,
+        };
+        return make(server, object, &writing, MANAGER).await;
+    }
+    if arguments.files.is_empty() {
+        return Err(Failure::text("must specify one of -f and -k"));
+    }
+    let manifests = arguments.files.read()?;
+    if manifests.is_empty() {
+        return Err(Failure::text("no objects passed to create"));
+    }
+    let mut failed = None;
+    for mut manifest in manifests {
+        let made = async {
+            let resource = manifest.place(server).await?;
+            let object = if arguments.save_config { remembering(&manifest.object) } else { manifest.object.clone() };
+            post(server, resource, &object, &arguments.writing, MANAGER)
+                .await
+                .map_err(|e| creating(e, &manifest.source))
+        };
+        if let Err(e) = made.await
+            && let Some(previous) = failed.replace(e)
+        {
+            eprintln!("{}", crate::failure::sentence(&previous));
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Creates an object that a command made, in the namespace of the command.
+pub async fn make(server: &Server, mut object: Value, writing: &Writing, manager: &str) -> Result {
+    let (api_version, kind) =
+        (object["apiVersion"].as_str().unwrap_or_default(), object["kind"].as_str().unwrap_or_default());
+    let what = format!("failed to create {}", kind.to_ascii_lowercase());
+    let Some(resource) = server.discovery().await?.of_kind(api_version, kind) else {
+        return Err(Failure::text(format!("the server has no kind {kind:?} in version {api_version:?}")));
+    };
+    if resource.namespaced {
+        object["metadata"]["namespace"] = server.namespace.as_str().into();
+    }
+    post(server, resource, &object, writing, manager).await.map_err(|e| {
+        let plain = api_error(&e).is_some_and(|e| e.reason == "Invalid");
+        if plain { e } else { Failure::while_doing(e, what) }
+    })
+}
+
+async fn post(server: &Server, resource: &Resource, object: &Value, writing: &Writing, manager: &str) -> Result {
+    if writing.dry_run()? == DryRun::Client {
+        return writing.tell(resource, object, "created");
+    }
+    let namespace = object["metadata"]["namespace"].as_str();
+    let created = server.post(&writing.query(&path(resource, namespace, "", ""), manager)?, object).await?;
+    writing.tell(resource, &created, "created")
+}
+
+#[derive(Args)]
+pub struct Replace {
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    writing: Writing,
+    /// Remember the configuration in an annotation, for a later apply
+    #[arg(long)]
+    save_config: bool,
+    /// Delete the objects and create them again
+    #[arg(long)]
+    force: bool,
+    /// Seconds that the old objects get, with --force
+    #[arg(long, default_value = "-1", allow_negative_numbers = true)]
+    grace_period: i64,
+}
+
+pub async fn replace(server: &Server, arguments: Replace) -> Result {
+    if arguments.files.is_empty() {
+        return Err(Failure::text("must specify one of -f and -k"));
+    }
+    for mut manifest in arguments.files.read()? {
+        let resource = manifest.place(server).await?;
+        let object = if arguments.save_config { remembering(&manifest.object) } else { manifest.object.clone() };
+        let replacing = |e: anyhow::Error| {
+            let plain = api_error(&e).is_some_and(|e: &ApiError| e.reason == "Invalid");
+            if plain { e } else { Failure::while_doing(e, format!("error when replacing {:?}", manifest.source)) }
+        };
+        let at = path(resource, Some(manifest.namespace()), manifest.name(), "");
+        if arguments.force {
+            let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"});
+            if arguments.grace_period >= 0 {
+                options["gracePeriodSeconds"] = arguments.grace_period.into();
+            }
+            match server.delete(&at, &options).await {
+                Ok(_) => {
+                    let found = Found { resource: resource.clone(), object: manifest.object.clone() };
+                    println!("{} {:?} deleted", resource.qualified_singular(), manifest.name());
+                    wait_until_gone(server, &found).await?;
+                }
+                Err(e) if is_not_found(&e) => {}
+                Err(e) => return Err(e),
+            }
+            let collection = path(resource, Some(manifest.namespace()), "", "");
+            let path = arguments.writing.query(&collection, "kubectl-replace")?;
+            let made = server.post(&path, &object).await.map_err(replacing)?;
+            arguments.writing.tell(resource, &made, "replaced")?;
+            continue;
+        }
+        if arguments.writing.dry_run()? == DryRun::Client {
+            arguments.writing.tell(resource, &object, "replaced")?;
+            continue;
+        }
+        let made = server.put(&arguments.writing.query(&at, "kubectl-replace")?, &object).await.map_err(replacing)?;
+        arguments.writing.tell(resource, &made, "replaced")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! `kubectl delete`, which waits until the objects are gone.
+
+use std::time::Duration;
+
+use clap::Args;
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+use crate::apply::DryRun;
+use crate::failure::is_not_found;
+use crate::server::{JSON, Server, path, with_query};
+use crate::targets::{Found, Selection, parse};
+use crate::{Failure, Result};
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// TYPE[/NAME] [NAME ...]
+    words: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
+    /// Delete in all namespaces
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+    /// Seconds given to the resource to terminate gracefully; negative: its own
+    #[arg(long, default_value = "-1", allow_negative_numbers = true)]
+    grace_period: i64,
+    /// Signaled for immediate shutdown (same as --grace-period=1)
+    #[arg(long)]
+    now: bool,
+    /// Remove without waiting for the node's confirmation; needs --grace-period=0
+    #[arg(long)]
+    force: bool,
+    /// Treat "resource not found" as a successful delete
+    #[arg(long)]
+    ignore_not_found: bool,
+    /// Wait until the resources are gone
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true")]
+    wait: String,
+    /// The length of time to wait before giving up; zero is for ever
+    #[arg(long, default_value = "0s")]
+    timeout: String,
+    /// Must be "background", "orphan", or "foreground"
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "background", default_value = "background")]
+    cascade: String,
+    /// Must be "none", "server", or "client"
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "client", default_value = "none")]
+    dry_run: String,
+    /// Output mode: name
+    #[arg(short, long, default_value = "")]
+    output: String,
+}
+
+pub async fn run(server: &Server, mut arguments: Arguments) -> Result {
+    let options = arguments.options()?;
+    let timeout = crate::wait::duration(&arguments.timeout)?;
+    if arguments.force {
+        eprintln!(
+            "Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated. The resource may continue to run on the cluster indefinitely."
+        );
+        arguments.wait = "false".into();
+    }
+    let found = arguments.find(server).await?;
+    if found.is_empty() && arguments.selection.files.is_empty() {
+        println!("No resources found");
+        return Ok(());
+    }
+    let mut gone = Vec::new();
+    let mut failed = None;
+    for found in found {
+        match delete(server, &arguments, &found, &options).await {
+            Ok(true) => gone.push(found),
+            Ok(false) => {}
+            Err(e) => {
+                if let Some(previous) = failed.replace(e) {
+                    eprintln!("{}", crate::failure::sentence(&previous));
+                }
+            }
+        }
+    }
+    if arguments.wait == "true" && arguments.dry_run == "none" {
+        let waiting = async {
+            for found in &gone {
+                wait_until_gone(server, found).await?;
+            }
+            Ok(())
+        };
+        match timeout.filter(|timeout| !timeout.is_zero()) {
+            Some(limit) => tokio::time::timeout(limit, waiting)
+                .await
+                .unwrap_or_else(|_| Err(Failure::text("timed out waiting for the condition")))?,
+            None => waiting.await?,
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+impl Arguments {
+    fn options(&self) -> Result<Value> {
+        let policy = match self.cascade.as_str() {
+            "background" | "true" => "Background",
+            "foreground" => "Foreground",
+            "orphan" | "false" => "Orphan",
+            other => {
+                return Err(Failure::text(format!(
+                    "invalid cascade value ({other}). Must be \"background\", \"foreground\", or \"orphan\""
+                )));
+            }
+        };
+        let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy});
+        if self.now && self.grace_period >= 0 {
+            return Err(Failure::text("--now and --grace-period cannot be specified together"));
+        }
+        let grace = match (self.now, self.force, self.grace_period) {
+            (true, _, _) => 1,
+            (_, true, period) if period < 0 => 0,
+            (_, false, 0) => 1,
+            (_, _, period) => period,
+        };
+        if grace >= 0 {
+            options["gracePeriodSeconds"] = grace.into();
+        }
+        match self.dry_run.as_str() {
+            "none" | "client" => {}
+            "server" => options["dryRun"] = json!(["All"]),
+            other => {
+                return Err(Failure::text(format!(
+                    "Invalid dry-run value ({other}). Must be \"none\", \"server\", or \"client\"."
+                )));
+            }
+        }
+        Ok(options)
+    }
+
+    fn dry_run(&self) -> DryRun {
+        match self.dry_run.as_str() {
+            "client" => DryRun::Client,
+            "server" => DryRun::Server,
+            _ => DryRun::No,
+        }
+    }
+
+    /// What to delete, in no more detail than its name where that was given.
+    async fn find(&self, server: &Server) -> Result<Vec<Found>> {
+        let namespace = (!self.all_namespaces).then_some(server.namespace.as_str());
+        let named = |resource: &crate::discovery::Resource, name: &str, namespace: Option<&str>| {
+            let mut object = json!({"metadata": {"name": name}});
+            if let Some(namespace) = namespace.filter(|_| resource.namespaced) {
+                object["metadata"]["namespace"] = namespace.into();
+            }
+            Found { resource: resource.clone(), object }
+        };
+        let mut found = Vec::new();
+        if !self.selection.files.is_empty() {
+            for mut manifest in self.selection.files.read()? {
+                let resource = manifest.place(server).await?.clone();
+                found.push(named(&resource, manifest.name(), Some(manifest.namespace())));
+            }
+            return Ok(found);
+        }
+        let targets = parse(server.discovery().await?, &self.words)?;
+        if targets.is_empty() {
+            return Err(Failure::text("You must provide one or more resources by argument or filename."));
+        }
+        for target in targets {
+            if target.names.is_empty() {
+                if self.selection.is_empty() {
+                    return Err(Failure::text("resource(s) were provided, but no name was specified"));
+                }
+                for object in self.selection.list(server, &target.resource, namespace).await? {
+                    found.push(Found { resource: target.resource.clone(), object });
+                }
+            }
+            found.extend(target.names.iter().map(|name| named(&target.resource, name, Some(&server.namespace))));
+        }
+        Ok(found)
+    }
+}
+
+/// Whether there is something to wait for.
+async fn delete(server: &Server, arguments: &Arguments, found: &Found, options: &Value) -> Result<bool> {
+    let dry_run = arguments.dry_run();
+    if dry_run == DryRun::Client {
+        server.get(&found.path("")).await?;
+    } else if let Err(e) = server.delete(&found.path(""), options).await {
+        let forgiven = arguments.ignore_not_found || arguments.selection.all;
+        return if is_not_found(&e) && forgiven { Ok(false) } else { Err(e) };
+    }
+    let how = if arguments.force { "force deleted" } else { "deleted" };
+    let dry = match dry_run {
+        DryRun::No => "",
+        DryRun::Client => " (dry run)",
+        DryRun::Server => " (server dry run)",
+    };
+    if arguments.output == "name" {
+        println!("{}", found.label());
+    } else {
+        let place = found.namespace().map(|namespace| format!(" from {namespace} namespace")).unwrap_or_default();
+        println!("{} {:?} {how}{place}{dry}", found.resource.qualified_singular(), found.name());
+    }
+    Ok(dry_run == DryRun::No)
+}
+
+/// Until there is no object of this name, or a new one.
+pub async fn wait_until_gone(server: &Server, found: &Found) -> Result {
+    let collection = path(&found.resource, found.namespace(), "", "");
+    let selector = format!("metadata.name={}", found.name());
+    let listing = with_query(&collection, &[("fieldSelector", &selector)]);
+    let mut uid = found.object["metadata"]["uid"].as_str().map(str::to_owned);
+    loop {
+        let list = server.get(&listing).await?;
+        let Some(object) = list["items"].as_array().and_then(|items| items.first()) else { return Ok(()) };
+        let there = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        if *uid.get_or_insert_with(|| there.clone()) != there {
+            return Ok(());
+        }
+        let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+        let watching = with_query(&listing, &[("watch", "true"), ("resourceVersion", version)]);
+        let mut events = std::pin::pin!(server.watch(&watching, JSON).await?);
+        while let Some(event) = events.next().await {
+            // A watch that fails is begun again with a list.
+            let Ok((kind, _)) = event else { break };
+            if kind == "DELETED" {
+                return Ok(());
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,176 @@
+//! `kubectl describe`: a page about each object, with its events.
+
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::Value;
+use skiff_api::duration::human_since;
+
+use crate::server::{Server, path, with_query};
+use crate::targets::{Found, Selection, Target, list, parse};
+use crate::{Failure, Result};
+
+mod generic;
+mod node;
+mod page;
+mod pod;
+mod service;
+mod workload;
+
+use page::Page;
+pub use page::aligned;
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// TYPE[/NAME-PREFIX] [NAME-PREFIX ...]
+    words: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
+    /// Describe in all namespaces
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+    /// Display events
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true")]
+    show_events: String,
+}
+
+pub async fn run(server: &Server, arguments: Arguments) -> Result {
+    let found = arguments.find(server).await?;
+    if found.is_empty() {
+        let place =
+            if arguments.all_namespaces { String::new() } else { format!(" in {} namespace", server.namespace) };
+        eprintln!("No resources found{place}.");
+        return Ok(());
+    }
+    for (nth, found) in found.iter().enumerate() {
+        if nth > 0 {
+            println!("\n");
+        }
+        let mut page = Page::default();
+        match found.resource.kind.as_str() {
+            "Pod" => pod::write(&mut page, &found.object),
+            "Deployment" => workload::deployment(server, &mut page, found).await?,
+            "ReplicaSet" | "ReplicationController" => workload::replicas(server, &mut page, found).await?,
+            "Service" => service::write(server, &mut page, found).await?,
+            "Node" => node::write(server, &mut page, found).await?,
+            _ => generic::write(&mut page, &found.object),
+        }
+        if arguments.show_events == "true" {
+            events(server, &mut page, found).await?;
+        }
+        print!("{}", page.text());
+    }
+    Ok(())
+}
+
+/// The text of a pod template, as the history of a rollout shows it.
+pub fn template(template: &Value) -> String {
+    let mut page = Page::default();
+    workload::template(&mut page, template);
+    page.text()
+}
+
+impl Arguments {
+    /// Exact names, or else all names that begin so.
+    async fn find(&self, server: &Server) -> Result<Vec<Found>> {
+        let namespace = (!self.all_namespaces).then_some(server.namespace.as_str());
+        if !self.selection.files.is_empty() {
+            return self.selection.find(server, &self.words, namespace).await;
+        }
+        let targets = parse(server.discovery().await?, &self.words)?;
+        if targets.is_empty() {
+            return Err(Failure::text(
+                "You must specify the type of resource to describe. Use \"kubectl api-resources\" for a complete list of supported resources.",
+            ));
+        }
+        let mut found = Vec::new();
+        for Target { resource, names } in targets {
+            if names.is_empty() {
+                for object in self.selection.list(server, &resource, namespace).await? {
+                    found.push(Found { resource: resource.clone(), object });
+                }
+            }
+            for name in names {
+                match server.get(&path(&resource, namespace, &name, "")).await {
+                    Ok(object) => found.push(Found { resource: resource.clone(), object }),
+                    Err(e) if crate::failure::is_not_found(&e) => {
+                        let all = list(server, &resource, namespace, "", "").await?;
+                        let begins =
+                            |object: &Value| object["metadata"]["name"].as_str().is_some_and(|n| n.starts_with(&name));
+                        let mut similar = all.into_iter().filter(begins).peekable();
+                        if similar.peek().is_none() {
+                            return Err(e);
+                        }
+                        found.extend(similar.map(|object| Found { resource: resource.clone(), object }));
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+async fn events(server: &Server, page: &mut Page, found: &Found) -> Result {
+    let mut fields = format!("involvedObject.name={}", found.name());
+    // A node's events name it by its name, not by its uid.
+    if found.resource.kind != "Node" {
+        let uid = found.object["metadata"]["uid"].as_str().unwrap_or_default();
+        fields += &format!(",involvedObject.uid={uid}");
+    } else {
+        fields += ",involvedObject.kind=Node";
+    }
+    let base = match found.namespace() {
+        Some(namespace) => format!("/api/v1/namespaces/{namespace}/events"),
+        None => "/api/v1/events".to_owned(),
+    };
+    let list = match server.get(&with_query(&base, &[("fieldSelector", &fields), ("limit", "500")])).await {
+        Ok(list) => list,
+        // Who may see the object may still not see its events.
+        Err(e) => {
+            page.line(format!("Events:\t<unknown> ({e})"));
+            return Ok(());
+        }
+    };
+    let mut events: Vec<&Value> = list["items"].as_array().into_iter().flatten().collect();
+    if events.is_empty() {
+        page.line("Events:\t<none>");
+        return Ok(());
+    }
+    events.sort_by_key(|event| last_seen(event));
+    page.line("Events:");
+    page.line("  Type\tReason\tAge\tFrom\tMessage");
+    page.line("  ----\t------\t----\t----\t-------");
+    let now = Timestamp::now();
+    for event in events {
+        let text = |field: &str| event[field].as_str().unwrap_or_default();
+        let age = |at: Option<Timestamp>| at.map_or_else(|| "<unknown>".to_owned(), |at| human_since(at, now));
+        let count = event["series"]["count"].as_i64().or_else(|| event["count"].as_i64()).unwrap_or(1);
+        let first = time(&event["firstTimestamp"]).or_else(|| time(&event["eventTime"]));
+        let when = if count > 1 {
+            format!("{} (x{count} over {})", age(last_seen(event)), age(first))
+        } else {
+            age(first.or_else(|| last_seen(event)))
+        };
+        let from = event["source"]["component"]
+            .as_str()
+            .filter(|from| !from.is_empty())
+            .unwrap_or_else(|| text("reportingComponent"));
+        page.line(format!("  {}\t{}\t{when}\t{from}\t{}", text("type"), text("reason"), text("message").trim()));
+    }
+    Ok(())
+}
+
+fn last_seen(event: &Value) -> Option<Timestamp> {
+    time(&event["series"]["lastObservedTime"])
+        .or_else(|| time(&event["lastTimestamp"]))
+        .or_else(|| time(&event["eventTime"]))
+}
+
+fn time(value: &Value) -> Option<Timestamp> {
+    value.as_str()?.parse().ok()
+}
+
+/// RFC 1123 with the zone in numbers, as upstream prints times.
+fn date(value: &Value) -> String {
+    time(value).map_or_else(|| "<unset>".to_owned(), |at| at.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string())
+}

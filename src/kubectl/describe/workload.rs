@@ -1,0 +1,163 @@
+//! Deployments and what stands between them and their pods.
+
+use serde_json::Value;
+
+use super::date;
+use super::page::Page;
+use super::pod::{container, items, volumes};
+use crate::Result;
+use crate::logs::selector_of;
+use crate::server::Server;
+use crate::targets::{Found, list};
+
+const HASH: &str = "pod-template-hash";
+const REVISION: &str = "deployment.kubernetes.io/revision";
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn number(value: &Value) -> i64 {
+    value.as_i64().unwrap_or_default()
+}
+
+pub async fn deployment(server: &Server, page: &mut Page, found: &Found) -> Result {
+    let (metadata, spec, status) = (&found.object["metadata"], &found.object["spec"], &found.object["status"]);
+    page.field("Name", text(&metadata["name"]));
+    page.field("Namespace", text(&metadata["namespace"]));
+    page.field("CreationTimestamp", date(&metadata["creationTimestamp"]));
+    page.map("Labels", &metadata["labels"]);
+    page.annotations("Annotations", &metadata["annotations"]);
+    page.field("Selector", selector_of(&found.object).unwrap_or_default());
+    page.field(
+        "Replicas",
+        format!(
+            "{} desired | {} updated | {} total | {} available | {} unavailable",
+            number(&spec["replicas"]),
+            number(&status["updatedReplicas"]),
+            number(&status["replicas"]),
+            number(&status["availableReplicas"]),
+            number(&status["unavailableReplicas"])
+        ),
+    );
+    page.field("StrategyType", text(&spec["strategy"]["type"]));
+    page.field("MinReadySeconds", number(&spec["minReadySeconds"]));
+    if let Some(rolling) = spec["strategy"].get("rollingUpdate") {
+        let shown = |field: &str| crate::print::cell(&rolling[field]);
+        page.field(
+            "RollingUpdateStrategy",
+            format!("{} max unavailable, {} max surge", shown("maxUnavailable"), shown("maxSurge")),
+        );
+    }
+    template(page, &spec["template"]);
+    if items(&status["conditions"]).next().is_some() {
+        page.line("Conditions:\n  Type\tStatus\tReason\n  ----\t------\t------");
+        for condition in items(&status["conditions"]) {
+            page.line(format!(
+                "  {} \t{}\t{}",
+                text(&condition["type"]),
+                text(&condition["status"]),
+                text(&condition["reason"])
+            ));
+        }
+    }
+    let (new, old) = replica_sets(server, found).await?;
+    page.field("OldReplicaSets", sets(&old));
+    page.field("NewReplicaSet", sets(&new));
+    Ok(())
+}
+
+fn sets(sets: &[Value]) -> String {
+    let shown: Vec<String> = sets
+        .iter()
+        .map(|set| {
+            format!(
+                "{} ({}/{} replicas created)",
+                text(&set["metadata"]["name"]),
+                number(&set["status"]["replicas"]),
+                number(&set["spec"]["replicas"])
+            )
+        })
+        .collect();
+    if shown.is_empty() { "<none>".to_owned() } else { shown.join(", ") }
+}
+
+/// The ReplicaSets of the current template, and the older ones.
+async fn replica_sets(server: &Server, found: &Found) -> Result<(Vec<Value>, Vec<Value>)> {
+    let resource = server.discovery().await?.find("replicasets.apps")?.clone();
+    let selector = selector_of(&found.object).unwrap_or_default();
+    let uid = &found.object["metadata"]["uid"];
+    let all = list(server, &resource, found.namespace(), &selector, "").await?;
+    let revision = &found.object["metadata"]["annotations"][REVISION];
+    Ok(all
+        .into_iter()
+        .filter(|set| items(&set["metadata"]["ownerReferences"]).any(|owner| owner["uid"] == *uid))
+        .partition(|set| set["metadata"]["annotations"][REVISION] == *revision))
+}
+
+pub async fn replicas(server: &Server, page: &mut Page, found: &Found) -> Result {
+    let (metadata, spec, status) = (&found.object["metadata"], &found.object["spec"], &found.object["status"]);
+    let selector = selector_of(&found.object).unwrap_or_default();
+    page.field("Name", text(&metadata["name"]));
+    page.field("Namespace", text(&metadata["namespace"]));
+    page.field("Selector", &selector);
+    page.map("Labels", &metadata["labels"]);
+    page.annotations("Annotations", &metadata["annotations"]);
+    if let Some(owner) = items(&metadata["ownerReferences"]).find(|owner| owner["controller"] == true) {
+        page.field("Controlled By", format!("{}/{}", text(&owner["kind"]), text(&owner["name"])));
+    }
+    page.field("Replicas", format!("{} current / {} desired", number(&status["replicas"]), number(&spec["replicas"])));
+    let pods = server.discovery().await?.find("pods")?.clone();
+    let mut phases = [0; 4];
+    for pod in list(server, &pods, found.namespace(), &selector, "").await? {
+        let phase = match pod["status"]["phase"].as_str() {
+            Some("Running") => 0,
+            Some("Succeeded") => 2,
+            Some("Failed") => 3,
+            _ => 1,
+        };
+        phases[phase] += 1;
+    }
+    let [running, waiting, succeeded, failed] = phases;
+    page.field(
+        "Pods Status",
+        format!("{running} Running / {waiting} Waiting / {succeeded} Succeeded / {failed} Failed"),
+    );
+    template(page, &spec["template"]);
+    if items(&status["conditions"]).next().is_some() {
+        page.line("Conditions:\n  Type\tStatus\tReason\n  ----\t------\t------");
+        for condition in items(&status["conditions"]) {
+            page.line(format!(
+                "  {} \t{}\t{}",
+                text(&condition["type"]),
+                text(&condition["status"]),
+                text(&condition["reason"])
+            ));
+        }
+    }
+    Ok(())
+}
+
+pub fn template(page: &mut Page, template: &Value) {
+    let spec = &template["spec"];
+    let mut labels = template["metadata"]["labels"].clone();
+    if let Some(labels) = labels.as_object_mut().filter(|labels| labels.len() > 1) {
+        labels.remove(HASH);
+    }
+    page.line("Pod Template:");
+    page.map("  Labels", &labels);
+    if template["metadata"]["annotations"].is_object() {
+        page.annotations("  Annotations", &template["metadata"]["annotations"]);
+    }
+    if let Some(account) = spec["serviceAccountName"].as_str() {
+        page.field("  Service Account", account);
+    }
+    for (title, field) in [("Init Containers", "initContainers"), ("Containers", "containers")] {
+        if items(&spec[field]).next().is_some() {
+            page.line(format!("  {title}:"));
+            items(&spec[field]).for_each(|entry| container(page, entry, None));
+        }
+    }
+    volumes(page, spec);
+    page.map("  Node-Selectors", &spec["nodeSelector"]);
+}

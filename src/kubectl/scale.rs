@@ -1,0 +1,52 @@
+//! `kubectl scale`.
+
+use clap::Args;
+use serde_json::json;
+use skiff_client::PatchKind;
+
+use crate::apply::{DryRun, Writing};
+use crate::server::Server;
+use crate::targets::Selection;
+use crate::{Failure, Result};
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// TYPE NAME or TYPE/NAME
+    words: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
+    /// The new desired number of replicas
+    #[arg(long)]
+    replicas: i32,
+    /// Only where this is the current number
+    #[arg(long)]
+    current_replicas: Option<i64>,
+    #[command(flatten)]
+    writing: Writing,
+}
+
+pub async fn run(server: &Server, arguments: Arguments) -> Result {
+    if arguments.replicas < 0 {
+        return Err(Failure::text(
+            "The --replicas=COUNT flag is required, and COUNT must be greater than or equal to 0",
+        ));
+    }
+    if arguments.writing.dry_run()? == DryRun::Client {
+        return Err(Failure::text("--dry-run=client is not part of this kubectl's scale; use --dry-run=server"));
+    }
+    for found in arguments.selection.find(server, &arguments.words, Some(&server.namespace)).await? {
+        let mut patch = json!({"spec": {"replicas": arguments.replicas}});
+        if let Some(expected) = arguments.current_replicas {
+            let scale = server.get(&found.path("scale")).await?;
+            let current = scale["spec"]["replicas"].as_i64().unwrap_or_default();
+            if current != expected {
+                return Err(Failure::text(format!("Expected replicas to be {expected}, was {current}")));
+            }
+            patch["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
+        }
+        let path = arguments.writing.query(&found.path("scale"), "kubectl")?;
+        server.patch(&path, PatchKind::Merge, &patch).await?;
+        arguments.writing.tell(&found.resource, &found.object, "scaled")?;
+    }
+    Ok(())
+}

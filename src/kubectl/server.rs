@@ -1,0 +1,229 @@
+//! Requests to the server, with failures in upstream's words.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt};
+use http::{Method, Request, Response, header};
+use serde_json::Value;
+use skiff_api::ApiError;
+use skiff_client::{Body, Error, HttpTransport, PatchKind, Transport};
+use tokio::sync::OnceCell;
+
+use crate::config::Global;
+use crate::discovery::{Discovery, Resource};
+use crate::{Failure, Result};
+
+pub const JSON: &str = "application/json";
+/// Tables, and plain objects from servers or for kinds that have none.
+pub const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+/// The name of this client in the ownership of fields.
+pub const MANAGER: &str = "kubectl";
+
+pub struct Server {
+    transport: HttpTransport,
+    /// `https://host:port`
+    pub url: String,
+    /// The namespace where nothing else is said.
+    pub namespace: String,
+    /// It was said on the command line.
+    pub namespace_given: bool,
+    discovery: OnceCell<Discovery>,
+}
+
+impl Server {
+    pub fn connect(global: &Global) -> Result<Self> {
+        let config = global.resolve()?;
+        let transport = HttpTransport::new(&config).map_err(|e| Failure::text(e.to_string()))?;
+        Ok(Self {
+            transport,
+            url: config.server,
+            namespace: config.namespace,
+            namespace_given: global.namespace.is_some(),
+            discovery: OnceCell::new(),
+        })
+    }
+
+    pub fn host(&self) -> &str {
+        self.url.split_once("://").map_or(self.url.as_str(), |(_, rest)| rest)
+    }
+
+    /// The server's resource types, asked for once.
+    pub async fn discovery(&self) -> Result<&Discovery> {
+        self.discovery.get_or_try_init(|| Discovery::ask(self)).await
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        self.send(Method::GET, path, JSON, None).await
+    }
+
+    pub async fn get_as(&self, path: &str, accept: &str) -> Result<Value> {
+        self.json(Method::GET, path, accept, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.send(Method::POST, path, JSON, Some(body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value> {
+        self.send(Method::PUT, path, JSON, Some(body)).await
+    }
+
+    pub async fn delete(&self, path: &str, body: &Value) -> Result<Value> {
+        self.send(Method::DELETE, path, JSON, Some(body)).await
+    }
+
+    pub async fn patch(&self, path: &str, kind: PatchKind, body: &Value) -> Result<Value> {
+        self.send(Method::PATCH, path, kind.content_type(), Some(body)).await
+    }
+
+    async fn send(&self, method: Method, path: &str, content_type: &str, body: Option<&Value>) -> Result<Value> {
+        self.json(method, path, JSON, body.map(|body| (content_type, body))).await
+    }
+
+    async fn json(&self, method: Method, path: &str, accept: &str, body: Option<(&str, &Value)>) -> Result<Value> {
+        let answer = self.ask(method, path, accept, body).await?;
+        serde_json::from_slice(answer.body())
+            .map_err(|e| Failure::text(format!("the server's answer to {path} is no JSON: {e}")))
+    }
+
+    /// An answer that is a text, e.g. `/readyz`.
+    pub async fn text(&self, path: &str) -> Result<String> {
+        let answer = self.ask(Method::GET, path, "*/*", None).await?;
+        Ok(String::from_utf8_lossy(answer.body()).into_owned())
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<Response<Bytes>> {
+        let request = self.request(method, path, accept, body)?;
+        let answer = self.transport.send(request).await.map_err(|e| self.failed(e))?;
+        for warning in answer.headers().get_all(header::WARNING) {
+            if let Some(text) = warning.to_str().ok().and_then(|w| w.split_once(" - ")).map(|(_, text)| text) {
+                eprintln!("Warning: {}", text.trim_matches('"').replace("\\\"", "\""));
+            }
+        }
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        Err(self.refused(answer.status().as_u16(), answer.body()))
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<Request<Bytes>> {
+        let mut request = Request::builder().method(method).uri(path).header(header::ACCEPT, accept);
+        if let Some((content_type, _)) = body {
+            request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        let body = body.map_or_else(Bytes::new, |(_, body)| Bytes::from(body.to_string()));
+        request.body(body).map_err(|e| Failure::text(format!("{path:?} can't be asked for: {e}")))
+    }
+
+    /// An answer that is read as it arrives.
+    pub async fn stream(&self, path: &str, accept: &str) -> Result<Body> {
+        let request = self.request(Method::GET, path, accept, None)?;
+        let answer = self.transport.stream(request).await.map_err(|e| self.failed(e))?;
+        if answer.status().is_success() {
+            return Ok(answer.into_body());
+        }
+        let status = answer.status().as_u16();
+        let chunks: Vec<Bytes> = answer.into_body().try_collect().await.map_err(|e| self.failed(e))?;
+        Err(self.refused(status, &chunks.concat()))
+    }
+
+    /// The events of a watch: type and object. Ends when the server ends it.
+    pub async fn watch(&self, path: &str, accept: &str) -> Result<impl Stream<Item = Result<(String, Value)>> + use<>> {
+        let body = self.stream(path, accept).await?;
+        let host = self.host().to_owned();
+        let lines = futures::stream::try_unfold((body, Vec::<u8>::new()), move |(mut body, mut rest)| {
+            let host = host.clone();
+            async move {
+                loop {
+                    if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                        let line: Vec<u8> = rest.drain(..=end).collect();
+                        return Ok::<_, anyhow::Error>(Some((line, (body, rest))));
+                    }
+                    match body.next().await {
+                        Some(Ok(chunk)) => rest.extend_from_slice(&chunk),
+                        Some(Err(e)) => return Err(Failure::from_client(e, &host).into()),
+                        None => return Ok(None),
+                    }
+                }
+            }
+        });
+        let events = lines.try_filter_map(|line| async move {
+            if line.trim_ascii().is_empty() {
+                return Ok(None);
+            }
+            let mut event: Value = serde_json::from_slice(&line)
+                .map_err(|e| Failure::text(format!("an event of the watch is no JSON: {e}")))?;
+            let kind = event["type"].as_str().unwrap_or_default().to_owned();
+            let object = event["object"].take();
+            if kind == "ERROR" {
+                let error = ApiError::from_value(&object).unwrap_or_else(|| ApiError::internal("the watch failed"));
+                return Err(Failure::Server { context: None, error }.into());
+            }
+            Ok(Some((kind, object)))
+        });
+        Ok(events.boxed_local())
+    }
+
+    fn failed(&self, error: Error) -> anyhow::Error {
+        Failure::from_client(error, self.host()).into()
+    }
+
+    fn refused(&self, status: u16, body: &[u8]) -> anyhow::Error {
+        let error = serde_json::from_slice(body).ok().as_ref().and_then(ApiError::from_value).unwrap_or_else(|| {
+            let text = String::from_utf8_lossy(body);
+            ApiError::new(status, if status == 404 { "NotFound" } else { "" }, text.trim())
+        });
+        Failure::Server { context: None, error }.into()
+    }
+}
+
+/// The path of a resource type, an object, or a subresource; `None`: all namespaces.
+pub fn path(resource: &Resource, namespace: Option<&str>, name: &str, subresource: &str) -> String {
+    let mut path = resource.root_path();
+    if let Some(namespace) = namespace.filter(|namespace| resource.namespaced && !namespace.is_empty()) {
+        path.push_str("/namespaces/");
+        encode(&mut path, namespace);
+    }
+    path.push('/');
+    path.push_str(&resource.name);
+    for segment in [name, subresource].into_iter().filter(|segment| !segment.is_empty()) {
+        path.push('/');
+        encode(&mut path, segment);
+    }
+    path
+}
+
+/// `path?a=b&c=d` with the pairs that have a value.
+pub fn with_query(path: &str, pairs: &[(&str, &str)]) -> String {
+    let mut out = path.to_owned();
+    for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
+        out.push(if out.contains('?') { '&' } else { '?' });
+        out.push_str(name);
+        out.push('=');
+        encode(&mut out, value);
+    }
+    out
+}
+
+fn encode(out: &mut String, text: &str) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte.into());
+        } else {
+            write!(out, "%{byte:02X}").expect("a String takes everything");
+        }
+    }
+}
