@@ -22,13 +22,24 @@ const SETTLE: Duration = Duration::from_millis(20);
 
 /// Runs until `stop`; without events from the kernel it logs so, and returns.
 pub(crate) async fn run(table: &Worker<Table>, options: &NetworkOptions, stop: CancellationToken) {
-    let done = stop.run_until_cancelled(watch(table, options)).await;
-    if let Some(Err(error)) = done {
-        tracing::error!(error = %chain(&error), "rules that others remove are not put back");
-    }
+    let keeping = async {
+        tokio::join!(
+            async {
+                if let Err(error) = watch_rules(table, options).await {
+                    tracing::error!(error = %chain(&error), "rules that others remove are not put back");
+                }
+            },
+            async {
+                if let Err(error) = watch_addresses(table).await {
+                    tracing::error!(error = %chain(&error), "changes of the node's addresses are not seen");
+                }
+            }
+        )
+    };
+    stop.run_until_cancelled(keeping).await;
 }
 
-async fn watch(table: &Worker<Table>, options: &NetworkOptions) -> Result<(), Error> {
+async fn watch_rules(table: &Worker<Table>, options: &NetworkOptions) -> Result<(), Error> {
     let failed = || Error::netlink("watch the nf_tables rule set");
     let cluster = options.cluster_cidr;
     let (own_port, events) = table
@@ -36,6 +47,7 @@ async fn watch(table: &Worker<Table>, options: &NetworkOptions) -> Result<(), Er
             // On the thread that has our namespace.
             let events = Socket::listen(Protocol::Netfilter, Group::Nftables).map_err(failed())?;
             ensure_foreign(cluster)?;
+            warn_about_others(cluster);
             Ok((table.port(), events))
         })
         .await?;
@@ -59,6 +71,28 @@ async fn watch(table: &Worker<Table>, options: &NetworkOptions) -> Result<(), Er
         if let Err(error) = table.call(move |_| ensure_foreign(cluster)).await {
             tracing::error!(error = %chain(&error), "let the traffic of pods pass the chain {FOREIGN_CHAIN}");
         }
+    }
+}
+
+/// Only where the rule set has to be told the node's addresses.
+async fn watch_addresses(table: &Worker<Table>) -> Result<(), Error> {
+    let listen = |table: &mut Table| {
+        if !table.needs_node_addresses() {
+            return Ok(None);
+        }
+        let events = Socket::listen(Protocol::Route, Group::Addresses);
+        table.ensure_node_addresses()?;
+        events.map(Some).map_err(Error::netlink("watch the node's addresses"))
+    };
+    let Some(events) = table.call(listen).await? else { return Ok(()) };
+    let watching = || Error::io("watch the node's addresses");
+    let mut events = events.into_async().map_err(watching())?;
+    loop {
+        let mut ready = events.readable_mut().await.map_err(watching())?;
+        // What they say is read anew anyway, also when some were lost.
+        while !matches!(ready.get_inner_mut().receive(), Err(e) if e.errno == nix::errno::Errno::EAGAIN) {}
+        ready.clear_ready();
+        table.call(Table::ensure_node_addresses).await?;
     }
 }
 
@@ -111,6 +145,25 @@ fn ensure_foreign(cluster: Cidr) -> Result<(), Error> {
         batch.insert_rule(FOREIGN_TABLE, FOREIGN_CHAIN, &rule);
     }
     batch.commit(&mut socket).map_err(failed())
+}
+
+/// Says what to do about rules that can't be looked through, and may drop the traffic of pods.
+fn warn_about_others(cluster: Cidr) {
+    let firewalld = Socket::open(Protocol::Netfilter)
+        .and_then(|mut socket| nft::drops_by_default(&mut socket, Family::Inet, "firewalld", "filter_FORWARD"));
+    if matches!(firewalld, Ok(Some(_))) {
+        tracing::warn!(
+            "firewalld is running and may reject the traffic of pods: \
+            firewall-cmd --permanent --zone=trusted --add-source={cluster} && firewall-cmd --reload"
+        );
+    }
+    let legacy = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
+    if legacy.lines().any(|table| table == "filter") {
+        tracing::warn!(
+            "iptables-legacy has a filter table; where its chain FORWARD drops by default, pods need: \
+            iptables-legacy -I FORWARD -s {cluster} -j ACCEPT && iptables-legacy -I FORWARD -d {cluster} -j ACCEPT"
+        );
+    }
 }
 
 /// Takes our rules out of the foreign chain.

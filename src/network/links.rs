@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use skiff_linux::net::route::{self, Address, Link, Mac, Route, Target, VethPair};
 use skiff_linux::net::{Protocol, Socket, netns};
 
@@ -23,6 +24,8 @@ pub(crate) const POD_LINK: &str = "eth0";
 pub(crate) const ROUTE_PROTOCOL: u8 = 83;
 /// The host's end of every pod's link; nothing asks for it, neighbours are permanent.
 const HOST_MAC: Mac = [0xee; 6];
+/// An empty bridge is as good as a dummy, and more kernels have it.
+const NODE_LINK_KINDS: [&str; 2] = ["bridge", "dummy"];
 const NODE_MAC: Mac = [0x0a, 0x58, 0, 0, 0, 1];
 const ETHERNET_MTU: u32 = 1500;
 const ACTIVATION_LIMIT: Duration = Duration::from_secs(2);
@@ -54,9 +57,18 @@ impl Links {
 
     fn ensure_node_link(&mut self, options: &NetworkOptions) -> Result<(), Error> {
         let socket = &mut self.socket;
-        match route::add_bridge(socket, NODE_LINK, NODE_MAC) {
+        let mut made = Ok(());
+        for kind in NODE_LINK_KINDS {
+            made = route::add_link(socket, kind, NODE_LINK, NODE_MAC);
+            match &made {
+                Err(error) if error.errno == Errno::EOPNOTSUPP => tracing::info!(kind, "the kernel has no such links"),
+                _ => break,
+            }
+        }
+        match made {
             Err(error) if !error.is_exists() => {
-                return Err(Error::netlink(format!("make the link {NODE_LINK}"))(error));
+                let what = format!("make the link {NODE_LINK} (a kernel module 'bridge' or 'dummy' is needed)");
+                return Err(Error::netlink(what)(error));
             }
             _ => {}
         }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::leases::{Lease, Leases};
 use crate::links::{self, Links};
-use crate::rules::{self, Owner, Table};
+use crate::rules::{self, Features, Owner, Table};
 use crate::worker::Worker;
 use crate::{Error, HostPort, NetworkOptions, ServiceRules, keeper, sysctl};
 
@@ -34,6 +34,11 @@ impl Network {
     /// nf_tables table; all of it in the network namespace of the calling thread. Idempotent: what an earlier
     /// process left is taken over, its service rules serve until the first [`Network::apply_services`].
     pub async fn open(options: NetworkOptions) -> Result<Network, Error> {
+        Self::open_with(options, Features::default()).await
+    }
+
+    /// The same without some features of the kernel, for tests.
+    pub(crate) async fn open_with(options: NetworkOptions, features: Features) -> Result<Network, Error> {
         check(&options)?;
         let for_pods = options.clone();
         let pods = Worker::start("network-pods", move || {
@@ -46,7 +51,7 @@ impl Network {
         let for_table = options.clone();
         let table = Worker::start("network-rules", move || {
             let fragments = leases.iter().map(|l| (Owner::Pod(l.sandbox_id.clone()), rules::plan_pod(l)));
-            Table::open(&for_table, fragments.collect())
+            Table::open(&for_table, features, fragments.collect())
         })
         .await?;
         Ok(Self { inner: Arc::new(Inner { options, pods, table }) })

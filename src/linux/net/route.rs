@@ -93,11 +93,12 @@ pub fn link_by_name(socket: &mut Socket, name: &str) -> Result<Option<Link>> {
     }
 }
 
-pub fn add_bridge(socket: &mut Socket, name: &str, mac: Mac) -> Result<()> {
+/// Makes a link of a kind that needs no more: `bridge`, `dummy`.
+pub fn add_link(socket: &mut Socket, kind: &str, name: &str, mac: Mac) -> Result<()> {
     socket.request(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link_header(0, 0), |a| {
         a.string(libc::IFLA_IFNAME, name).bytes(libc::IFLA_ADDRESS, &mac);
         a.nested(libc::IFLA_LINKINFO, |info| {
-            info.string(libc::IFLA_INFO_KIND, "bridge");
+            info.string(libc::IFLA_INFO_KIND, kind);
         });
     })
 }

@@ -27,6 +27,8 @@ const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
+const RTNLGRP_IPV4_IFADDR: libc::c_int = 5;
+
 const RECEIVE_BUFFER: usize = 128 * 1024;
 /// The kernel answers within milliseconds; this only keeps a bug from hanging a thread.
 const ANSWER_LIMIT_S: i64 = 30;
@@ -97,6 +99,8 @@ pub enum Protocol {
 pub enum Group {
     /// Every change to nf_tables in this network namespace.
     Nftables,
+    /// Every change to the IPv4 addresses of links.
+    Addresses,
 }
 
 /// A netlink socket with one conversation at a time.
@@ -133,6 +137,7 @@ impl Socket {
         let socket = Self::open(protocol)?;
         let group = match group {
             Group::Nftables => libc::NFNLGRP_NFTABLES,
+            Group::Addresses => RTNLGRP_IPV4_IFADDR,
         };
         set_netlink_option(socket.fd.as_fd(), libc::NETLINK_ADD_MEMBERSHIP, group)?;
         let flags = nix::fcntl::OFlag::from_bits_retain(nix::fcntl::fcntl(&socket.fd, nix::fcntl::FcntlArg::F_GETFL)?);

@@ -2,7 +2,7 @@ use std::net::Ipv4Addr;
 
 use skiff_linux::net::netns;
 
-use super::world::{NODE, OUTSIDE, ask, cidr, is_refused, on_a_node, serve, tool};
+use super::world::{NODE, OUTSIDE, ask, ask_from, cidr, is_refused, on_a_node, serve, tool};
 use crate::{Error, HostPort, Network, Protocol};
 
 fn host_port(host_port: u16, host_ip: Ipv4Addr) -> HostPort {
@@ -102,7 +102,12 @@ fn host_ports_lead_to_their_pod() {
     on_a_node(|world| async move {
         let network = world.network().await;
         let any = Ipv4Addr::UNSPECIFIED;
-        let ports = [host_port(80, any), host_port(81, NODE), host_port(82, Ipv4Addr::new(192, 168, 77, 9))];
+        let ports = [
+            host_port(80, any),
+            host_port(81, NODE),
+            host_port(82, Ipv4Addr::new(192, 168, 77, 9)),
+            host_port(83, Ipv4Addr::LOCALHOST),
+        ];
         let a = world.pod_with_ports(&network, "a", &ports).await;
         let b = world.pod(&network, "b").await;
         let outside = world.outside();
@@ -110,6 +115,8 @@ fn host_ports_lead_to_their_pod() {
         assert_eq!(ask(Some(&outside), NODE, 81).expect("by its address"), format!("a {OUTSIDE}"));
         assert!(is_refused(Some(&outside), NODE, 82), "another address");
         assert_eq!(ask(None, NODE, 80).expect("from the host"), format!("a {NODE}"));
+        let answer = ask_from(NODE, Ipv4Addr::LOCALHOST, 83).expect("from the host's address to its loopback");
+        assert_eq!(answer, format!("a {NODE}"));
         assert_eq!(ask(Some(&b.path), NODE, 80).expect("from a pod"), format!("a {}", b.ip));
         assert_eq!(ask(Some(&a.path), NODE, 80).expect("from itself"), format!("a {NODE}"));
         let taken = network.attach("c", &world.pod_path("b"), &[host_port(81, any)]).await.expect_err("taken");

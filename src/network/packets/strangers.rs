@@ -1,7 +1,10 @@
+use std::net::Ipv4Addr;
+
 use tokio_util::sync::CancellationToken;
 
-use super::world::{OUTSIDE, ask, eventually, on_a_node, serve, tool};
-use crate::Network;
+use super::world::{NODE, OUTSIDE, ask, eventually, on_a_node, serve, tool};
+use crate::rules::Features;
+use crate::{HostPort, Network, Protocol};
 
 /// Does what it is told beside the keeper.
 async fn kept<F: Future<Output = ()>>(network: &Network, test: F) {
@@ -68,5 +71,28 @@ fn a_foreign_chain_that_drops_lets_pods_pass() {
         Network::remove_all(&world.options.data_directory).await.expect("removed");
         assert!(!ruleset().contains("skiff"), "{}", ruleset());
         assert!(ruleset().contains("policy drop"), "what is theirs stays");
+    });
+}
+
+#[test]
+fn without_fib_the_nodes_addresses_are_listed() {
+    on_a_node(|world| async move {
+        let network = Network::open_with(world.options.clone(), Features { fib: false }).await.expect("opens");
+        let port =
+            HostPort { protocol: Protocol::Tcp, host_ip: Ipv4Addr::UNSPECIFIED, host_port: 80, container_port: 8080 };
+        world.pod_with_ports(&network, "a", &[port]).await;
+        let outside = world.outside();
+        assert!(ask(Some(&outside), NODE, 80).is_ok());
+        assert!(!ruleset().contains("fib"));
+        kept(&network, async {
+            let more = Ipv4Addr::new(192, 168, 77, 9);
+            eventually("listening", || tool("cat", &["/proc/thread-self/net/netlink"]).lines().count() > 3).await;
+            tool("ip", &["address", "add", "192.168.77.9/32", "dev", "up0"]);
+            eventually("a new address is listed", || ruleset().contains("192.168.77.9")).await;
+            assert!(ask(Some(&outside), more, 80).is_ok());
+            tool("ip", &["address", "del", "192.168.77.9/32", "dev", "up0"]);
+            eventually("an old one is not", || !ruleset().contains("192.168.77.9")).await;
+        })
+        .await;
     });
 }

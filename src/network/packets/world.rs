@@ -1,7 +1,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -200,6 +200,20 @@ fn ask_within(namespace: Option<&Path>, ip: Ipv4Addr, port: u16, limit: Duration
         stream.read_to_string(&mut text)?;
         Ok(text)
     })
+}
+
+/// The same on the node with a source address.
+pub(crate) fn ask_from(source: Ipv4Addr, ip: Ipv4Addr, port: u16) -> io::Result<String> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
+    let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let mut stream = TcpStream::from(client);
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    bind(stream.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
+    connect(stream.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(ip, port)))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// A UDP client that keeps its port.

@@ -11,6 +11,7 @@ use skiff_linux::net::{Result, Socket};
 use super::base;
 use super::diff::{ChainRules, Steps};
 use super::model::{By, SetName, Shared};
+use super::probe::Features;
 use super::table::{FAMILY, TABLE, clients_set, encode_rules};
 use crate::NetworkOptions;
 use crate::names::hash;
@@ -19,7 +20,7 @@ const UDP: u8 = 17;
 
 /// The name of an empty chain that tells of what kind a rule set is: it follows from all rules that do not follow from
 /// a chain's name.
-pub(super) fn layout(options: &NetworkOptions) -> String {
+pub(super) fn layout(options: &NetworkOptions, features: Features) -> String {
     let shared = [By::Address, By::NodePort].map(|by| {
         let spread = |local| Shared::Spread { by, count: 2, local };
         let all = [
@@ -30,7 +31,7 @@ pub(super) fn layout(options: &NetworkOptions) -> String {
         ];
         all.map(|chain| (chain.name(), chain.rules(options.cluster_cidr)))
     });
-    let all = format!("{:?} {:?} {shared:?}", base::chains(options), SetName::ALL.map(SetName::set));
+    let all = format!("{:?} {:?} {shared:?}", base::chains(options, features), SetName::ALL.map(SetName::set));
     format!("layout-{:016x}", hash(&all))
 }
 
@@ -57,7 +58,7 @@ pub(super) fn observe(socket: &mut Socket) -> Result<Observed> {
 pub(super) fn encode(
     observed: &Observed,
     wanted: &Steps,
-    options: &NetworkOptions,
+    (options, features): (&NetworkOptions, Features),
     chains: &mut Batch,
     rest: &mut Batch,
 ) -> BTreeSet<Forwarded> {
@@ -76,9 +77,9 @@ pub(super) fn encode(
     for (set, elements) in added {
         rest.add_elements(TABLE, set.name(), &elements);
     }
-    let fixed: BTreeSet<String> = base::chains(options).into_iter().map(|(chain, _)| chain.name).collect();
+    let fixed: BTreeSet<String> = base::chains(options, features).into_iter().map(|(chain, _)| chain.name).collect();
     let is_wanted =
-        |name: &String| fixed.contains(name) || *name == layout(options) || wanted.add_chains.contains(name);
+        |name: &String| fixed.contains(name) || *name == layout(options, features) || wanted.add_chains.contains(name);
     let gone: Vec<&String> = observed.chains.iter().filter(|name| !is_wanted(name)).collect();
     // Emptied first, they lead nowhere, and can go in any order.
     gone.iter().for_each(|name| rest.flush_chain(TABLE, name));

@@ -1,6 +1,7 @@
 use skiff_linux::net::nft::{Chain, Expr, FibOf, Hook, HookPoint, Rule, Verdict};
 
 use super::model::{MASQUERADE_MARK, REFUSE, SetName, dnat_to_loaded};
+use super::probe::Features;
 use crate::NetworkOptions;
 
 /// Before the chains of others, who may have ports of the node too.
@@ -10,14 +11,14 @@ const FILTER: i32 = 0;
 const BEFORE_DNAT: i32 = -110;
 
 /// The chains that every node has, with their rules, in an order in which they can be made.
-pub(crate) fn chains(options: &NetworkOptions) -> Vec<(Chain, Vec<Rule>)> {
+pub(super) fn chains(options: &NetworkOptions, features: Features) -> Vec<(Chain, Vec<Rule>)> {
     let base = |name: &str, kind, point, priority, rules| {
         (Chain { name: name.to_owned(), hook: Some(Hook { kind, point, priority }) }, rules)
     };
     vec![
         (Chain { name: REFUSE.to_owned(), hook: None }, refuse()),
-        base("nat-prerouting", "nat", HookPoint::Prerouting, DNAT, prerouting(options)),
-        base("nat-output", "nat", HookPoint::Output, DNAT, output()),
+        base("nat-prerouting", "nat", HookPoint::Prerouting, DNAT, prerouting(options, features)),
+        base("nat-output", "nat", HookPoint::Output, DNAT, output(features)),
         base("nat-postrouting", "nat", HookPoint::Postrouting, SNAT, postrouting(options)),
         base(
             "filter-prerouting",
@@ -33,7 +34,7 @@ pub(crate) fn chains(options: &NetworkOptions) -> Vec<(Chain, Vec<Rule>)> {
             FILTER,
             vec![
                 by_address(SetName::NoEndpoints, Rule::new().new_connection()),
-                by_port(SetName::NoEndpointNodePorts, Rule::new().new_connection().local(FibOf::Destination)),
+                by_port(SetName::NoEndpointNodePorts, to_node(Rule::new().new_connection(), features)),
             ],
         ),
         base("filter-forward", "filter", HookPoint::Forward, FILTER, untranslated(options)),
@@ -52,26 +53,26 @@ fn refuse() -> Vec<Rule> {
     vec![Rule::new().protocol(TCP).then(Expr::Reset), Rule::new().then(Expr::Reject)]
 }
 
-fn prerouting(options: &NetworkOptions) -> Vec<Rule> {
+fn prerouting(options: &NetworkOptions, features: Features) -> Vec<Rule> {
     let cluster = options.cluster_cidr;
     let outside = || Rule::new().source_not_in(cluster.address, cluster.prefix_len);
     vec![
         host_port_ips(),
-        host_ports(),
+        host_ports(features),
         by_address(SetName::LocalIps, outside()),
         by_address(SetName::ServiceIps, Rule::new()),
-        by_port(SetName::LocalNodePorts, outside().local(FibOf::Destination)),
-        by_port(SetName::NodePorts, Rule::new().local(FibOf::Destination)),
+        by_port(SetName::LocalNodePorts, to_node(outside(), features)),
+        by_port(SetName::NodePorts, to_node(Rule::new(), features)),
     ]
 }
 
 /// The host itself is never "outside".
-fn output() -> Vec<Rule> {
+fn output(features: Features) -> Vec<Rule> {
     vec![
         host_port_ips(),
-        host_ports(),
+        host_ports(features),
         by_address(SetName::ServiceIps, Rule::new()),
-        by_port(SetName::NodePorts, not_loopback().local(FibOf::Destination)),
+        by_port(SetName::NodePorts, to_node(not_loopback(), features)),
     ]
 }
 
@@ -86,9 +87,9 @@ fn host_port_ips() -> Rule {
     Rule::new().load_destination(0).load_protocol_and_port(1).then(map).then(dnat_to_loaded())
 }
 
-fn host_ports() -> Rule {
+fn host_ports(features: Features) -> Rule {
     let map = Expr::Map { map: SetName::HostPorts.name().to_owned(), from: 0, to: 0 };
-    not_loopback().local(FibOf::Destination).load_protocol_and_port(0).then(map).then(dnat_to_loaded())
+    to_node(not_loopback(), features).load_protocol_and_port(0).then(map).then(dnat_to_loaded())
 }
 
 fn postrouting(options: &NetworkOptions) -> Vec<Rule> {
@@ -135,6 +136,15 @@ fn untranslated(options: &NetworkOptions) -> Vec<Rule> {
             .verdict(Verdict::Goto(REFUSE.to_owned())),
         Rule::new().destination_in(services.address, services.prefix_len).verdict(Verdict::Drop),
     ]
+}
+
+/// The destination is an address of this node.
+fn to_node(rule: Rule, features: Features) -> Rule {
+    if features.fib {
+        return rule.local(FibOf::Destination);
+    }
+    let set = SetName::NodeAddresses.name().to_owned();
+    rule.load_destination(0).then(Expr::InSet { set, from: 0, absent: false })
 }
 
 fn by_address(map: SetName, rule: Rule) -> Rule {

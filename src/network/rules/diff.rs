@@ -216,9 +216,10 @@ mod tests {
         let mut fragments = BTreeMap::new();
         let mut references = References::default();
         let mut last = String::new();
+        let cluster = crate::packets::options().cluster_cidr;
         for state in states {
             let new: BTreeMap<&str, Fragment> =
-                state.iter().flatten().map(|(name, service)| (*name, plan_service(name, service))).collect();
+                state.iter().flatten().map(|(name, service)| (*name, plan_service(name, service, cluster))).collect();
             let names: BTreeSet<&str> = fragments.keys().chain(new.keys()).copied().collect();
             last = plan_change(names.iter().map(|n| (fragments.get(n), new.get(n))), &mut references).to_string();
             fragments = new;

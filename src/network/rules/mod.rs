@@ -1,7 +1,7 @@
 //! The rules of services, host ports and masquerading: our table `ip skiff`.
 //!
 //! Bottom-up: [`model`] is the vocabulary (keys and values of maps, chains that owners share), [`base`] are the
-//! chains that every node has, [`service`] plans what one service port asks for, [`diff`] turns a change of plans
+//! chains that every node has, [`probe`] tells what this kernel can, [`service`] plans what one service port asks for, [`diff`] turns a change of plans
 //! into steps, [`table`] carries them out; [`adopt`] takes over what an earlier process left.
 //!
 //! ```text
@@ -18,12 +18,14 @@
 //! have chains of their own.
 
 mod adopt;
-pub(crate) mod base;
+mod base;
 mod diff;
 mod model;
+mod probe;
 mod service;
 mod table;
 
 pub(crate) use model::{Fragment, Owner};
+pub(crate) use probe::Features;
 pub(crate) use service::{plan_dns, plan_pod, without_conflicts};
 pub(crate) use table::{TABLE, Table, remove_all};

@@ -18,6 +18,7 @@ pub(super) const LOCAL_INDEX: u32 = 0x1_0000;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Owner {
     Dns,
+    Node,
     Pod(String),
     Service(String),
 }
@@ -39,10 +40,11 @@ pub(super) enum SetName {
     Hairpin,
     ClusterIps,
     ClusterPorts,
+    NodeAddresses,
 }
 
 impl SetName {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::ServiceIps,
         Self::LocalIps,
         Self::Endpoints,
@@ -57,6 +59,7 @@ impl SetName {
         Self::Hairpin,
         Self::ClusterIps,
         Self::ClusterPorts,
+        Self::NodeAddresses,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -75,6 +78,7 @@ impl SetName {
             Self::Hairpin => "hairpin",
             Self::ClusterIps => "cluster-ips",
             Self::ClusterPorts => "cluster-ports",
+            Self::NodeAddresses => "node-addresses",
         }
     }
 
@@ -91,7 +95,7 @@ impl SetName {
             Self::HostPorts => (&[Protocol, Port], ADDRESS_AND_PORT),
             Self::HostPortIps => (&[Ipv4, Protocol, Port], ADDRESS_AND_PORT),
             Self::Hairpin => (&[Ipv4, Ipv4], SetData::None),
-            Self::ClusterIps => (&[Ipv4], SetData::None),
+            Self::ClusterIps | Self::NodeAddresses => (&[Ipv4], SetData::None),
             Self::ClusterPorts => (&[Ipv4, Protocol, Port], SetData::None),
         };
         Set { name: self.name().to_owned(), key, data, dynamic_timeout_ms: None }

@@ -7,7 +7,7 @@ use skiff_linux::net::nft::{Expr, Rule, Verdict};
 use super::model::{By, Fragment, Key, LOCAL_INDEX, MASQUERADE_MARK, REFUSE, SetName, Shared, Value};
 use crate::leases::Lease;
 use crate::names::hash;
-use crate::{Endpoint, NetworkOptions, Protocol, ServicePort, ServiceRules};
+use crate::{Cidr, Endpoint, NetworkOptions, Protocol, ServicePort, ServiceRules};
 
 /// What a pod of this node asks for: a way back to itself, and its host ports.
 pub(crate) fn plan_pod(lease: &Lease) -> Fragment {
@@ -42,6 +42,15 @@ pub(crate) fn plan_dns(dns_ip: Ipv4Addr, port: u16) -> Fragment {
     fragment
 }
 
+/// The node's addresses, where the kernel can't tell them.
+pub(crate) fn plan_node(addresses: &[Ipv4Addr]) -> Fragment {
+    let mut fragment = Fragment::default();
+    for ip in addresses {
+        fragment.put(SetName::NodeAddresses, Key::Address(*ip), Value::Nothing);
+    }
+    fragment
+}
+
 /// Leaves each address and port to the first service that asks for it, and tells who lost.
 pub(crate) fn without_conflicts(mut rules: ServiceRules, options: &NetworkOptions) -> (ServiceRules, Vec<String>) {
     let mut taken = HashSet::new();
@@ -72,8 +81,8 @@ pub(crate) fn without_conflicts(mut rules: ServiceRules, options: &NetworkOption
 }
 
 /// What one port of a service asks for.
-pub(crate) fn plan_service(name: &str, service: &ServicePort) -> Fragment {
-    let mut planner = Planner { service, id: hash(name), fragment: Fragment::default() };
+pub(crate) fn plan_service(name: &str, service: &ServicePort, cluster: Cidr) -> Fragment {
+    let mut planner = Planner { service, cluster, id: hash(name), fragment: Fragment::default() };
     planner.cluster_ips();
     planner.external_ips();
     planner.node_port();
@@ -83,6 +92,8 @@ pub(crate) fn plan_service(name: &str, service: &ServicePort) -> Fragment {
 
 struct Planner<'a> {
     service: &'a ServicePort,
+    /// Whose addresses are pods'.
+    cluster: Cidr,
     id: u64,
     fragment: Fragment,
 }
@@ -222,8 +233,8 @@ impl Planner<'_> {
                 (format!("service-masquerade-{id:016x}"), vec![Rule::new().mark(MASQUERADE_MARK).verdict(goto)])
             }
             Way::AllMasqueradingHosts => {
-                // Pods never come with an address of this host.
-                let host = Rule::new().local(skiff_linux::net::nft::FibOf::Source).mark(MASQUERADE_MARK);
+                let pods = self.cluster;
+                let host = Rule::new().source_not_in(pods.address, pods.prefix_len).mark(MASQUERADE_MARK);
                 (format!("service-masquerade-hosts-{id:016x}"), vec![host, Rule::new().verdict(goto)])
             }
         };

@@ -1,14 +1,16 @@
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 use skiff_base::chain;
 use skiff_linux::net::nft::{self, Batch, Chain, Family, Set, SetData, Type};
-use skiff_linux::net::{Protocol, Socket, conntrack};
+use skiff_linux::net::{Protocol, Socket, conntrack, route};
 
 use super::adopt;
 use super::base;
 use super::diff::{ChainRules, Fragments, References, Steps, plan_change};
 use super::model::{Fragment, Key, Owner, SetName, Value, element};
-use super::service::plan_service;
+use super::probe::{self, Features};
+use super::service::{plan_node, plan_service};
 use crate::{Error, NetworkOptions, ServicePort, ServicePortKey, ServiceRules};
 
 /// Our table, in each family.
@@ -19,6 +21,7 @@ pub(super) const FAMILY: Family = Family::Ip;
 pub(crate) struct Table {
     socket: Socket,
     options: NetworkOptions,
+    features: Features,
     fragments: Fragments,
     /// What the services' fragments were planned from.
     services: BTreeMap<ServicePortKey, ServicePort>,
@@ -39,23 +42,25 @@ enum Kernel {
 
 impl Table {
     /// Makes the table, or leaves the one that is there until the services are known.
-    pub(crate) fn open(options: &NetworkOptions, fragments: Fragments) -> Result<Self, Error> {
+    pub(crate) fn open(options: &NetworkOptions, features: Features, fragments: Fragments) -> Result<Self, Error> {
         let mut socket = Socket::open(Protocol::Netfilter).map_err(Error::netlink("open a netfilter socket"))?;
         let exists = nft::table_exists(&mut socket, FAMILY, TABLE);
         let exists = exists.map_err(Error::netlink("ask the kernel for nf_tables (is it built in, or loaded?)"))?;
         let chains = nft::chains(&mut socket, FAMILY, TABLE).map_err(Error::netlink("read the rule set"))?;
-        let same = chains.contains(&adopt::layout(options));
+        let same = chains.contains(&adopt::layout(options, features));
         let mut table = Self {
             socket,
             options: options.clone(),
+            features,
             fragments,
             services: BTreeMap::new(),
             references: References::default(),
             kernel: if exists { Kernel::Left { same } } else { Kernel::Unknown },
         };
         if !exists {
-            table.replace_all()?;
+            table.make()?;
         }
+        table.ensure_node_addresses()?;
         Ok(table)
     }
 
@@ -72,7 +77,8 @@ impl Table {
         }
         for (name, service) in &rules.services {
             if self.services.get(name) != Some(service) {
-                changes.insert(Owner::Service(name.clone()), Some(plan_service(name, service)));
+                changes
+                    .insert(Owner::Service(name.clone()), Some(plan_service(name, service, self.options.cluster_cidr)));
             }
         }
         self.services = rules.services;
@@ -93,7 +99,7 @@ impl Table {
             Kernel::Current => {
                 if let Err(error) = self.apply(&steps) {
                     tracing::warn!(error = %chain(&error), "the rule set is not as it was left; making it anew");
-                    self.replace_all()?;
+                    self.make()?;
                 }
             }
             Kernel::Left { .. } if !complete => {
@@ -104,13 +110,46 @@ impl Table {
             Kernel::Left { same: true } => {
                 if let Err(error) = self.adopt() {
                     tracing::warn!(error = %chain(&error), "an earlier rule set can't be taken over; making it anew");
-                    self.replace_all()?;
+                    self.make()?;
                 }
             }
-            Kernel::Left { same: false } | Kernel::Unknown => self.replace_all()?,
+            Kernel::Left { same: false } | Kernel::Unknown => self.make()?,
         }
         self.forget(&steps);
         Ok(())
+    }
+
+    /// Makes the whole table anew; with less, where the kernel can't do all of it.
+    fn make(&mut self) -> Result<(), Error> {
+        let Err(error) = self.replace_all() else { return Ok(()) };
+        let features = probe::probe()?;
+        if features == self.features {
+            return Err(error);
+        }
+        tracing::warn!(?features, "this kernel's nf_tables can't do everything");
+        self.features = features;
+        self.replace_all()
+    }
+
+    /// Whether someone has to tell the node's addresses.
+    pub(crate) fn needs_node_addresses(&self) -> bool {
+        !self.features.fib
+    }
+
+    /// Where the kernel can't tell the node's addresses, lists them.
+    pub(crate) fn ensure_node_addresses(&mut self) -> Result<(), Error> {
+        if !self.needs_node_addresses() {
+            return Ok(());
+        }
+        let read = || route::addresses(&mut Socket::open(Protocol::Route)?);
+        let found = read().map_err(Error::netlink("read the node's addresses"))?;
+        let ips: Vec<Ipv4Addr> =
+            found.iter().filter_map(|a| if let IpAddr::V4(ip) = a.ip { Some(ip) } else { None }).collect();
+        let fragment = plan_node(&ips);
+        if self.fragments.get(&Owner::Node) == Some(&fragment) {
+            return Ok(());
+        }
+        self.change(BTreeMap::from([(Owner::Node, Some(fragment))]), false)
     }
 
     /// Turns an earlier process's rule set into what is asked for now, without a moment in between.
@@ -120,7 +159,7 @@ impl Table {
         let mut references = References::default();
         let wanted = plan_change(self.fragments.values().map(|new| (None, Some(new))), &mut references);
         let (mut chains, mut rest) = (Batch::new(FAMILY), Batch::new(FAMILY));
-        let mut forgotten = adopt::encode(&observed, &wanted, &self.options, &mut chains, &mut rest);
+        let mut forgotten = adopt::encode(&observed, &wanted, (&self.options, self.features), &mut chains, &mut rest);
         tracing::info!(messages = chains.len() + rest.len(), "taking over the rule set");
         chains.commit(&mut self.socket).map_err(failed())?;
         rest.commit(&mut self.socket).map_err(failed())?;
@@ -141,8 +180,8 @@ impl Table {
         batch.delete_table(TABLE);
         batch.add_table(TABLE);
         SetName::ALL.iter().for_each(|set| batch.add_set(TABLE, &set.set()));
-        batch.add_chain(TABLE, &Chain { name: adopt::layout(&self.options), hook: None });
-        let chains = base::chains(&self.options);
+        batch.add_chain(TABLE, &Chain { name: adopt::layout(&self.options, self.features), hook: None });
+        let chains = base::chains(&self.options, self.features);
         chains.iter().for_each(|(chain, _)| batch.add_chain(TABLE, chain));
         for (chain, rules) in &chains {
             rules.iter().for_each(|rule| batch.add_rule(TABLE, &chain.name, rule));

@@ -141,7 +141,7 @@ pub fn elements(socket: &mut Socket, family: Family, table: &str, set: &str) -> 
         a.string(ANY_TABLE, table).string(SET_NAME, set);
     })?;
     let lists = replies.iter().filter(|r| r.kind == NEWSETELEM);
-    Ok(lists.flat_map(|reply| batch::read_elements(reply)).collect())
+    Ok(lists.flat_map(batch::read_elements).collect())
 }
 
 /// What an event is about.
