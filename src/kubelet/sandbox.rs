@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use skiff_base::chain;
 use skiff_client::EventKind;
 use skiff_network::{HostPort, Protocol};
-use skiff_runtime::{Sandbox, SandboxConfig, SandboxState};
+use skiff_runtime::{Error, Sandbox, SandboxConfig, SandboxState};
 
 use crate::context::Context;
 use crate::etc_files::{self, Resolver};
@@ -168,25 +168,34 @@ pub(crate) fn is_ready(sandbox: &Sandbox) -> bool {
 
 /// Stops a sandbox and frees its network; its containers' records stay. True where all of it worked.
 pub(crate) async fn stop(ctx: &Context, sandbox: &Sandbox) -> bool {
-    let detached = ctx.engine.detach_network(&sandbox.id).await;
-    if let Err(e) = &detached {
-        tracing::warn!(sandbox = sandbox.id.0, error = %chain(e), "the network of a sandbox can't be taken down");
+    let (detached, stopped) = tokio::join!(detach(ctx, sandbox), ctx.engine.stop_sandbox(&sandbox.id));
+    match stopped {
+        Ok(()) | Err(Error::SandboxNotFound(_)) => detached,
+        Err(e) => {
+            tracing::warn!(sandbox = sandbox.id.0, error = %chain(&e), "a sandbox can't be stopped");
+            false
+        }
     }
-    let stopped = ctx.engine.stop_sandbox(&sandbox.id).await;
-    if let Err(e) = &stopped {
-        tracing::warn!(sandbox = sandbox.id.0, error = %chain(e), "a sandbox can't be stopped");
-    }
-    detached.is_ok() && stopped.is_ok()
 }
 
 /// Stops and removes a sandbox with its containers. True where all of it worked.
 pub(crate) async fn discard(ctx: &Context, sandbox: &Sandbox) -> bool {
-    let stopped = stop(ctx, sandbox).await;
-    let removed = ctx.engine.remove_sandbox(&sandbox.id).await;
-    if let Err(e) = &removed {
-        tracing::warn!(sandbox = sandbox.id.0, error = %chain(e), "a sandbox can't be removed");
+    let (detached, removed) = tokio::join!(detach(ctx, sandbox), ctx.engine.remove_sandbox(&sandbox.id));
+    match removed {
+        Ok(()) | Err(Error::SandboxNotFound(_)) => detached,
+        Err(e) => {
+            tracing::warn!(sandbox = sandbox.id.0, error = %chain(&e), "a sandbox can't be removed");
+            false
+        }
     }
-    stopped && removed.is_ok()
+}
+
+async fn detach(ctx: &Context, sandbox: &Sandbox) -> bool {
+    let detached = ctx.engine.detach_network(&sandbox.id).await;
+    if let Err(e) = &detached {
+        tracing::warn!(sandbox = sandbox.id.0, error = %chain(e), "the network of a sandbox can't be taken down");
+    }
+    detached.is_ok()
 }
 
 #[cfg(test)]

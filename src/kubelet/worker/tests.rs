@@ -204,7 +204,7 @@ impl Engine for FakeMachine {
         let line = {
             let machine = self.lock();
             let name = machine.containers.get(id).map(|c| c.name.clone()).unwrap_or_default();
-            format!("stop {name} {}s", grace.as_secs())
+            format!("stop {name} {}s", grace.as_secs_f64().ceil())
         };
         self.log(line);
         self.exit(id, 143);
@@ -407,6 +407,8 @@ async fn runs_and_is_deleted() {
 
     world.delete("a", 5);
     world.eventually("it is gone", |w| w.pod("a").is_null()).await;
+    // The fake server ends the object with the last status write.
+    world.eventually("the sandbox is gone", |w| w.machine.lock().sandboxes.is_empty()).await;
     assert_eq!(world.log(), ["sandbox", "start c#0", "stop c 5s", "remove sandbox"]);
     let options = world.options();
     let empty = |directory: &Path| directory.read_dir().map_or(0, Iterator::count) == 0;
@@ -432,7 +434,7 @@ async fn ends_by_itself_and_keeps_its_records() {
     assert_eq!(world.machine.lock().containers.len(), 1);
     world.delete("job", 30);
     world.eventually("it is gone", |w| w.pod("job").is_null()).await;
-    assert!(world.machine.lock().containers.is_empty());
+    world.eventually("so are its records", |w| w.machine.lock().containers.is_empty()).await;
     world.scope.stop().await;
 }
 
