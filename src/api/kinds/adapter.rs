@@ -116,7 +116,7 @@ impl<K: Kind> Strategy for Adapter<K> {
 
     fn prepare_create(&self, object: &mut Value) {
         let facts = &K::FACTS;
-        if let (true, Some(map)) = (facts.has_status(), object.as_object_mut()) {
+        if let (true, Some(map)) = (facts.has_status() && !facts.status_on_create, object.as_object_mut()) {
             map.insert("status".to_owned(), Value::Object(Map::new()));
         }
         metadata::prepare_create(object);

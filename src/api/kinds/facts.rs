@@ -20,6 +20,8 @@ pub(crate) struct Facts {
     pub name: NameRule,
     /// Whether `metadata.generation` counts changes of everything but metadata and status.
     pub generation: bool,
+    /// Whether a new object may bring its status along (nodes do).
+    pub status_on_create: bool,
     pub create_on_update: bool,
     pub unconditional_update: bool,
 }
@@ -45,6 +47,7 @@ impl Facts {
             storage: None,
             name: names::name_is_subdomain,
             generation: false,
+            status_on_create: false,
             create_on_update: false,
             unconditional_update: true,
         }

@@ -429,3 +429,16 @@ fn secrets_and_namespaces() {
             "status": {"phase": "Active"}})
     );
 }
+
+#[test]
+fn nodes_bring_their_status_and_slices_count_labels() {
+    let status = json!({"capacity": {"cpu": "2000m", "memory": "1024Ki"}, "conditions": []});
+    let node = created("", "Node", json!({"metadata": {"name": "n"}, "status": status}));
+    let amounts = json!({"cpu": "2", "memory": "1Mi"});
+    assert_eq!(node["status"], json!({"capacity": amounts, "allocatable": amounts, "conditions": []}));
+    let old = json!({"metadata": {"name": "s", "generation": 1, "labels": {"a": "b"}}, "ports": []});
+    let mut new = old.clone();
+    new["metadata"]["labels"]["a"] = json!("c");
+    kind("discovery.k8s.io", "EndpointSlice").strategy.prepare_update(&mut new, &old);
+    assert_eq!(new["metadata"]["generation"], 2);
+}

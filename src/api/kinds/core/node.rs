@@ -25,6 +25,7 @@ impl Kind for Nodes {
         short_names: &["no"],
         namespaced: false,
         subresources: &[Subresource::Status],
+        status_on_create: true,
         columns: &[
             NAME,
             facts::text("Status", "Whether the node takes pods."),

@@ -4,7 +4,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use serde_json::Value;
 
 use crate::field::{Errors, Path};
-use crate::kinds::adapter::Kind;
+use crate::kinds::adapter::{self, Kind};
 use crate::kinds::checks::{
     PROTOCOLS, dns_label, dns_subdomain, immutable, is_ipv4, is_ipv6, non_special_ip, one_of, port_number,
     qualified_name, required, text,
@@ -43,6 +43,13 @@ impl Kind for EndpointSlices {
                 port.insert("name".to_owned(), "".into());
             }
             port.fill("protocol", "TCP");
+        }
+    }
+
+    /// Labels count as content here: they say whose slice it is.
+    fn prepare_update(object: &mut Value, old: &Value) {
+        if object.at("metadata.labels") != old.at("metadata.labels") {
+            adapter::bump_generation(object, old);
         }
     }
 
