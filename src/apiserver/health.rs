@@ -9,7 +9,7 @@ use crate::reply::Reply;
 use crate::server::Server;
 
 /// The version of Kubernetes whose API this is.
-pub(crate) const KUBERNETES: &str = "v1.36.0";
+pub const KUBERNETES: &str = "v1.36.0";
 
 /// `/version`.
 pub(crate) fn version() -> Value {

@@ -70,6 +70,7 @@ use tracing::{error, info};
 use auth::User;
 use cache::Cache;
 pub use error::Error;
+pub use health::KUBERNETES as KUBERNETES_VERSION;
 use registry::Registry;
 pub use server::ApiServerOptions;
 use server::Server;

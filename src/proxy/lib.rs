@@ -137,9 +137,12 @@ impl Proxy {
     /// Plans one service anew, and tells whether that changed anything.
     fn plan(&mut self, key: ObjectKey) -> bool {
         let ports = match self.services.get(&key) {
-            Some(service) => {
-                plan::plan_service(&service, &self.slices.indexed(BY_SERVICE, &key.to_string()), &self.node_name)
-            }
+            Some(service) => plan::plan_service(
+                &service,
+                &self.slices.indexed(BY_SERVICE, &key.to_string()),
+                &self.node_name,
+                self.network.options().dns_ip,
+            ),
             None => Vec::new(),
         };
         let names: Vec<String> = ports.iter().map(|(name, _)| name.clone()).collect();

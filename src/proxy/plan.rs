@@ -10,15 +10,20 @@ use skiff_network::{Cidr, Endpoint, Protocol, ServicePort};
 const DEFAULT_AFFINITY_S: u32 = 10_800;
 
 /// What each port of a service asks of the node `node_name`, by `namespace/name:port-name`. Nothing for services
-/// that have no address of their own (headless, ExternalName).
+/// that have no address of their own (headless, ExternalName), and for the one at `dns_ip`: every node answers
+/// there itself.
 pub(crate) fn plan_service(
     service: &Service,
     slices: &[Arc<EndpointSlice>],
     node_name: &str,
+    dns_ip: Ipv4Addr,
 ) -> Vec<(String, ServicePort)> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let cluster_ips = cluster_ips(spec);
-    if cluster_ips.is_empty() || spec.type_.as_deref() == Some("ExternalName") {
+    if cluster_ips.is_empty()
+        || cluster_ips.contains(&IpAddr::V4(dns_ip))
+        || spec.type_.as_deref() == Some("ExternalName")
+    {
         return Vec::new();
     }
     let external_ips = external_ips(service, spec);
@@ -147,6 +152,8 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    const DNS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 10);
+
     fn service(spec: Value) -> Service {
         let object = json!({"metadata": {"namespace": "default", "name": "web"}, "spec": spec,
             "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}, {"ip": "203.0.113.2", "ipMode": "Proxy"}]}}});
@@ -173,8 +180,9 @@ mod tests {
             json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"port": 80}]}),
             json!({"type": "ExternalName", "externalName": "example.org", "ports": [{"port": 80}]}),
             json!({"ports": [{"port": 80}]}),
+            json!({"clusterIP": "10.43.0.10", "clusterIPs": ["10.43.0.10"], "ports": [{"port": 53}]}),
         ] {
-            assert_eq!(plan_service(&service(spec.clone()), &[], "n1"), [], "{spec}");
+            assert_eq!(plan_service(&service(spec.clone()), &[], "n1", DNS), [], "{spec}");
         }
     }
 
@@ -189,7 +197,7 @@ mod tests {
         });
         let ports = json!([{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "dns", "port": 5353, "protocol": "UDP"}]);
         let slices = [slice(ports, json!([endpoint("10.42.0.5", "n1", json!({}))]))];
-        let planned = plan_service(&service(spec), &slices, "n1");
+        let planned = plan_service(&service(spec), &slices, "n1", DNS);
         let keys: Vec<&str> = planned.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, ["default/web:http", "default/web:dns"]);
         let ips = |texts: &[&str]| texts.iter().map(|t| t.parse().expect("an address")).collect::<Vec<IpAddr>>();
@@ -241,7 +249,7 @@ mod tests {
             let list: Vec<Value> = endpoints.iter().map(|(ip, node, c)| endpoint(ip, node, (*c).clone())).collect();
             let slices = [slice(json!([{"name": "", "port": 80}]), json!(list))];
             let spec = json!({"clusterIP": "10.43.0.20", "ports": [{"port": 80, "protocol": "TCP"}]});
-            let planned = plan_service(&service(spec), &slices, "n1");
+            let planned = plan_service(&service(spec), &slices, "n1", DNS);
             assert_eq!(ips(&planned[0].1.endpoints), all, "{endpoints:?}");
             assert_eq!(ips(&planned[0].1.local_endpoints), local, "{endpoints:?}");
         }
@@ -258,7 +266,7 @@ mod tests {
             slice(Value::Null, json!([endpoint("not an address", "n1", json!({}))])),
         ];
         let spec = json!({"clusterIP": "10.43.0.20", "ports": [{"port": 80}]});
-        let planned = plan_service(&service(spec), &slices, "n1");
+        let planned = plan_service(&service(spec), &slices, "n1", DNS);
         assert_eq!(planned[0].1.endpoints, []);
     }
 }

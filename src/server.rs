@@ -1,0 +1,378 @@
+//! `skiff server`: what is started in which order, and stopped in which.
+//!
+//! Order: keys, then the store and the runtime side by side, the API server on the store, control
+//! loops on the API server, the kubelet on both, then the node's proxy and DNS on the kubelet's network.
+//! Stopping goes the other way round. Pods are not stopped: they belong to the supervisor.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use skiff_api::k8s::api::core::v1::{Service, ServicePort, ServiceSpec, Taint};
+use skiff_api::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use skiff_apiserver::{ApiServer, ApiServerOptions};
+use skiff_base::{CancellationToken, Scope};
+use skiff_client::{Client, Informers};
+use skiff_pki::{ClusterPki, ServerNames};
+use skiff_runtime::{Runtime, RuntimeOptions};
+use skiff_store::Store;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::cli::{PlaceArgs, ServerArgs};
+use crate::log;
+
+/// On the DNS service: the domain that it serves, for `skiff wait`.
+pub const DOMAIN_ANNOTATION: &str = "skiff.dev/cluster-domain";
+
+/// As upstream.
+const MAX_PODS: u32 = 110;
+const KUBELET_PORT: u16 = 10250;
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+const NODE_CIDR_MASK: u8 = 24;
+
+pub fn require_root(what: &str) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("{what} has to run as root: it makes namespaces, mounts and network links (try `sudo {what}`)");
+    }
+    Ok(())
+}
+
+pub fn runtime_options(place: &PlaceArgs, registries: Option<PathBuf>) -> RuntimeOptions {
+    RuntimeOptions {
+        data_directory: place.data_dir.join("agent"),
+        run_directory: place.run_dir.clone(),
+        cgroup_root: place.cgroup_root.clone(),
+        registries_file: registries,
+        kill_timeout: KILL_TIMEOUT,
+    }
+}
+
+pub fn run(arguments: ServerArgs) -> Result<ExitCode> {
+    require_root("skiff server")?;
+    log::start(arguments.log_level, arguments.log_format);
+    raise_file_limit();
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start tokio")?;
+    tokio.block_on(serve(arguments))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Each watch, container and connection is a descriptor.
+fn raise_file_limit() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// What the arguments leave open, found out.
+struct Facts {
+    node_name: String,
+    node_ip: Ipv4Addr,
+    advertise_ip: Ipv4Addr,
+    cluster_dns: Ipv4Addr,
+}
+
+impl Facts {
+    fn find(arguments: &ServerArgs) -> Result<Self> {
+        let node_ip = match arguments.node.node_ip {
+            Some(ip) => ip,
+            None => own_address().context("find this node's address (give one with --node-ip)")?,
+        };
+        let node_name = match &arguments.node.node_name {
+            Some(name) => name.clone(),
+            None => nix::unistd::gethostname().context("read the host's name")?.to_string_lossy().to_lowercase(),
+        };
+        if let Some(why) = skiff_api::names::dns_subdomain(&node_name).first() {
+            bail!("{node_name:?} can't be the name of a node: {why} (give one with --node-name)");
+        }
+        let cluster_dns = arguments.cluster_dns.unwrap_or_else(|| arguments.service_cidr.nth(10));
+        Ok(Self { node_name, node_ip, advertise_ip: arguments.advertise_address.unwrap_or(node_ip), cluster_dns })
+    }
+
+    fn server_names(&self, arguments: &ServerArgs) -> ServerNames {
+        let mut dns = vec!["localhost".to_owned(), self.node_name.clone()];
+        let kubernetes = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned);
+        dns.extend(kubernetes);
+        dns.push(format!("kubernetes.default.svc.{}", arguments.cluster_domain));
+        let mut ips: Vec<IpAddr> =
+            [Ipv4Addr::LOCALHOST, self.node_ip, self.advertise_ip, arguments.service_cidr.nth(1)]
+                .map(IpAddr::V4)
+                .to_vec();
+        for san in &arguments.tls_san {
+            match san.parse::<IpAddr>() {
+                Ok(ip) => ips.push(ip),
+                Err(_) => dns.push(san.clone()),
+            }
+        }
+        ips.sort();
+        ips.dedup();
+        ServerNames { dns, ips }
+    }
+}
+
+/// The source address of packets to elsewhere; without a default route, the first address that is not
+/// this machine's alone. Nothing is sent.
+fn own_address() -> Result<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    if socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).is_ok() {
+        if let SocketAddr::V4(address) = socket.local_addr()? {
+            return Ok(*address.ip());
+        }
+    }
+    nix::ifaddrs::getifaddrs()?
+        .filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()))
+        .find(|ip| !ip.is_loopback() && !ip.is_link_local())
+        .context("no network interface has an IPv4 address")
+}
+
+async fn serve(arguments: ServerArgs) -> Result<()> {
+    let started = Instant::now();
+    let facts = Facts::find(&arguments)?;
+    let _pid_file = PidFile::write(&arguments.place.run_dir)?;
+    let stop = stop_signal()?;
+
+    let server_directory = arguments.place.data_dir.join("server");
+    std::fs::create_dir_all(&server_directory).with_context(|| format!("create {}", server_directory.display()))?;
+    let names = facts.server_names(&arguments);
+    let tls = server_directory.join("tls");
+    let pki = tokio::task::spawn_blocking(move || ClusterPki::ensure(&tls, &names)).await??;
+    let pki = Arc::new(pki);
+
+    let store_options = skiff_store::Options {
+        volatile: skiff_apiserver::volatile_keys(),
+        ..skiff_store::Options::new(server_directory.join("db"))
+    };
+    let (store, runtime) = tokio::join!(Store::open(store_options), open_runtime(&arguments));
+    let (store, runtime) = (store?, runtime?);
+
+    let api_scope = Scope::new();
+    let api = ApiServer::start(api_options(&arguments, &facts, pki.clone()), store.clone(), &api_scope)
+        .await
+        .with_context(|| format!("listen on {}:{}", arguments.bind_address, arguments.https_listen_port))?;
+    info!(address = %api.local_addr(), after_ms = started.elapsed().as_millis() as u64, "the API server listens");
+    write_kubeconfig(&arguments, &pki)?;
+
+    let control = Scope::new();
+    start_control(&arguments, &api, &pki, &control);
+    ensure_dns_service(&api, &arguments, facts.cluster_dns).await.context("create the DNS service")?;
+
+    let node = Scope::new();
+    if let Some(runtime) = runtime {
+        let node_ready = start_node(&arguments, &facts, &api, &pki, runtime, &node);
+        tokio::select! {
+            result = node_ready => result?,
+            () = stop.cancelled() => {}
+        }
+    }
+    if !stop.is_cancelled() {
+        info!(after_ms = started.elapsed().as_millis() as u64, "ready");
+        announce(&arguments);
+        crate::notify::ready();
+    }
+    stop.cancelled().await;
+    info!("stopping; pods keep running");
+    crate::notify::stopping();
+    node.stop().await;
+    control.stop().await;
+    api_scope.stop().await;
+    store.close().await;
+    Ok(())
+}
+
+async fn open_runtime(arguments: &ServerArgs) -> Result<Option<Runtime>> {
+    if arguments.disable_agent {
+        return Ok(None);
+    }
+    let options = runtime_options(&arguments.place, Some(arguments.node.private_registry.clone()));
+    Ok(Some(Runtime::open(options).await.context("start the container runtime")?))
+}
+
+fn api_options(arguments: &ServerArgs, facts: &Facts, pki: Arc<ClusterPki>) -> ApiServerOptions {
+    let range = arguments.service_node_port_range;
+    ApiServerOptions {
+        bind: SocketAddr::new(arguments.bind_address, arguments.https_listen_port),
+        advertise_ip: facts.advertise_ip,
+        service_cidr: (arguments.service_cidr.address, arguments.service_cidr.prefix_len),
+        dns_ip: facts.cluster_dns,
+        node_port_range: range.first..=range.last,
+        pki,
+    }
+}
+
+fn start_control(arguments: &ServerArgs, api: &ApiServer, pki: &ClusterPki, scope: &Scope) {
+    let controllers = Client::new(api.transport("system:kube-controller-manager", &[]));
+    let options = skiff_controllers::Options {
+        cluster_cidr: (arguments.cluster_cidr.address, arguments.cluster_cidr.prefix_len),
+        node_cidr_mask: NODE_CIDR_MASK,
+        ca_pem: pki.ca_pem().to_owned(),
+    };
+    skiff_controllers::start(&Informers::new(controllers, scope.clone()), options, scope);
+    let scheduler = Client::new(api.transport("system:kube-scheduler", &[]));
+    skiff_scheduler::start(&Informers::new(scheduler, scope.clone()), scope);
+}
+
+async fn start_node(
+    arguments: &ServerArgs,
+    facts: &Facts,
+    api: &ApiServer,
+    pki: &ClusterPki,
+    runtime: Runtime,
+    scope: &Scope,
+) -> Result<()> {
+    let user = format!("system:node:{}", facts.node_name);
+    let informers = Informers::new(Client::new(api.transport(&user, &["system:nodes"])), scope.clone());
+    let options = kubelet_options(arguments, facts, pki)?;
+    let kubelet =
+        skiff_kubelet::start(options, &informers, runtime.clone(), scope).await.context("start the kubelet")?;
+    let network = kubelet.network();
+    skiff_proxy::start(&informers, network.clone(), &facts.node_name, scope);
+    let dns = skiff_dns::Options {
+        listen: SocketAddr::from((facts.cluster_dns, 53)),
+        domain: arguments.cluster_domain.clone(),
+        upstream: arguments.node.resolv_conf.clone(),
+        networks: vec![network_cidr(arguments.service_cidr), network_cidr(arguments.cluster_cidr)],
+        network: Some(network),
+    };
+    skiff_dns::start(&informers, dns, scope).await.context("start the DNS server")?;
+    let (images, token) = (runtime, scope.token().clone());
+    scope.spawn(async move {
+        let imported = tokio::select! {
+            imported = images.import_directory() => imported,
+            () = token.cancelled() => return,
+        };
+        if let Err(error) = imported {
+            warn!(error = %skiff_base::chain(&error), "could not import the image archives of this node");
+        }
+    });
+    Ok(())
+}
+
+fn kubelet_options(arguments: &ServerArgs, facts: &Facts, pki: &ClusterPki) -> Result<skiff_kubelet::Options> {
+    let taint = |t: &crate::cli::Taint| Taint {
+        key: t.key.clone(),
+        value: Some(t.value.clone()).filter(|v| !v.is_empty()),
+        effect: t.effect.clone(),
+        ..Taint::default()
+    };
+    Ok(skiff_kubelet::Options {
+        node_name: facts.node_name.clone(),
+        node_ip: facts.node_ip,
+        root_directory: arguments.place.kubelet_dir.clone(),
+        log_directory: PathBuf::from("/var/log/pods"),
+        containers_log_directory: PathBuf::from("/var/log/containers"),
+        data_directory: arguments.place.data_dir.join("agent"),
+        cluster_dns: facts.cluster_dns,
+        cluster_domain: arguments.cluster_domain.clone(),
+        resolv_conf: arguments.node.resolv_conf.clone(),
+        labels: arguments.node.node_label.iter().cloned().collect::<BTreeMap<_, _>>(),
+        taints: arguments.node.node_taint.iter().map(taint).collect(),
+        listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, KUBELET_PORT)),
+        serving: pki.kubelet_serving(&facts.node_name, &[IpAddr::V4(facts.node_ip)])?,
+        client_ca_pem: pki.client_ca_pem().to_owned(),
+        max_pods: MAX_PODS,
+        cluster_cidr: network_cidr(arguments.cluster_cidr),
+        service_cidr: network_cidr(arguments.service_cidr),
+    })
+}
+
+fn network_cidr(cidr: crate::cli::Cidr) -> skiff_network::Cidr {
+    skiff_network::Cidr { address: cidr.address, prefix_len: cidr.prefix_len }
+}
+
+fn write_kubeconfig(arguments: &ServerArgs, pki: &ClusterPki) -> Result<()> {
+    let path = &arguments.place.write_kubeconfig;
+    let host = match arguments.bind_address {
+        IpAddr::V4(ip) if !ip.is_unspecified() => ip.to_string(),
+        _ => "127.0.0.1".to_owned(),
+    };
+    let admin = pki.client("system:admin", &["system:masters"])?;
+    let server = format!("https://{host}:{}", arguments.https_listen_port);
+    let text = skiff_pki::kubeconfig(&server, pki.ca_pem(), &admin);
+    let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
+    skiff_base::file::replace(path, text.as_bytes(), arguments.write_kubeconfig_mode)
+        .with_context(|| format!("write the kubeconfig {}", path.display()))
+}
+
+/// The Service by which clusters find their DNS server. It has no endpoints: every node answers at its
+/// address itself.
+async fn ensure_dns_service(api: &ApiServer, arguments: &ServerArgs, address: Ipv4Addr) -> Result<()> {
+    let client = Client::new(api.transport("system:skiff", &["system:masters"]));
+    let port = |name: &str, protocol: &str| ServicePort {
+        name: Some(name.to_owned()),
+        protocol: Some(protocol.to_owned()),
+        port: 53,
+        ..ServicePort::default()
+    };
+    let labels =
+        [("k8s-app", "kube-dns"), ("kubernetes.io/name", "CoreDNS"), ("kubernetes.io/cluster-service", "true")];
+    let service = Service {
+        metadata: ObjectMeta {
+            name: Some("kube-dns".to_owned()),
+            labels: Some(labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into()),
+            annotations: Some([(DOMAIN_ANNOTATION.to_owned(), arguments.cluster_domain.clone())].into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(ServiceSpec {
+            cluster_ip: Some(address.to_string()),
+            ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    };
+    match client.namespaced::<Service>("kube-system").create(&service).await {
+        Err(error) if !error.is_already_exists() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Says, once, what to do next.
+fn announce(arguments: &ServerArgs) {
+    let kubeconfig = arguments.place.write_kubeconfig.display();
+    eprintln!(
+        "\nSkiff is ready. The kubeconfig is {kubeconfig}:\n\n    export KUBECONFIG={kubeconfig}\n    skiff kubectl get nodes\n"
+    );
+}
+
+/// Cancelled at SIGTERM or SIGINT.
+fn stop_signal() -> Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let told = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        told.cancel();
+    });
+    Ok(token)
+}
+
+/// Names the running server for `skiff killall`.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn write(run_directory: &Path) -> Result<Self> {
+        std::fs::create_dir_all(run_directory).with_context(|| format!("create {}", run_directory.display()))?;
+        let path = run_directory.join("server.pid");
+        std::fs::write(&path, format!("{}\n", std::process::id()))
+            .with_context(|| format!("write {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            warn!(%error, "could not remove the pid file");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! `skiff killall` and `skiff uninstall`: nothing of ours stays on the machine, and nothing of others goes.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cli::PlaceArgs;
+use crate::server::{require_root, runtime_options};
+
+/// How long `skiff server` may take to stop.
+const STOP_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+
+pub fn kill_all(place: &PlaceArgs) -> Result<ExitCode> {
+    require_root("skiff killall")?;
+    stop_everything(place)?;
+    println!(
+        "Every container and process of Skiff on this machine has ended; the data is still in {}.",
+        place.data_dir.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn uninstall(place: &PlaceArgs) -> Result<ExitCode> {
+    require_root("skiff uninstall")?;
+    remove_unit();
+    stop_everything(place)?;
+    let mut failures = Vec::new();
+    let mut remove = |path: &Path| {
+        if let Err(error) = remove_tree(path) {
+            failures.push(format!("{error:#}"));
+        }
+    };
+    remove(&place.data_dir);
+    remove(&place.write_kubeconfig);
+    if let Some(directory) = place.write_kubeconfig.parent().filter(|d| d.ends_with("skiff")) {
+        remove(directory);
+    }
+    for file in INSTALLED {
+        remove(Path::new(file));
+    }
+    remove_kubectl_link();
+    if !failures.is_empty() {
+        bail!("not everything could be removed:\n  {}", failures.join("\n  "));
+    }
+    println!("Skiff is removed from this machine.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What install.sh has put there.
+const INSTALLED: [&str; 4] =
+    ["/etc/systemd/system/skiff.service", "/etc/init.d/skiff", "/etc/conf.d/skiff", "/usr/local/bin/skiff"];
+
+fn remove_kubectl_link() {
+    let link = Path::new("/usr/local/bin/kubectl");
+    if std::fs::read_link(link).is_ok_and(|target| target.file_name().is_some_and(|name| name == "skiff")) {
+        if let Err(error) = std::fs::remove_file(link) {
+            eprintln!("skiff: remove {}: {error}", link.display());
+        }
+    }
+}
+
+/// The unit must not start what we are about to end. No helper program is executed: the links that
+/// enable a unit are files.
+fn remove_unit() {
+    for link in ["/etc/systemd/system/multi-user.target.wants/skiff.service", "/etc/runlevels/default/skiff"] {
+        match std::fs::remove_file(link) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => eprintln!("skiff: remove {link}: {error}"),
+        }
+    }
+}
+
+fn stop_everything(place: &PlaceArgs) -> Result<()> {
+    stop_server(&place.run_dir.join("server.pid"))?;
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    tokio.block_on(async {
+        // The links of pods go with their namespaces; what stays of the network is asked for last.
+        skiff_runtime::Runtime::kill_all(&runtime_options(place, None)).await.context("end the containers")?;
+        skiff_network::Network::remove_all(&place.data_dir.join("agent/network")).await.context("remove the network")
+    })?;
+    for directory in [place.kubelet_dir.join("pods"), place.run_dir.clone()] {
+        unmount_below(&directory)?;
+        remove_tree(&directory)?;
+    }
+    for directory in ["/var/log/pods", "/var/log/containers"] {
+        remove_tree(Path::new(directory))?;
+    }
+    Ok(())
+}
+
+/// Ends the server that wrote the file, if it is still the process that it names.
+fn stop_server(file: &Path) -> Result<()> {
+    let Ok(text) = std::fs::read_to_string(file) else { return Ok(()) };
+    let Ok(number) = text.trim().parse::<i32>() else { return Ok(()) };
+    let pid = Pid::from_raw(number);
+    let is_skiff = || {
+        std::fs::read(format!("/proc/{number}/cmdline")).is_ok_and(|c| c.split(|b| *b == 0).nth(1) == Some(b"server"))
+    };
+    if !is_skiff() {
+        return Ok(());
+    }
+    kill(pid, Signal::SIGTERM).context("stop the server")?;
+    let deadline = std::time::Instant::now() + STOP_LIMIT;
+    while is_skiff() {
+        if std::time::Instant::now() > deadline {
+            kill(pid, Signal::SIGKILL).context("kill the server")?;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Unmounts everything mounted below (and at) a directory, innermost first, without touching what is
+/// in it.
+fn unmount_below(directory: &Path) -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
+    for point in plan_unmounts(&mounts, directory) {
+        nix::mount::umount2(&point, nix::mount::MntFlags::MNT_DETACH)
+            .with_context(|| format!("unmount {}", point.display()))?;
+    }
+    Ok(())
+}
+
+fn plan_unmounts(mountinfo: &str, directory: &Path) -> Vec<PathBuf> {
+    let mut points: Vec<PathBuf> = mountinfo
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|point| PathBuf::from(point.replace("\\040", " ")))
+        .filter(|point| point.starts_with(directory))
+        .collect();
+    points.reverse();
+    points
+}
+
+/// Removes a tree, never across a mount: a foreign mount in it is somebody's data.
+fn remove_tree(path: &Path) -> Result<()> {
+    let metadata = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("look at {}", path.display())),
+    };
+    if !metadata.is_dir() {
+        return std::fs::remove_file(path).with_context(|| format!("remove {}", path.display()));
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
+    let inside = plan_unmounts(&mounts, path);
+    if let Some(point) = inside.iter().find(|point| point.as_path() != path) {
+        bail!("{} is still mounted: unmount it, then call this again", point.display());
+    }
+    if inside.is_empty() {
+        return std::fs::remove_dir_all(path).with_context(|| format!("remove {}", path.display()));
+    }
+    // The directory itself is a mount of the operator's: it stays, its content is ours.
+    for entry in std::fs::read_dir(path).with_context(|| format!("read {}", path.display()))? {
+        remove_tree(&entry.with_context(|| format!("read {}", path.display()))?.path())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unmounts_innermost_first_and_only_below() {
+        let mounts = "1 0 8:1 / / rw - ext4 a rw\n2 1 0:5 / /run/skiff/a rw - tmpfs t rw\n3 2 0:6 / /run/skiff/a/b\\040c rw - tmpfs t rw\n\
+                      4 1 0:7 / /run/skiffer rw - tmpfs t rw\n";
+        assert_eq!(
+            plan_unmounts(mounts, Path::new("/run/skiff")),
+            [PathBuf::from("/run/skiff/a/b c"), PathBuf::from("/run/skiff/a")]
+        );
+    }
+
+    #[test]
+    fn a_tree_goes_and_links_are_not_followed() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (ours, other) = (directory.path().join("ours"), directory.path().join("other"));
+        std::fs::create_dir_all(ours.join("a")).expect("mkdir");
+        std::fs::create_dir(&other).expect("mkdir");
+        std::fs::write(other.join("data"), "x").expect("write");
+        std::os::unix::fs::symlink(&other, ours.join("a/link")).expect("symlink");
+        remove_tree(&ours).expect("removed");
+        assert!(!ours.exists() && other.join("data").exists());
+        remove_tree(&ours).expect("removing nothing is fine");
+    }
+}
