@@ -72,6 +72,8 @@ impl Thread {
             match job {
                 Job::Checkpoint { full, done } => {
                     let result = self.checkpoint(full);
+                    // sled needs several times what it writes, for a moment.
+                    skiff_linux::memory::trim();
                     if let Err(e) = &result {
                         // What is in it now is not known; memory has everything.
                         self.generation = None;

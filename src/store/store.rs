@@ -96,6 +96,8 @@ impl Store {
             at_close,
         };
         let store = Store { inner: Arc::new(inner) };
+        // Reading the checkpoint took more than what is kept of it.
+        skiff_linux::memory::trim();
         if volatile && !fresh {
             let to = Revision(store.revision().0 + VOLATILE_REVISIONS);
             store.propose(Command::Advance { to }, Need::Delete).await?;
