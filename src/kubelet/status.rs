@@ -571,4 +571,37 @@ mod tests {
         assert_eq!(status["conditions"][0]["message"], Value::Null);
         assert_eq!(patch["metadata"]["uid"], "u");
     }
+
+    #[test]
+    fn the_server_makes_of_a_patch_what_was_meant() {
+        let schema = skiff_api::schema::lookup(&skiff_api::Gvk::new("", "v1", "Pod")).expect("pods are known");
+        let mut slot_of_m = slot(up());
+        slot_of_m.previous = Some(run(0, exit(1)));
+        let mut moved = status_of("Always", json!([]), &[("m", slot_of_m)], false);
+        moved.pod_ips = Some(vec![PodIP { ip: "10.42.0.9".into() }]);
+        moved.pod_ip = Some("10.42.0.9".into());
+        let mut gone = status_of("Always", json!([]), &[("m", slot(Some(exit(0))))], true);
+        (gone.pod_ip, gone.pod_ips, gone.reason) = (None, None, Some("Evicted".into()));
+        let steps = [
+            status_of("Always", json!([]), &[], false),
+            status_of("Always", json!([]), &[("m", slot(up()))], false),
+            moved,
+            gone,
+            status_of("Always", json!([]), &[("m", slot(up()))], false),
+        ];
+        let foreign = json!({"type": "example.com/gate", "status": "True"});
+        let mut object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "uid": "u"},
+            "status": {"phase": "Pending", "conditions": [foreign]}});
+        let mut before: PodStatus = serde_json::from_value(object["status"].clone()).expect("a status");
+        for (step, wanted) in steps.iter().enumerate() {
+            let patch = plan_patch("u", &before, wanted).expect("a change");
+            object = skiff_api::patch::strategic_merge(&object, &patch, &schema).expect("a patch");
+            let conditions = object["status"]["conditions"].as_array().expect("a list").clone();
+            assert!(conditions.contains(&foreign), "step {step}: {conditions:?}");
+            let mut own = object["status"].clone();
+            own["conditions"] = conditions.into_iter().filter(|c| *c != foreign).collect();
+            assert_eq!(own, serde_json::to_value(wanted).expect("JSON"), "step {step}: {patch}");
+            before = wanted.clone();
+        }
+    }
 }

@@ -10,6 +10,7 @@ use skiff_client::{Client, Informers};
 use skiff_kubelet::{Kubelet, Options};
 use skiff_network::Cidr;
 use skiff_pki::{ClusterPki, KeyPairPem, ServerNames};
+use skiff_runtime::SandboxState;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -226,6 +227,13 @@ async fn the_life_of_a_pod() {
     assert_eq!((state["reason"].as_str(), state["exitCode"].as_i64()), (Some("StartError"), Some(128)), "{state}");
     world.eventually("it succeeds", async |w| w.pod("job")["status"]["phase"] == "Succeeded").await;
     assert_eq!(world.pod("job")["status"]["containerStatuses"][0]["state"]["terminated"]["message"], "done\n");
+    // What the runtime is asked to do at the end would otherwise wake the supervisor again.
+    world
+        .eventually("both are taken down", async |w| {
+            let sandboxes = w.node.runtime().sandboxes().await.expect("listed");
+            sandboxes.iter().all(|s| s.state == SandboxState::NotReady)
+        })
+        .await;
     world.scope.stop().await;
     world.kubelet = None;
     world.node.end().await;
