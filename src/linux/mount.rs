@@ -10,6 +10,9 @@ use nix::mount::{MntFlags, MsFlags};
 
 const OPEN_TREE_CLONE: u32 = 1;
 const MOUNT_ATTR_RDONLY: u64 = 1;
+const MOUNT_ATTR_NOSUID: u64 = 2;
+const MOUNT_ATTR_NODEV: u64 = 4;
+const MOUNT_ATTR_NOEXEC: u64 = 8;
 const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
 
 /// `struct mount_attr` of mount_setattr(2).
@@ -37,13 +40,47 @@ fn c_string(bytes: &OsStr) -> io::Result<CString> {
     CString::new(bytes.as_bytes()).map_err(io::Error::other)
 }
 
-/// A detached, read-only view of one file: opened for writing through it, the file says `EROFS`, whoever asks.
+/// A detached, read-only view of one file or directory: opened for writing through it, the file says `EROFS`, whoever
+/// asks.
 pub fn read_only_clone(path: &Path) -> io::Result<OwnedFd> {
+    let tree = clone(path)?;
+    set_attributes(tree.as_fd(), MOUNT_ATTR_RDONLY)?;
+    Ok(tree)
+}
+
+/// A detached view of a directory, in no table of mounts until [`attach`] puts it somewhere.
+pub fn detached(path: &Path, read_only: bool) -> io::Result<OwnedFd> {
+    let tree = clone(path)?;
+    let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    set_attributes(tree.as_fd(), if read_only { attributes | MOUNT_ATTR_RDONLY } else { attributes })?;
+    Ok(tree)
+}
+
+/// Mounts a detached view.
+pub fn attach(tree: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
+    let target = c_string(target.as_os_str())?;
+    // SAFETY: two valid strings.
+    unit_of(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    })
+}
+
+fn clone(path: &Path) -> io::Result<OwnedFd> {
     let path = c_string(path.as_os_str())?;
     let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
     // SAFETY: the path is a valid string for the call.
-    let tree = fd_of(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
-    let attributes = MountAttributes { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0, user_namespace: 0 };
+    fd_of(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
+}
+
+fn set_attributes(tree: BorrowedFd<'_>, set: u64) -> io::Result<()> {
+    let attributes = MountAttributes { set, clear: 0, propagation: 0, user_namespace: 0 };
     // SAFETY: one mount_attr of the size given.
     unit_of(unsafe {
         libc::syscall(
@@ -54,8 +91,7 @@ pub fn read_only_clone(path: &Path) -> io::Result<OwnedFd> {
             &raw const attributes,
             size_of::<MountAttributes>(),
         )
-    })?;
-    Ok(tree)
+    })
 }
 
 /// Mounts an overlay: `lower` topmost first; `upper` is (upperdir, workdir), without it the mount is read-only.
@@ -88,18 +124,7 @@ fn overlay_by_context(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: 
     unit_of(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, 0, 0, 0) })?;
     // SAFETY: plain integers; 1 is FSMOUNT_CLOEXEC.
     let mount = fd_of(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0) })?;
-    let target = c_string(target.as_os_str())?;
-    // SAFETY: two valid strings.
-    unit_of(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    })
+    attach(mount.as_fd(), target)
 }
 
 fn set_string(context: BorrowedFd<'_>, key: &std::ffi::CStr, value: &Path) -> io::Result<()> {
@@ -164,6 +189,17 @@ pub fn ensure_private(directory: &Path) -> io::Result<()> {
         bind(&directory, &directory)?;
     }
     set_propagation(&directory, MsFlags::MS_PRIVATE)
+}
+
+/// Makes a mount read-only from here on, without touching other views of the same file system.
+pub fn set_read_only(target: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_REMOUNT
+        | MsFlags::MS_BIND
+        | MsFlags::MS_RDONLY
+        | MsFlags::MS_NOSUID
+        | MsFlags::MS_NODEV
+        | MsFlags::MS_NOEXEC;
+    set_propagation(target, flags)
 }
 
 /// The mount points at or below `directory`, deepest last.

@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -168,6 +169,7 @@ pub fn start_supervisor(layout: &Layout, cgroup_root: &str) -> Result<(Child, Li
         }
     };
     let mut child = Command::new(program)
+        .arg0("skiff")
         .arg("supervisor")
         .arg("--run-directory")
         .arg(&layout.run)

@@ -173,7 +173,7 @@ fn kill_all(options: &RuntimeOptions) -> Result<(), Error> {
     if layout.run.exists() {
         let run = layout.run.canonicalize().map_err(io("find the run directory"))?;
         errors.extend(mount::ensure_unmounted_below(&run).err().map(|error| error.to_string()));
-        let directories = ["sandboxes", "containers", "cgroup"].map(|name| run.join(name));
+        let directories = ["sandboxes", "containers"].map(|name| run.join(name));
         for directory in directories {
             errors.extend(ensure_removed(&directory).err().map(|error| format!("{}: {error}", directory.display())));
         }

@@ -1,7 +1,7 @@
 //! The OCI configuration that libcontainer reads, made from a plan.
 //!
 //! Left out on purpose, since our entry step ([`crate::supervisor`]'s `entry`) does it right: capabilities,
-//! `noNewPrivileges`, seccomp, the propagation of single mounts; and resources, since the groups are ours.
+//! `noNewPrivileges`, seccomp, the propagation of single mounts, `/sys/fs/cgroup`; and resources, since the groups are ours.
 
 use std::path::{Path, PathBuf};
 
@@ -23,14 +23,8 @@ pub struct Device {
     pub gid: u32,
 }
 
-/// The configuration; `gathered` is where the container's cgroup directories are found together.
-pub fn plan_spec(
-    plan: &ContainerPlan,
-    process: &ProcessPlan,
-    devices: &[Device],
-    cgroups: &Cgroups,
-    gathered: &Path,
-) -> Value {
+/// The configuration.
+pub fn plan_spec(plan: &ContainerPlan, process: &ProcessPlan, devices: &[Device], cgroups: &Cgroups) -> Value {
     let shared = plan.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
     let devices: Vec<Value> = devices
         .iter()
@@ -52,7 +46,7 @@ pub fn plan_spec(
             "env": [],
             "cwd": process.working_dir,
         },
-        "mounts": plan_mounts(plan, cgroups, gathered),
+        "mounts": plan_mounts(plan),
         "linux": {
             "cgroupsPath": plan.cgroup,
             "namespaces": plan_namespaces(plan, cgroups),
@@ -90,7 +84,7 @@ fn mount(kind: &str, source: &Path, target: &Path, options: &[&str]) -> Value {
     json!({ "type": kind, "source": source, "destination": target, "options": options })
 }
 
-fn plan_mounts(plan: &ContainerPlan, cgroups: &Cgroups, gathered: &Path) -> Vec<Value> {
+fn plan_mounts(plan: &ContainerPlan) -> Vec<Value> {
     let access = if plan.privileged { "rw" } else { "ro" };
     let file_system = |kind: &str, target: &str, options: &[&str]| {
         (PathBuf::from(target), mount(kind, Path::new(kind), Path::new(target), options))
@@ -102,7 +96,6 @@ fn plan_mounts(plan: &ContainerPlan, cgroups: &Cgroups, gathered: &Path) -> Vec<
         file_system("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
         file_system("sysfs", "/sys", &["nosuid", "noexec", "nodev", access]),
     ];
-    mounts.push(plan_cgroup_mount(cgroups, gathered, plan.privileged));
     let shm = if plan.sandbox.ipc { plan.sandbox.directory.join("shm") } else { PathBuf::from("/dev/shm") };
     let bind = |source: PathBuf, target: &str, options: &[&str]| {
         (PathBuf::from(target), mount("bind", &source, Path::new(target), options))
@@ -119,20 +112,6 @@ fn plan_mounts(plan: &ContainerPlan, cgroups: &Cgroups, gathered: &Path) -> Vec<
         mount("bind", &own.host_path, &own.container_path, &options)
     });
     mounts.into_iter().map(|(_, mount)| mount).chain(own).collect()
-}
-
-/// libcontainer 0.7's own cgroup mount on v1 forgets `ro`: a container could raise its own limits. So the container's
-/// directory of each hierarchy, gathered below `gathered`, is bound: read-only, but where it may do anything anyhow.
-fn plan_cgroup_mount(cgroups: &Cgroups, gathered: &Path, privileged: bool) -> (PathBuf, Value) {
-    let target = Path::new("/sys/fs/cgroup");
-    let access = match (privileged, cgroups.is_v2()) {
-        (false, _) => "rro",
-        // The top is a directory of the host; only what is mounted in it is the container's.
-        (true, false) => "ro",
-        (true, true) => "rw",
-    };
-    let options = ["rbind", "nosuid", "noexec", "nodev", access];
-    (target.to_owned(), mount("bind", gathered, target, &options))
 }
 
 /// What may be opened: what every container has, and its own devices. Making nodes is allowed: one that may not be

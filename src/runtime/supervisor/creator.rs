@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
+use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use skiff_linux::cgroup::Cgroups;
 use skiff_linux::seccomp::Filter;
@@ -20,7 +22,7 @@ use super::copy::copy_layers;
 use super::entry::Entry;
 use crate::identity::identity;
 use crate::plan::{ContainerPlan, ProcessPlan, limits};
-use crate::spec;
+use crate::{Propagation, spec};
 
 /// What a short-lived child answers; a terminal's master comes with it as a descriptor.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -91,6 +93,7 @@ fn try_create(
     let rules = spec::plan_device_rules(&devices, plan.privileged);
     at("limit devices", cgroups.limit_devices(&plan.cgroup, &rules))?;
 
+    let joining = at("join cgroup", join_beside(plan, cgroups))?;
     at("mount root file system", mount_root(plan, &mut outcome.warnings))?;
     let root = OwnedFd::from(at("open root file system", std::fs::File::open(plan.rootfs()))?);
     let identity = identity(&plan.user, root.as_fd())?;
@@ -106,8 +109,10 @@ fn try_create(
     drop(root);
     raise_limits(&mut outcome.warnings);
 
-    let gathered = at("gather cgroups", gather_cgroups(plan, cgroups))?;
-    let config = spec::plan_spec(plan, &process, &devices, cgroups, &gathered);
+    let views = at("view of cgroups", cgroup_views(plan, cgroups))?;
+    at("hide cgroups", hide_cgroups(plan))?;
+    at("join cgroup", finish_joining(joining))?;
+    let config = spec::plan_spec(plan, &process, &devices, cgroups);
     let config = serde_json::to_vec(&config).map_err(|error| error.to_string())?;
     at("write config.json", std::fs::write(plan.run_directory.join("config.json"), config))?;
 
@@ -115,6 +120,7 @@ fn try_create(
         process: process.clone(),
         filter,
         propagation: plan.mounts.iter().map(|mount| (mount.container_path.clone(), mount.propagation)).collect(),
+        cgroups: views.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect(),
         status_fd: status.as_raw_fd(),
     };
     let (pid, terminal) = run_libcontainer(plan, entry, stdio).map_err(|error| errors.explain(&error))?;
@@ -204,23 +210,42 @@ fn mount_root(plan: &ContainerPlan, warnings: &mut Vec<String>) -> io::Result<()
     }
 }
 
-/// The container's directories of all hierarchies in one place, to be mounted as one: each mount of libcontainer's
-/// costs a hundred system calls.
-fn gather_cgroups(plan: &ContainerPlan, cgroups: &Cgroups) -> io::Result<PathBuf> {
-    let named = cgroups.named_directories(&plan.cgroup);
-    if let [(name, directory)] = named.as_slice()
-        && name.is_empty()
-    {
-        return Ok(directory.clone());
+/// Moving a process into another group waits for every CPU once, up to 20 ms; moves soon after do not. So a child does it
+/// while we mount, and libcontainer's own moves find it done.
+fn join_beside(plan: &ContainerPlan, cgroups: &Cgroups) -> io::Result<Pid> {
+    let creator = Pid::this();
+    process::fork(|| i32::from(cgroups.add(&plan.cgroup, creator).is_err()))
+}
+
+fn finish_joining(child: Pid) -> io::Result<()> {
+    match nix::sys::wait::waitpid(child, None)? {
+        nix::sys::wait::WaitStatus::Exited(_, 0) => Ok(()),
+        status => Err(io::Error::other(format!("{status:?}"))),
     }
-    // Only this child's mount namespace sees what is bound there.
-    let place = plan.run_directory.parent().and_then(Path::parent).unwrap_or(Path::new("/")).join("cgroup");
-    for (name, directory) in named {
-        let target = place.join(name);
-        std::fs::create_dir_all(&target)?;
-        mount::bind(&directory, &target)?;
+}
+
+/// The container's directory of each hierarchy, to be mounted inside; none where the pod mounts something there itself.
+fn cgroup_views(plan: &ContainerPlan, cgroups: &Cgroups) -> io::Result<Vec<(String, OwnedFd)>> {
+    let root = Path::new("/sys/fs/cgroup");
+    let taken = |path: &Path| path.starts_with(root) || (root.starts_with(path) && path != Path::new("/"));
+    if plan.mounts.iter().any(|mount| taken(&mount.container_path)) {
+        return Ok(Vec::new());
     }
-    Ok(place)
+    let named = cgroups.named_directories(&plan.cgroup).into_iter();
+    named.map(|(name, directory)| Ok((name, mount::detached(&directory, !plan.privileged)?))).collect()
+}
+
+/// Lets libcontainer see a machine without cgroups. This process is in the right groups already, with all limits set, and
+/// so is what comes of it; moving it once more would wait for every CPU once more.
+fn hide_cgroups(plan: &ContainerPlan) -> io::Result<()> {
+    if plan.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional) {
+        // What is unmounted here must not be unmounted on the host; but then these could not reach the host either.
+        return Ok(());
+    }
+    mount::set_propagation(Path::new("/"), MsFlags::MS_REC | MsFlags::MS_SLAVE)?;
+    let root = Path::new("/sys/fs/cgroup");
+    mount::ensure_unmounted(root)?;
+    mount::tmpfs(root, "size=4k,mode=755")
 }
 
 /// Raising it is free, lowering it needs CAP_SYS_RESOURCE, which we may not have.

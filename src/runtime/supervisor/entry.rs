@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::mount::MsFlags;
 use skiff_linux::capability::CapabilitySet;
-use skiff_linux::process;
 use skiff_linux::seccomp::{Filter, Profile};
+use skiff_linux::{mount, process};
 
 use crate::plan::ProcessPlan;
 use crate::{Propagation, Seccomp};
@@ -103,6 +103,8 @@ pub struct Entry {
     pub filter: Option<Filter>,
     /// Where mounts of the pod are, and how they spread: libcontainer 0.7 ignores that.
     pub propagation: Vec<(PathBuf, Propagation)>,
+    /// The container's cgroup directories as detached mounts: name below `/sys/fs/cgroup` (none on v2), descriptor.
+    pub cgroups: Vec<(String, i32)>,
     /// Closed by a successful exec, else told why.
     pub status_fd: i32,
 }
@@ -116,13 +118,15 @@ impl Executor for Entry {
 
     /// Runs inside, before the container counts as created.
     fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
+        mount_cgroups(&self.cgroups)
+            .map_err(|error| ExecutorValidationError::ArgValidationError(format!("mount {CGROUP_ROOT}: {error}")))?;
         for (target, propagation) in &self.propagation {
             let flags = match propagation {
                 Propagation::Private => MsFlags::MS_PRIVATE,
                 Propagation::HostToContainer => MsFlags::MS_SLAVE,
                 Propagation::Bidirectional => MsFlags::MS_SHARED,
             };
-            skiff_linux::mount::set_propagation(target, flags | MsFlags::MS_REC).map_err(|error| {
+            mount::set_propagation(target, flags | MsFlags::MS_REC).map_err(|error| {
                 ExecutorValidationError::ArgValidationError(format!("mount {}: {error}", target.display()))
             })?;
         }
@@ -133,6 +137,28 @@ impl Executor for Entry {
     fn setup_envs(&self, _envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         Ok(())
     }
+}
+
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// libcontainer 0.7's own mount on v1 forgets `ro`, and each of its mounts costs a hundred system calls.
+fn mount_cgroups(cgroups: &[(String, i32)]) -> io::Result<()> {
+    let root = Path::new(CGROUP_ROOT);
+    if let [(name, fd)] = cgroups
+        && name.is_empty()
+    {
+        return mount::attach(process::lend(*fd)?.as_fd(), root);
+    }
+    if cgroups.is_empty() {
+        return Ok(());
+    }
+    mount::tmpfs(root, "mode=755,size=64k,uid=0,gid=0")?;
+    for (name, fd) in cgroups {
+        let target = root.join(name);
+        std::fs::create_dir(&target)?;
+        mount::attach(process::lend(*fd)?.as_fd(), &target)?;
+    }
+    mount::set_read_only(root)
 }
 
 /// Writes to a pipe that is only known by its number.

@@ -59,6 +59,9 @@ use log::Stream;
 /// Events taken per round, so that no source waits long behind another.
 const EVENTS_PER_ROUND: usize = 64;
 
+/// With nothing to look after and nobody to serve it ends after that long; the agent starts another.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+
 /// One line to the supervisor's own log (its stderr).
 fn report(message: fmt::Arguments<'_>) {
     let line = format!("{} {message}\n", skiff_base::time::now_rfc3339());
@@ -105,6 +108,7 @@ pub(crate) struct Supervisor {
     filters: HashMap<String, Option<Filter>>,
     /// Who asked to end it all.
     shutdown: Option<(u64, u64)>,
+    idle_since: Option<Instant>,
     buffer: Vec<u8>,
 }
 
@@ -190,6 +194,7 @@ fn start(args: &[OsString]) -> io::Result<Option<Supervisor>> {
         unclaimed: HashMap::new(),
         filters: HashMap::new(),
         shutdown: None,
+        idle_since: None,
         buffer: vec![0; 64 * 1024],
     };
     let (signals, listener) = (supervisor.signals.as_raw_fd(), supervisor.listener.as_raw_fd());
@@ -214,7 +219,7 @@ impl Supervisor {
                 self.handle(event.data(), event.events());
             }
             self.expire();
-            if self.is_finished() {
+            if self.is_finished() || self.is_idle() {
                 return ExitCode::SUCCESS;
             }
         }
@@ -283,10 +288,22 @@ impl Supervisor {
         }
     }
 
+    /// Whether it has had no work and no clients for long.
+    fn is_idle(&mut self) -> bool {
+        let works = self.containers.values().any(|container| container.exit.is_none())
+            || self.sandboxes.values().any(|sandbox| sandbox.init.is_some());
+        if works || !self.clients.is_empty() || !self.jobs.is_empty() || !self.execs.is_empty() {
+            self.idle_since = None;
+            return false;
+        }
+        self.idle_since.get_or_insert_with(Instant::now).elapsed() >= IDLE_LIMIT
+    }
+
     fn next_timeout(&self) -> EpollTimeout {
         let jobs = self.jobs.values().map(|job| job.deadline);
         let execs = self.execs.values().filter_map(|exec| exec.deadline);
-        let Some(next) = jobs.chain(execs).min() else { return EpollTimeout::NONE };
+        let idle = self.idle_since.map(|since| since + IDLE_LIMIT);
+        let Some(next) = jobs.chain(execs).chain(idle).min() else { return EpollTimeout::NONE };
         let wait = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::MAX)
     }

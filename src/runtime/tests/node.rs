@@ -20,7 +20,7 @@ pub struct Node {
     pub directory: tempfile::TempDir,
     pub options: RuntimeOptions,
     pub runtime: Option<Runtime>,
-    pub image: Image,
+    pub image: Option<Image>,
 }
 
 impl Node {
@@ -34,10 +34,12 @@ impl Node {
             kill_timeout: LIMIT,
         };
         let runtime = Runtime::open(options.clone()).await.expect("opened");
-        let archive = directory.path().join("image.tar");
+        // Whole before anything can fail, so that it is cleaned up.
+        let mut node = Self { directory, options, runtime: Some(runtime), image: None };
+        let archive = node.directory.path().join("image.tar");
         write_image(&archive);
-        let image = runtime.import(&archive).await.expect("imported").remove(0);
-        Self { directory, options, runtime: Some(runtime), image }
+        node.image = Some(node.runtime().import(&archive).await.expect("imported").remove(0));
+        node
     }
 
     pub fn runtime(&self) -> &Runtime {
@@ -79,7 +81,7 @@ impl Node {
         ContainerConfig {
             name: "main".to_owned(),
             attempt: 0,
-            image: self.image.id.clone(),
+            image: self.image.as_ref().expect("imported").id.clone(),
             command: Some(["sh", "-c", script].map(str::to_owned).to_vec()),
             args: None,
             working_dir: None,
