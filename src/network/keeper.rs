@@ -14,7 +14,7 @@ use crate::{Cidr, Error, NetworkOptions};
 
 /// Where iptables keeps its filter, in its nf_tables form.
 const FOREIGN_TABLE: &str = "filter";
-const FOREIGN_CHAIN: &str = "FORWARD";
+const FOREIGN_CHAINS: [&str; 2] = ["FORWARD", "INPUT"];
 /// By which our rules in the foreign chain are known.
 const COMMENT: &str = "skiff: traffic of pods";
 /// Someone who rebuilds rules does so in several transactions.
@@ -41,13 +41,13 @@ pub(crate) async fn run(table: &Worker<Table>, options: &NetworkOptions, stop: C
 
 async fn watch_rules(table: &Worker<Table>, options: &NetworkOptions) -> Result<(), Error> {
     let failed = || Error::netlink("watch the nf_tables rule set");
-    let cluster = options.cluster_cidr;
+    let for_foreign = options.clone();
     let (own_port, events) = table
         .call(move |table| {
             // On the thread that has our namespace.
             let events = Socket::listen(Protocol::Netfilter, Group::Nftables).map_err(failed())?;
-            ensure_foreign(cluster)?;
-            warn_about_others(cluster);
+            ensure_foreign(&for_foreign)?;
+            warn_about_others(for_foreign.cluster_cidr);
             Ok((table.port(), events))
         })
         .await?;
@@ -68,8 +68,9 @@ async fn watch_rules(table: &Worker<Table>, options: &NetworkOptions) -> Result<
                 tracing::error!(error = %chain(&error), "make the rule set anew");
             }
         }
-        if let Err(error) = table.call(move |_| ensure_foreign(cluster)).await {
-            tracing::error!(error = %chain(&error), "let the traffic of pods pass the chain {FOREIGN_CHAIN}");
+        let options = options.clone();
+        if let Err(error) = table.call(move |_| ensure_foreign(&options)).await {
+            tracing::error!(error = %chain(&error), "let the traffic of pods pass the chains of others");
         }
     }
 }
@@ -122,29 +123,43 @@ fn drain(events: &mut Socket, own_port: u32) -> Changed {
     }
 }
 
-/// Docker, ufw and others make the host drop what it forwards unless a rule accepts it. An accept in our own
-/// table does not help against that; so where such a chain is, it gets rules of ours.
-fn ensure_foreign(cluster: Cidr) -> Result<(), Error> {
-    let failed = || Error::netlink(format!("accept the traffic of pods in {FOREIGN_TABLE} {FOREIGN_CHAIN}"));
-    let mut socket = Socket::open(Protocol::Netfilter).map_err(failed())?;
-    let drops = nft::drops_by_default(&mut socket, Family::Ip, FOREIGN_TABLE, FOREIGN_CHAIN).map_err(failed())?;
-    if drops != Some(true) {
-        return Ok(());
+/// Docker, ufw and others make the host drop what no rule of theirs accepts. An accept in our own table does not
+/// help against that; so where such a chain is, it gets rules of ours.
+fn ensure_foreign(options: &NetworkOptions) -> Result<(), Error> {
+    let failed = |chain: &str| Error::netlink(format!("accept the traffic of pods in {FOREIGN_TABLE} {chain}"));
+    for (chain, wanted) in foreign_rules(options) {
+        let mut socket = Socket::open(Protocol::Netfilter).map_err(failed(chain))?;
+        let drops = nft::drops_by_default(&mut socket, Family::Ip, FOREIGN_TABLE, chain).map_err(failed(chain))?;
+        if drops != Some(true) {
+            continue;
+        }
+        let present = nft::rules(&mut socket, Family::Ip, FOREIGN_TABLE, chain).map_err(failed(chain))?;
+        let is_ours = |rule: &&nft::FoundRule| rule.comment.as_deref() == Some(COMMENT);
+        if present.iter().filter(is_ours).count() == wanted.len() {
+            continue;
+        }
+        tracing::info!(chain, "a chain of another program drops what it does not know; letting pods pass");
+        let mut batch = Batch::new(Family::Ip);
+        for old in present.iter().filter(is_ours) {
+            batch.delete_rule(FOREIGN_TABLE, chain, old.handle);
+        }
+        for rule in wanted {
+            batch.insert_rule(FOREIGN_TABLE, chain, &rule.verdict(Verdict::Accept).comment(COMMENT));
+        }
+        batch.commit(&mut socket).map_err(failed(chain))?;
     }
-    let rules = nft::rules(&mut socket, Family::Ip, FOREIGN_TABLE, FOREIGN_CHAIN).map_err(failed())?;
-    if rules.iter().filter(|rule| rule.comment.as_deref() == Some(COMMENT)).count() == 2 {
-        return Ok(());
-    }
-    tracing::info!("the chain {FOREIGN_CHAIN} of another program drops what it does not know; letting pods pass");
-    let mut batch = Batch::new(Family::Ip);
-    for rule in [
-        Rule::new().source_in(cluster.address, cluster.prefix_len),
-        Rule::new().destination_in(cluster.address, cluster.prefix_len),
-    ] {
-        let rule = rule.verdict(Verdict::Accept).comment(COMMENT);
-        batch.insert_rule(FOREIGN_TABLE, FOREIGN_CHAIN, &rule);
-    }
-    batch.commit(&mut socket).map_err(failed())
+    Ok(())
+}
+
+/// What pods need of other programs' chains: to be forwarded; and of the host itself, its DNS server and services
+/// whose endpoint it is (the API server), but nothing else that listens there.
+fn foreign_rules(options: &NetworkOptions) -> [(&'static str, Vec<Rule>); 2] {
+    let (pods, services) = (options.cluster_cidr, options.service_cidr);
+    let from_pods = || Rule::new().source_in(pods.address, pods.prefix_len);
+    [
+        ("FORWARD", vec![from_pods(), Rule::new().destination_in(pods.address, pods.prefix_len)]),
+        ("INPUT", vec![from_pods().original_destination_in(services.address, services.prefix_len)]),
+    ]
 }
 
 /// Says what to do about rules that can't be looked through, and may drop the traffic of pods.
@@ -166,18 +181,18 @@ fn warn_about_others(cluster: Cidr) {
     }
 }
 
-/// Takes our rules out of the foreign chain.
+/// Takes our rules out of the foreign chains.
 pub(crate) fn remove_foreign() -> Vec<Error> {
-    let remove = || {
+    let remove = |chain: &str| {
         let mut socket = Socket::open(Protocol::Netfilter)?;
         let mut batch = Batch::new(Family::Ip);
-        for rule in nft::rules(&mut socket, Family::Ip, FOREIGN_TABLE, FOREIGN_CHAIN)? {
+        for rule in nft::rules(&mut socket, Family::Ip, FOREIGN_TABLE, chain)? {
             if rule.comment.as_deref() == Some(COMMENT) {
-                batch.delete_rule(FOREIGN_TABLE, FOREIGN_CHAIN, rule.handle);
+                batch.delete_rule(FOREIGN_TABLE, chain, rule.handle);
             }
         }
         batch.commit(&mut socket)
     };
-    let removed = remove().map_err(Error::netlink(format!("remove our rules from {FOREIGN_TABLE} {FOREIGN_CHAIN}")));
-    removed.err().into_iter().collect()
+    let failed = |chain| Error::netlink(format!("remove our rules from {FOREIGN_TABLE} {chain}"));
+    FOREIGN_CHAINS.iter().filter_map(|chain| remove(chain).map_err(failed(chain)).err()).collect()
 }

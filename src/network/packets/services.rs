@@ -95,6 +95,40 @@ fn every_way_in_spreads_over_all_endpoints() {
 }
 
 #[test]
+fn the_host_may_be_an_endpoint_and_lend_its_address() {
+    on_a_node(|world| async move {
+        let network = world.network().await;
+        let a = world.pod(&network, "a").await;
+        let outside = out(&world);
+        serve(None, "host", 6443);
+        let endpoints = [Endpoint { ip: NODE, port: 6443 }];
+        apply(&network, &[("default/kubernetes:https", service(&endpoints))]).await;
+        let host = BTreeSet::from(["host"]);
+        for (from, ip, port) in [
+            (None, CLUSTER_IP, 80),
+            (Some(&a.path), CLUSTER_IP, 80),
+            (Some(&outside), CLUSTER_IP, 80),
+            (None, NODE, NODE_PORT),
+            (Some(&a.path), NODE, NODE_PORT),
+            (Some(&outside), NODE, NODE_PORT),
+        ] {
+            assert_eq!(names(&answers(from.map(|p| p.as_path()), ip, port)), host, "{from:?} {ip} {port}");
+        }
+
+        // A load balancer's address is the node's own.
+        let balanced = ServicePort { external_ips: vec![NODE.into()], ..service(&[local(&a)]) };
+        apply(&network, &[("default/web:", balanced.clone())]).await;
+        for from in [None, Some(&a.path), Some(&outside)] {
+            let seen = answers(from.map(|p| p.as_path()), NODE, 80);
+            assert_eq!(names(&seen), BTreeSet::from(["a"]), "{from:?}");
+        }
+        let empty = ServicePort { endpoints: vec![], local_endpoints: vec![], ..balanced };
+        apply(&network, &[("default/web:", empty)]).await;
+        assert!(is_refused(Some(&outside), NODE, 80));
+    });
+}
+
+#[test]
 fn who_sees_which_source() {
     on_a_node(|world| async move {
         let network = world.network().await;

@@ -2,9 +2,9 @@ use std::net::Ipv4Addr;
 
 use tokio_util::sync::CancellationToken;
 
-use super::world::{NODE, OUTSIDE, ask, eventually, on_a_node, serve, tool};
+use super::world::{NODE, OUTSIDE, ask, eventually, is_silent, on_a_node, serve, tool};
 use crate::rules::Features;
-use crate::{HostPort, Network, Protocol};
+use crate::{Endpoint, HostPort, Network, Protocol, ServicePort, ServiceRules};
 
 /// Does what it is told beside the keeper.
 async fn kept<F: Future<Output = ()>>(network: &Network, test: F) {
@@ -13,6 +13,23 @@ async fn kept<F: Future<Output = ()>>(network: &Network, test: F) {
         test.await;
         stop.cancel();
     });
+}
+
+fn services(ip: Ipv4Addr, port: u16, endpoints: &[Endpoint]) -> ServiceRules {
+    let service = ServicePort {
+        protocol: Protocol::Tcp,
+        cluster_ips: vec![ip.into()],
+        external_ips: vec![],
+        port,
+        node_port: None,
+        endpoints: endpoints.to_vec(),
+        local_endpoints: vec![],
+        internal_local: false,
+        external_local: false,
+        affinity_s: None,
+        source_ranges: vec![],
+    };
+    ServiceRules { services: [("default/kubernetes:https".to_owned(), service)].into() }
 }
 
 fn ruleset() -> String {
@@ -50,8 +67,8 @@ fn a_flush_is_seen_and_mended() {
 
 #[test]
 fn a_foreign_chain_that_drops_lets_pods_pass() {
-    const DOCKER: &str =
-        "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }";
+    const DOCKER: &str = "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; \
+        add chain ip filter INPUT { type filter hook input priority 0; policy drop; }";
     on_a_node(|world| async move {
         let network = world.network().await;
         let a = world.pod(&network, "a").await;
@@ -59,12 +76,23 @@ fn a_foreign_chain_that_drops_lets_pods_pass() {
         serve(Some(&world.outside()), "outside", 7070);
         tool("nft", &[DOCKER]);
         kept(&network, async {
-            eventually("let through", || ruleset().matches("skiff: traffic of pods").count() == 2).await;
+            eventually("let through", || ruleset().matches("skiff: traffic of pods").count() == 3).await;
             assert!(ask(Some(&a.path), b.ip, 8080).is_ok());
+            // Replies to the host need a rule of theirs, which such programs have.
+            tool("nft", &["add", "rule", "ip", "filter", "INPUT", "ct", "state", "established", "accept"]);
             assert!(ask(Some(&a.path), OUTSIDE, 7070).is_ok());
+            // The host's names and the API server, but nothing else of the host.
+            serve(None, "host", 53);
+            serve(None, "host", 6443);
+            let endpoint = vec![Endpoint { ip: NODE, port: 6443 }];
+            let api = Ipv4Addr::new(10, 43, 0, 1);
+            network.apply_services(services(api, 443, &endpoint)).await.expect("applied");
+            assert!(ask(Some(&a.path), world.options.dns_ip, 53).is_ok());
+            assert!(ask(Some(&a.path), api, 443).is_ok());
+            assert!(is_silent(Some(&a.path), NODE, 6443));
             // Docker starts anew.
             tool("nft", &["flush", "table", "ip", "filter"]);
-            eventually("let through again", || ruleset().matches("skiff: traffic of pods").count() == 2).await;
+            eventually("let through again", || ruleset().matches("skiff: traffic of pods").count() == 3).await;
         })
         .await;
         drop(network);
