@@ -37,6 +37,10 @@ pub(crate) async fn run(table: &Worker<Table>, options: &NetworkOptions, stop: C
         )
     };
     stop.run_until_cancelled(keeping).await;
+    // What the thread was asked for last is done before this ends, so that nobody undoes it too early.
+    if let Err(error) = table.call(|_| Ok(())).await {
+        tracing::debug!(error = %chain(&error), "the network ended before its keeper");
+    }
 }
 
 async fn watch_rules(table: &Worker<Table>, options: &NetworkOptions) -> Result<(), Error> {
