@@ -113,8 +113,9 @@ fn field_line(facts: &mut String, name: &str, code: &str, required: bool, pointe
     if required {
         flags.push('r');
     }
-    // Structs and "anything" are never dropped, since their zero values are written by Go, too, or are pointers.
-    if !pointer && !required && !code.starts_with(['#', '*', '|']) {
+    // Structs (int-or-string among them) and "anything" are never dropped, since their zero values are written by Go,
+    // too, or are pointers.
+    if !pointer && !required && code != "x" && !code.starts_with(['#', '*', '|']) {
         flags.push('z');
     }
     for (letter, marker, value) in [

@@ -100,14 +100,15 @@ fn kinds_are_checked_and_filled_in() {
 #[test]
 fn zero_values_stay_only_where_they_mean_something() {
     let text = json!({"metadata": {"name": "x", "creationTimestamp": null, "labels": {}, "namespace": ""},
-        "spec": {"replicas": 0, "paused": false, "minReadySeconds": 0, "strategy": {}, "template": {"spec": {"containers": [],
+        "spec": {"replicas": 0, "paused": false, "minReadySeconds": 0,
+            "strategy": {"rollingUpdate": {"maxUnavailable": 0}}, "template": {"spec": {"containers": [],
             "terminationGracePeriodSeconds": 0, "hostNetwork": false, "enableServiceLinks": false,
             "volumes": [{"name": "v", "emptyDir": {}}], "nodeSelector": {"a": null}}}}});
     let value = json_of(&text.to_string()).expect("decodes").value;
     assert_eq!(value["metadata"], json!({"name": "x"}));
     assert_eq!(
         value["spec"],
-        json!({"replicas": 0, "strategy": {}, "template": {"spec": {"containers": [], "terminationGracePeriodSeconds": 0,
+        json!({"replicas": 0, "strategy": {"rollingUpdate": {"maxUnavailable": 0}}, "template": {"spec": {"containers": [], "terminationGracePeriodSeconds": 0,
             "enableServiceLinks": false, "volumes": [{"name": "v", "emptyDir": {}}], "nodeSelector": {"a": ""}}}})
     );
 }
