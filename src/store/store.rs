@@ -36,6 +36,8 @@ pub const TXN_LIMIT: usize = 3 << 20;
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(300);
 /// ... or when the log has grown by this.
 const CHECKPOINT_LOG_BYTES: u64 = 24 << 20;
+/// ... or when a start finds more segments than this: each start begins a new one.
+const SEGMENTS_AT_START: usize = 3;
 /// After a checkpoint that failed.
 const CHECKPOINT_RETRY: Duration = Duration::from_secs(15);
 /// Changes of volatile keys take revisions that no disk knows of. So many are allowed beyond what the log knows; a start
@@ -389,18 +391,22 @@ impl Inner {
         let token = self.scope.token().clone();
         self.scope.spawn(async move {
             let mut from = 0;
+            let mut due = log.index().files.len() > SEGMENTS_AT_START;
             loop {
-                tokio::select! {
-                    () = token.cancelled() => return,
-                    () = state.dirty.notified() => {}
-                }
-                tokio::select! {
-                    () = token.cancelled() => return,
-                    () = tokio::time::sleep(CHECKPOINT_AFTER) => {}
-                    () = grown(&log, from + CHECKPOINT_LOG_BYTES) => {}
+                if !due {
+                    tokio::select! {
+                        () = token.cancelled() => return,
+                        () = state.dirty.notified() => {}
+                    }
+                    tokio::select! {
+                        () = token.cancelled() => return,
+                        () = tokio::time::sleep(CHECKPOINT_AFTER) => {}
+                        () = grown(&log, from + CHECKPOINT_LOG_BYTES) => {}
+                    }
                 }
                 from = log.written();
-                while let Some(inner) = weak.upgrade().filter(|_| state.is_dirty()) {
+                while let Some(inner) = weak.upgrade().filter(|_| due || state.is_dirty()) {
+                    due = false;
                     let Err(e) = inner.checkpoint().await else { break };
                     drop(inner);
                     tracing::warn!(error = %chain(&e), "checkpoint the store; it is tried again");

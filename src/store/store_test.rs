@@ -327,17 +327,38 @@ async fn a_write_whose_caller_went_away_is_whole() {
     store.close().await;
 }
 
+fn log_files(directory: &Path) -> Vec<std::ffi::OsString> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(directory.join("log")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
+
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(std::time::Instant::now() < until, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_starts_do_not_pile_up_log_files() {
+    let directory = tempfile::tempdir().unwrap();
+    for start in 1..=8u64 {
+        let store = open(directory.path()).await;
+        assert_eq!(commit(&store, put("/k", start.to_string())).await, Revision(start));
+        eventually("few files", || log_files(directory.path()).len() <= 5).await;
+        store.crash().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_is_purged_behind_checkpoints_and_its_files_are_used_again() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await;
     let value = "x".repeat(1 << 20);
-    let files = || {
-        let mut names: Vec<_> =
-            std::fs::read_dir(directory.path().join("log")).unwrap().map(|e| e.unwrap().file_name()).collect();
-        names.sort();
-        names
-    };
+    let files = || log_files(directory.path());
     for round in 0..6 {
         for i in 0..10 {
             commit(&store, put(format!("/k{i}"), &value)).await;
@@ -360,11 +381,7 @@ async fn history_is_compacted_when_it_is_old() {
     let store = Store::open(options).await.unwrap();
     for round in 1..=2u64 {
         commit(&store, put("/k", round.to_string())).await;
-        let until = std::time::Instant::now() + Duration::from_secs(20);
-        while store.compacted() < Revision(round) {
-            assert!(std::time::Instant::now() < until, "compacted is {:?}", store.compacted());
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually("compacted", || store.compacted() == Revision(round)).await;
     }
     assert_eq!(all(&store).await.len(), 1);
     store.close().await;
