@@ -1,6 +1,17 @@
 //! The vocabulary of Kubernetes: what its resources are called, look like, default to and allow.
 //! Pure: no I/O, no clock, no knowledge of who calls.
 //!
+//! Bottom-up:
+//! - words: [`names`], [`quantity`], [`duration`], [`selector`], [`taint`]: one small grammar each, with upstream's sentences;
+//! - answers: [`status`] (what a failed request says), [`field`] (where in an object something is wrong, and how it is told);
+//! - objects: [`resource`] (names of kinds), [`object`] (bytes at one revision, shared), [`metadata`] (rules all kinds share);
+//! - facts: [`schema`] (fields of every type, made at build time), and what is read from it: [`decode`] and [`yaml`] (bytes to
+//!   canonical values), [`patch`], [`openapi`];
+//! - kinds: [`strategy`] (one row of facts and hooks: the contract), [`kinds`] (the rows of the built-in ones).
+//!
+//! Invariants: a kind is a row plus hooks, so the request path knows none by name; hooks see dynamic values, and parse the
+//! typed form at most once per check; defaults are idempotent; no input panics.
+//!
 //! Must not know: HTTP connections, the store, the API server, controllers.
 
 pub mod decode;
