@@ -593,3 +593,30 @@ fn warnings() {
           recommended: [must not contain dots]"]
     );
 }
+
+#[test]
+fn match_label_keys_join_the_selectors() {
+    let constraint = |selector: Value| {
+        json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "matchLabelKeys": ["hash", "none"],
+            "labelSelector": selector}])
+    };
+    let changes = [
+        ("/metadata/labels", json!({"hash": "1", "app": "a"})),
+        ("/spec/topologySpreadConstraints", constraint(json!({"matchLabels": {"app": "a"}}))),
+    ];
+    let spread = with(pod(), &changes);
+    assert_eq!(
+        created("", "Pod", spread.clone())["spec"]["topologySpreadConstraints"],
+        constraint(json!({"matchLabels": {"app": "a"},
+            "matchExpressions": [{"key": "hash", "operator": "In", "values": ["1"]}]}))
+    );
+    assert_eq!(validate("", "Pod", spread.clone()), Vec::<String>::new());
+    let twice = [("/spec/topologySpreadConstraints", constraint(json!({"matchLabels": {"hash": "1"}})))];
+    assert_eq!(
+        validate("", "Pod", with(spread, &twice)),
+        [
+            "spec.topologySpreadConstraints[0].matchLabelKeys[0]: Invalid value: \"hash\": exists in both matchLabelKeys and \
+          labelSelector"
+        ]
+    );
+}

@@ -1,6 +1,7 @@
 //! Pod.
 
 pub(in crate::kinds) mod defaults;
+mod match_label_keys;
 mod qos;
 mod row;
 pub(in crate::kinds) mod validate;
@@ -71,6 +72,7 @@ impl Kind for Pods {
     }
 
     fn prepare_create(object: &mut Value) {
+        match_label_keys::merge(object);
         let mut status = json!({"phase": "Pending", "qosClass": qos::class(object)});
         if object.count("spec.schedulingGates") > 0 {
             status["conditions"] = json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",

@@ -139,6 +139,9 @@ fn pod_affinity_term(term: &core::PodAffinityTerm, path: &Path<'_>, errors: &mut
             qualified_name(key, &path.child(field).index(i), errors);
         }
     }
+    for (i, key) in matching.iter().enumerate().filter(|(_, k)| selected_twice(k, term.label_selector.as_ref())) {
+        errors.invalid(&path.index(i), key, IN_BOTH);
+    }
     for (i, key) in matching.iter().enumerate().filter(|(_, k)| mismatching.contains(k)) {
         let message = "exists in both matchLabelKeys and mismatchLabelKeys";
         errors.invalid(&path.child("matchLabelKeys").index(i), key, message);
@@ -257,16 +260,18 @@ fn match_label_keys(keys: &[String], selector: Option<&LabelSelector>, list: &Pa
     if selector.is_none() {
         errors.forbidden(list, "must not be specified when labelSelector is not set");
     }
-    let selected = |key: &String| {
-        selector.is_some_and(|s| {
-            s.match_labels.as_ref().is_some_and(|l| l.contains_key(key))
-                || s.match_expressions.iter().flatten().any(|e| e.key == *key)
-        })
-    };
     for (i, key) in keys.iter().enumerate() {
         qualified_name(key, &list.index(i), errors);
-        if selected(key) {
+        if selected_twice(key, selector) {
             errors.invalid(&list.index(i), key, IN_BOTH);
         }
     }
+}
+
+/// Whether the selector speaks of the label more than once: the pod's own value is one of the times.
+fn selected_twice(key: &String, selector: Option<&LabelSelector>) -> bool {
+    selector.is_some_and(|s| {
+        let labels = usize::from(s.match_labels.as_ref().is_some_and(|l| l.contains_key(key)));
+        labels + s.match_expressions.iter().flatten().filter(|e| e.key == *key).count() > 1
+    })
 }
