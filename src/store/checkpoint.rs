@@ -368,8 +368,9 @@ impl Session {
         }
         if stale.bytes > 0 {
             stale.apply()?;
-            self.sync()?;
         }
+        // After a kill what was read may be in the kernel alone; from now on it counts.
+        self.sync()?;
         Ok(meta)
     }
 

@@ -80,6 +80,10 @@ pub(crate) fn recover(directory: &Path, applied: Option<LogId>, shared: Arc<Shar
             return Err(LogError::Corrupt { path, at: end.at });
         }
         let file = File::open(&path).map_err(|source| read_error(&path, source))?;
+        if sequences.last() == Some(sequence) {
+            // After a kill the end of the log may be in the kernel alone; from now on it counts.
+            file.sync_data().map_err(|source| read_error(&path, source))?;
+        }
         found.index.files.insert(*sequence, Arc::new(file));
         shared.written.fetch_add(end.at as u64, Ordering::Relaxed);
         next_batch = end.next_batch;
