@@ -160,6 +160,19 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Moves a process into the group, or where processes may not be in it (v2: what runs there has made groups below),
+    /// into the one where `other` is.
+    pub fn add_beside(&self, path: &str, other: Pid, pid: Pid) -> io::Result<()> {
+        match (self.add(path, pid), self) {
+            (Err(error), Self::V2 { .. }) if error.kind() == io::ErrorKind::ResourceBusy => {
+                let text = read(Path::new(&format!("/proc/{other}/cgroup")))?;
+                let group = text.lines().find_map(|line| line.strip_prefix("0::")).ok_or(error)?;
+                self.add(group, pid)
+            }
+            (result, _) => result,
+        }
+    }
+
     /// Sets limits. Gives back what the kernel has no controller for.
     pub fn limit(&self, path: &str, limits: &Limits) -> io::Result<Vec<&'static str>> {
         let mut missing = Vec::new();

@@ -96,6 +96,10 @@ fn set_attributes(tree: BorrowedFd<'_>, set: u64) -> io::Result<()> {
 
 /// Mounts an overlay: `lower` topmost first; `upper` is (upperdir, workdir), without it the mount is read-only.
 ///
+/// Nothing written to it is ever synced (`volatile`, where the kernel knows it): an upper directory must not be mounted
+/// again after a crash. Otherwise the unmount, in the exit of the last process that uses it, writes out all that is dirty
+/// in the file system below.
+///
 /// New kernels take every directory by itself; older ones get one string, which a page limits.
 pub fn overlay(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
     match overlay_by_context(lower, upper, target) {
@@ -107,6 +111,7 @@ pub fn overlay(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) 
     }
 }
 
+const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
 
@@ -119,6 +124,10 @@ fn overlay_by_context(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: 
     if let Some((upper, work)) = upper {
         set_string(context.as_fd(), c"upperdir", upper)?;
         set_string(context.as_fd(), c"workdir", work)?;
+        // SAFETY: one valid string; a flag has no value.
+        unit_of(unsafe {
+            libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_SET_FLAG, c"volatile".as_ptr(), 0, 0)
+        })?;
     }
     // SAFETY: no further arguments are read.
     unit_of(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, 0, 0, 0) })?;

@@ -43,10 +43,13 @@ impl Runtime {
     /// removes leftovers of crashes. A second process gets a handle that removes nothing.
     pub async fn open(options: RuntimeOptions) -> Result<Runtime, Error> {
         let inner = blocking(move || {
-            let layout = Layout { run: options.run_directory.clone(), data: options.data_directory.clone() };
-            for directory in [&layout.run, &layout.data] {
-                std::fs::create_dir_all(directory).map_err(io("create directory"))?;
-            }
+            // The table of mounts knows real paths only (`/var/run` is a link).
+            let real = |directory: &Path| {
+                std::fs::create_dir_all(directory)
+                    .and_then(|()| directory.canonicalize())
+                    .map_err(io("create directory"))
+            };
+            let layout = Layout { run: real(&options.run_directory)?, data: real(&options.data_directory)? };
             let lock = std::fs::File::create(layout.run.join("agent.lock")).map_err(io("create lock"))?;
             let owner = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock).ok();
             if owner.is_some() {

@@ -45,6 +45,7 @@ impl Inner {
         let directory = self.layout.sandbox_run(&record.id);
         // Its process 1, which a supervisor that is gone may have left.
         end_group(self, &format!("{}/sandbox", record.cgroup)).map_err(io("end sandbox"))?;
+        mount::ensure_unmounted(&directory).map_err(io("unmount sandbox"))?;
         mount::ensure_unmounted_below(&directory).map_err(io("unmount sandbox"))?;
         ensure_removed(&directory).map_err(io("remove sandbox directory"))
     }

@@ -249,6 +249,7 @@ impl Supervisor {
             process: &process,
             filter: filter.as_ref(),
             pidfd: pidfd.as_fd(),
+            pid: container.pid.ok_or("no pid")?,
             cgroup: &container.plan.cgroup,
             cgroups: &self.cgroups,
             stdio,

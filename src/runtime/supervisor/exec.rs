@@ -20,6 +20,7 @@ pub struct Exec<'a> {
     pub filter: Option<&'a Filter>,
     /// Of the container's first process, not reaped yet.
     pub pidfd: BorrowedFd<'a>,
+    pub pid: Pid,
     pub cgroup: &'a str,
     pub cgroups: &'a Cgroups,
     pub stdio: ExecStdio,
@@ -48,7 +49,7 @@ fn enter(exec: &Exec<'_>, status: OwnedFd) -> Result<Outcome, String> {
     let mut warnings = Vec::new();
     set_oom_score(exec.process.oom_score_adj, &mut warnings);
     raise_limits(&mut warnings);
-    at("join cgroup", exec.cgroups.add(exec.cgroup, Pid::from_raw(0)))?;
+    at("join cgroup", exec.cgroups.add_beside(exec.cgroup, exec.pid, Pid::from_raw(0)))?;
     // Whoever is inside must not look into this process (CVE-2016-9962 and its kin).
     at("set dumpable", process::set_dumpable(false))?;
     let namespaces = CloneFlags::CLONE_NEWNS

@@ -167,6 +167,10 @@ fn start(args: &[OsString]) -> io::Result<Option<Supervisor>> {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-999") {
         report(format_args!("oom_score_adj -999 could not be set: {error}"));
     }
+    // Four descriptors per container.
+    if let Err(error) = process::set_limit_clamped(nix::sys::resource::Resource::RLIMIT_NOFILE, 1 << 20, 1 << 20) {
+        report(format_args!("the limit of open files could not be raised: {error}"));
+    }
     let cgroups = Cgroups::detect()?;
     let own = cgroup_path(&cgroup_root, "skiff-supervisor");
     if let Err(error) = cgroups.ensure(&own).and_then(|()| cgroups.add(&own, Pid::from_raw(0))) {

@@ -46,6 +46,7 @@ async fn create_start_exec() {
         p50(removes)
     );
     let (own, children) = cpu_ms(&node);
+    println!("the supervisor of {} containers: {}", ROUNDS / 2, memory(&node));
     let rounds = ROUNDS as f64;
     println!("CPU per round: supervisor {:.1} ms, its children {:.1} ms", own / rounds, children / rounds);
     node.end().await;
@@ -53,12 +54,22 @@ async fn create_start_exec() {
 
 /// The supervisor's own time and that of the children that it has reaped: steadier than the clock on a busy machine.
 fn cpu_ms(node: &Node) -> (f64, f64) {
-    let cgroups = skiff_linux::cgroup::Cgroups::detect().expect("cgroups");
-    let group = format!("{}/skiff-supervisor", node.options.cgroup_root);
-    let pid = cgroups.processes(&group).expect("processes")[0];
+    let pid = supervisor(node);
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("its times");
     let after_name = stat.rsplit(')').next().expect("fields");
     let ticks: Vec<f64> =
         after_name.split_whitespace().skip(11).take(4).map(|t| t.parse().expect("a number")).collect();
     (10.0 * (ticks[0] + ticks[1]), 10.0 * (ticks[2] + ticks[3]))
+}
+
+fn supervisor(node: &Node) -> nix::unistd::Pid {
+    let cgroups = skiff_linux::cgroup::Cgroups::detect().expect("cgroups");
+    let group = format!("{}/skiff-supervisor", node.options.cgroup_root);
+    cgroups.processes(&group).expect("processes")[0]
+}
+
+fn memory(node: &Node) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", supervisor(node))).expect("its memory");
+    let lines = text.lines().filter(|line| ["Pss:", "Pss_Anon:"].iter().any(|name| line.starts_with(name)));
+    lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join(", ")
 }
