@@ -46,26 +46,27 @@ pub(crate) async fn run(table: &Worker<Table>, options: &NetworkOptions, stop: C
 async fn watch_rules(table: &Worker<Table>, options: &NetworkOptions) -> Result<(), Error> {
     let failed = || Error::netlink("watch the nf_tables rule set");
     let for_foreign = options.clone();
-    let (own_port, events) = table
+    let events = table
         .call(move |table| {
             // On the thread that has our namespace.
             let events = Socket::listen(Protocol::Netfilter, Group::Nftables).map_err(failed())?;
+            events.ignore(table.port()).map_err(failed())?;
             ensure_foreign(&for_foreign)?;
             warn_about_others(for_foreign.cluster_cidr);
-            Ok((table.port(), events))
+            Ok(events)
         })
         .await?;
     let watching = || Error::io("watch the nf_tables rule set");
     let mut events = events.into_async().map_err(watching())?;
     loop {
         let mut ready = events.readable_mut().await.map_err(watching())?;
-        let changed = drain(ready.get_inner_mut(), own_port);
+        let changed = drain(ready.get_inner_mut());
         ready.clear_ready();
         if !changed.ours && !changed.foreign {
             continue;
         }
         tokio::time::sleep(SETTLE).await;
-        let again = drain(events.get_mut(), own_port);
+        let again = drain(events.get_mut());
         if changed.ours || again.ours {
             tracing::warn!("another program changed the table {TABLE}; making it anew");
             if let Err(error) = table.call(Table::replace_all).await {
@@ -107,8 +108,8 @@ struct Changed {
     foreign: bool,
 }
 
-/// Reads all events that wait, and tells which tables others changed.
-fn drain(events: &mut Socket, own_port: u32) -> Changed {
+/// Reads all events that wait, and tells which tables others changed; our own changes cause none.
+fn drain(events: &mut Socket) -> Changed {
     let mut changed = Changed::default();
     loop {
         let replies = match events.receive() {
@@ -117,10 +118,7 @@ fn drain(events: &mut Socket, own_port: u32) -> Changed {
             // Events were lost: it may have been anything.
             Err(_) => return Changed { ours: true, foreign: true },
         };
-        for (reply, event) in replies.iter().filter_map(|r| Some((r, Event::read(r)?))) {
-            if reply.port == own_port {
-                continue;
-            }
+        for event in replies.iter().filter_map(Event::read) {
             changed.ours |= event.is_about(Family::Ip, TABLE);
             changed.foreign |= event.is_about(Family::Ip, FOREIGN_TABLE);
         }

@@ -30,6 +30,8 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 const RTNLGRP_IPV4_IFADDR: libc::c_int = 5;
 
 const RECEIVE_BUFFER: usize = 128 * 1024;
+/// Used only while events wait.
+const EVENT_BUFFER: usize = 4 * 1024 * 1024;
 /// The kernel answers within milliseconds; this only keeps a bug from hanging a thread.
 const ANSWER_LIMIT_S: i64 = 30;
 
@@ -139,10 +141,40 @@ impl Socket {
             Group::Nftables => libc::NFNLGRP_NFTABLES,
             Group::Addresses => RTNLGRP_IPV4_IFADDR,
         };
+        setsockopt(&socket.fd, sockopt::RcvBufForce, &EVENT_BUFFER)?;
         set_netlink_option(socket.fd.as_fd(), libc::NETLINK_ADD_MEMBERSHIP, group)?;
         let flags = nix::fcntl::OFlag::from_bits_retain(nix::fcntl::fcntl(&socket.fd, nix::fcntl::FcntlArg::F_GETFL)?);
         nix::fcntl::fcntl(&socket.fd, nix::fcntl::FcntlArg::F_SETFL(flags | nix::fcntl::OFlag::O_NONBLOCK))?;
         Ok(socket)
+    }
+
+    /// Receives no event that the socket with this port caused. A large change of our own would else fill the
+    /// buffer, and the events of others be lost.
+    #[allow(unsafe_code, reason = "nix has no socket filters")]
+    pub fn ignore(&self, port: u32) -> Result<()> {
+        const PORT_OFFSET: u32 = 12;
+        // Loads are big-endian, a message's header is in the host's order.
+        let port = u32::from_be_bytes(port.to_ne_bytes());
+        let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+        let mut program = [
+            step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, PORT_OFFSET),
+            step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, port),
+            step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+            step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        ];
+        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        // SAFETY: the program outlives the call, which copies it.
+        let done = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const filter).cast(),
+                size_of::<libc::sock_fprog>() as libc::socklen_t,
+            )
+        };
+        Errno::result(done)?;
+        Ok(())
     }
 
     /// Waits for events on the runtime of the calling task.

@@ -66,6 +66,40 @@ fn a_flush_is_seen_and_mended() {
 }
 
 #[test]
+fn our_own_changes_are_no_strangers() {
+    on_a_node(|world| async move {
+        let network = world.network().await;
+        network.apply_services(ServiceRules::default()).await.expect("applied");
+        let handle = || {
+            let listed = tool("nft", &["-a", "list", "table", "ip", "skiff"]);
+            listed.lines().next().map(str::to_owned)
+        };
+        let before = handle();
+        kept(&network, async {
+            eventually("listening", || tool("cat", &["/proc/thread-self/net/netlink"]).contains("00000040")).await;
+            let endpoint = |n: u32| Endpoint { ip: Ipv4Addr::from(0x0a2a_0000 + n), port: 8080 };
+            let mut many = ServiceRules::default();
+            for n in 0..3000 {
+                let endpoints: Vec<Endpoint> = (0..8).map(|i| endpoint(8 * n + i)).collect();
+                let one = services(Ipv4Addr::from(0x0a2b_0100 + n), 80, &endpoints).services;
+                many.services.extend(one.into_values().map(|service| (format!("default/{n}:"), service)));
+            }
+            network.apply_services(many).await.expect("applied");
+            network.apply_services(ServiceRules::default()).await.expect("applied");
+            // A stranger's change comes after ours in the same queue: once it is mended, ours have been looked at.
+            tool("nft", &["add", "table", "ip", "filter"]);
+            tool(
+                "nft",
+                &["add", "chain", "ip", "filter", "FORWARD", "{ type filter hook forward priority 0; policy drop; }"],
+            );
+            eventually("let through", || ruleset().contains("skiff: traffic of pods")).await;
+            assert_eq!(handle(), before, "the table was not made anew");
+        })
+        .await;
+    });
+}
+
+#[test]
 fn a_foreign_chain_that_drops_lets_pods_pass() {
     const DOCKER: &str = "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; \
         add chain ip filter INPUT { type filter hook input priority 0; policy drop; }";
