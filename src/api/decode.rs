@@ -106,7 +106,7 @@ fn decode_protobuf(body: &[u8], expected: &Gvk, schema: Option<&Type>) -> Result
     finish(Value::Object(values), walk::Report::default(), expected)
 }
 
-fn finish(mut value: Value, report: walk::Report, expected: &Gvk) -> Result<Decoded, ApiError> {
+fn finish(mut value: Value, report: walk::Report<'_>, expected: &Gvk) -> Result<Decoded, ApiError> {
     let (api_version, kind) = walk::kind_of(&value);
     let gvk = kind.map(|kind| match api_version {
         Some(api_version) => Gvk::from_api_version(api_version, kind),

@@ -23,8 +23,8 @@ pub struct Writing {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "client", default_value = "none")]
     pub dry_run: String,
     /// Must be one of: strict (or true), warn, ignore (or false)
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "strict", default_value = "strict")]
-    pub validate: String,
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "strict")]
+    pub validate: Option<String>,
     /// Output format
     #[arg(short, long, default_value = "")]
     pub output: String,
@@ -52,8 +52,10 @@ impl Writing {
         }
     }
 
-    fn validation(&self) -> Result<&'static str> {
-        match self.validate.as_str() {
+    /// `default` where nothing is asked for.
+    fn validation(&self, default: &'static str) -> Result<&'static str> {
+        match self.validate.as_deref().unwrap_or(default) {
+            "" => Ok(""),
             "strict" | "true" => Ok("Strict"),
             "warn" => Ok("Warn"),
             "ignore" | "false" => Ok("Ignore"),
@@ -63,11 +65,23 @@ impl Writing {
         }
     }
 
-    /// The path with the parameters of a write.
+    /// The path with the parameters of a write of whole objects, which are validated strictly.
     pub fn query(&self, path: &str, manager: &str) -> Result<String> {
+        self.query_with(path, manager, "strict")
+    }
+
+    /// The same for small changes, whose validation is up to the server.
+    pub fn query_change(&self, path: &str, manager: &str) -> Result<String> {
+        self.query_with(path, manager, "")
+    }
+
+    fn query_with(&self, path: &str, manager: &str, validation: &'static str) -> Result<String> {
         let manager = if self.field_manager.is_empty() { manager } else { &self.field_manager };
         let dry_run = if self.dry_run()? == DryRun::Server { "All" } else { "" };
-        Ok(with_query(path, &[("fieldManager", manager), ("fieldValidation", self.validation()?), ("dryRun", dry_run)]))
+        Ok(with_query(
+            path,
+            &[("fieldManager", manager), ("fieldValidation", self.validation(validation)?), ("dryRun", dry_run)],
+        ))
     }
 
     /// Tells what was done, or prints the object.
@@ -135,10 +149,10 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             Ok(resource) => three_way(server, &arguments, &manifest, resource).await,
             Err(e) => Err(e),
         };
-        if let Err(e) = applied {
-            if let Some(previous) = failed.replace(e) {
-                eprintln!("{}", crate::failure::sentence(&previous));
-            }
+        if let Err(e) = applied
+            && let Some(previous) = failed.replace(e)
+        {
+            eprintln!("{}", crate::failure::sentence(&previous));
         }
     }
     failed.map_or(Ok(()), Err)

@@ -98,12 +98,13 @@ pub async fn make(server: &Server, mut object: Value, writing: &Writing, manager
     let Some(resource) = server.discovery().await?.of_kind(api_version, kind) else {
         return Err(Failure::text(format!("the server has no kind {kind:?} in version {api_version:?}")));
     };
-    if resource.namespaced {
+    // An object that is only printed goes where it is sent, as upstream.
+    if resource.namespaced && (server.namespace_given || writing.dry_run()? != DryRun::Client) {
         object["metadata"]["namespace"] = server.namespace.as_str().into();
     }
-    post(server, resource, &object, writing, manager).await.map_err(|e| {
-        let plain = api_error(&e).is_some_and(|e| e.reason == "Invalid");
-        if plain { e } else { Failure::while_doing(e, what) }
+    post(server, resource, &object, writing, manager).await.map_err(|e| match api_error(&e) {
+        Some(error) if error.reason != "Invalid" => Failure::text(format!("{what}: {}", error.message)),
+        _ => e,
     })
 }
 

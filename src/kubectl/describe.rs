@@ -52,9 +52,16 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             "ReplicaSet" | "ReplicationController" => workload::replicas(server, &mut page, found).await?,
             "Service" => service::write(server, &mut page, found).await?,
             "Node" => node::write(server, &mut page, found).await?,
+            "ConfigMap" => generic::config_map(&mut page, &found.object),
+            "Secret" => generic::secret(&mut page, &found.object),
+            "Namespace" => {
+                generic::namespace(&mut page, &found.object);
+                limits(server, &mut page, found.name()).await?;
+            }
             _ => generic::write(&mut page, &found.object),
         }
-        if arguments.show_events == "true" {
+        let has_events = !matches!(found.resource.kind.as_str(), "Secret" | "Namespace");
+        if arguments.show_events == "true" && has_events {
             events(server, &mut page, found).await?;
         }
         print!("{}", page.text());
@@ -108,6 +115,27 @@ impl Arguments {
         }
         Ok(found)
     }
+}
+
+/// What limits a namespace, where the server has such types.
+async fn limits(server: &Server, page: &mut Page, namespace: &str) -> Result {
+    for (ty, title, none) in [
+        ("resourcequotas", "Resource Quotas", "No resource quota."),
+        ("limitranges", "Resource Limits", "No LimitRange resource."),
+    ] {
+        let Ok(resource) = server.discovery().await?.find(ty) else { continue };
+        let found = list(server, resource, Some(namespace), "", "").await?;
+        page.line("");
+        if found.is_empty() {
+            page.line(none);
+            continue;
+        }
+        page.line(title);
+        found.iter().for_each(|object| {
+            page.line(format!("  Name:\t{}", object["metadata"]["name"].as_str().unwrap_or_default()))
+        });
+    }
+    Ok(())
 }
 
 async fn events(server: &Server, page: &mut Page, found: &Found) -> Result {

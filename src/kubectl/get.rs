@@ -73,8 +73,11 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
     let output = Output::parse(&arguments.output)?;
     let targets = arguments.targets(server).await?;
     if targets.is_empty() {
+        eprintln!(
+            "You must specify the type of resource to get. Use \"kubectl api-resources\" for a complete list of supported resources.\n"
+        );
         return Err(Failure::text(
-            "You must specify the type of resource to get. Use \"kubectl api-resources\" for a complete list of supported resources.",
+            "Required resource not specified.\nUse \"kubectl explain <resource>\" for a detailed description of that resource (e.g. kubectl explain pods).\nSee 'kubectl get -h' for help and examples",
         ));
     }
     let get = Get { server, arguments: &arguments, output };
@@ -85,7 +88,7 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         return get.watch(target).await;
     }
     match get.output {
-        Output::Table { .. } if arguments.sort_by.is_none() => get.tables(&targets).await,
+        Output::Table { .. } => get.tables(&targets).await,
         _ => get.objects(&targets).await,
     }
 }
@@ -117,8 +120,13 @@ impl Get<'_> {
 
     fn list_path(&self, resource: &Resource, more: &[(&str, &str)]) -> String {
         let base = path(resource, self.namespace(), "", "");
-        let pairs =
-            [("labelSelector", self.arguments.selector.as_str()), ("fieldSelector", &self.arguments.field_selector)];
+        // Rows that are sorted by what they don't show come with their objects.
+        let sorted = self.arguments.sort_by.is_some() && matches!(self.output, Output::Table { .. });
+        let pairs = [
+            ("labelSelector", self.arguments.selector.as_str()),
+            ("fieldSelector", &self.arguments.field_selector),
+            ("includeObject", if sorted { "Object" } else { "" }),
+        ];
         with_query(&with_query(&base, &pairs), more)
     }
 
@@ -160,6 +168,10 @@ impl Get<'_> {
                 Err(e) if targets.len() > 1 && is_not_found(&e) => continue,
                 answers => answers?,
             };
+            let mut answers = answers;
+            if let Some(by) = &self.arguments.sort_by {
+                sort_rows(&mut answers, &JsonPath::parse_path(by)?);
+            }
             let mut view = View::new(self, &target.resource, several);
             let mut table = Table::default();
             for answer in &answers {
@@ -175,13 +187,16 @@ impl Get<'_> {
             (any, printed) = (true, true);
         }
         if !any && missing.is_empty() && !self.arguments.ignore_not_found {
-            let scoped = targets.iter().any(|target| target.resource.namespaced);
-            match self.namespace().filter(|_| scoped) {
-                Some(namespace) => eprintln!("No resources found in {namespace} namespace."),
-                None => eprintln!("No resources found"),
-            }
+            self.nothing(targets.iter().any(|target| target.resource.namespaced));
         }
         told(missing)
+    }
+
+    fn nothing(&self, scoped: bool) {
+        match self.namespace().filter(|_| scoped) {
+            Some(namespace) => eprintln!("No resources found in {namespace} namespace."),
+            None => eprintln!("No resources found"),
+        }
     }
 
     async fn objects(&self, targets: &[Target]) -> Result {
@@ -219,12 +234,12 @@ impl Get<'_> {
     fn print_objects(&self, objects: &[(Resource, Value)], single: bool) -> Result {
         if objects.is_empty() && (single || self.output.is_table()) {
             if !single {
-                eprintln!("No resources found");
+                self.nothing(true);
             }
             return Ok(());
         }
         match &self.output {
-            Output::Name => {
+            Output::Name | Output::Table { .. } => {
                 for (resource, object) in objects {
                     print!("{}", self.output.show(object, Some(resource))?);
                 }
@@ -233,7 +248,6 @@ impl Get<'_> {
                 let values: Vec<Value> = objects.iter().map(|(_, object)| object.clone()).collect();
                 print!("{}", columns.table(&values, !self.arguments.no_headers)?);
             }
-            Output::Table { .. } => self.sorted_table(objects)?,
             output => match objects {
                 [(resource, object)] if single => print!("{}", output.show(object, Some(resource))?),
                 many => {
@@ -243,14 +257,6 @@ impl Get<'_> {
                 }
             },
         }
-        Ok(())
-    }
-
-    /// The server's tables can't be sorted by what is not in them: here the names and ages must do.
-    fn sorted_table(&self, objects: &[(Resource, Value)]) -> Result {
-        let columns = crate::print::Columns::parse("NAME:.metadata.name,CREATED:.metadata.creationTimestamp")?;
-        let values: Vec<Value> = objects.iter().map(|(_, object)| object.clone()).collect();
-        print!("{}", columns.table(&values, !self.arguments.no_headers)?);
         Ok(())
     }
 
@@ -329,6 +335,20 @@ fn told(mut missing: Vec<anyhow::Error>) -> Result {
         eprintln!("{}", crate::failure::sentence(error));
     }
     Err(last)
+}
+
+/// Puts the rows of all parts in one order, into the first part.
+fn sort_rows(answers: &mut [Value], by: &JsonPath) {
+    let mut rows: Vec<Value> = Vec::new();
+    for answer in answers.iter_mut() {
+        if let Value::Array(part) = answer["rows"].take() {
+            rows.extend(part);
+        }
+    }
+    rows.sort_by_cached_key(|row| SortKey::of(by.values(&row["object"]).ok().and_then(|v| v.first().copied())));
+    if let Some(first) = answers.first_mut() {
+        first["rows"] = Value::Array(rows);
+    }
 }
 
 /// Numbers by size, everything else as text; what is missing comes first.

@@ -178,7 +178,7 @@ pub async fn explain(server: &Server, arguments: Explain) -> Result {
     }
     writeln!(out, "KIND:       {}\nVERSION:    {}\n", resource.kind, resource.version)?;
     if let Some((name, property)) = field {
-        writeln!(out, "FIELD: {name} <{}>\n", type_name(schemas, property))?;
+        writeln!(out, "FIELD: {name} <{}>\n\n", type_name(schemas, property))?;
     }
     let description = field.and_then(|(_, property)| property["description"].as_str()).unwrap_or_default();
     writeln!(out, "DESCRIPTION:")?;
@@ -188,10 +188,10 @@ pub async fn explain(server: &Server, arguments: Explain) -> Result {
         }
     }
     if schema["properties"].is_object() {
-        writeln!(out, "\nFIELDS:")?;
+        writeln!(out, "    \nFIELDS:")?;
         list_fields(&mut out, schemas, schema, arguments.recursive, 2, &mut Vec::new());
     }
-    print!("{}", out.trim_end_matches('\n').to_owned() + "\n\n");
+    println!("{out}");
     Ok(())
 }
 

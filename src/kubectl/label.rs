@@ -64,7 +64,7 @@ pub async fn run(server: &Server, arguments: Arguments, which: Which) -> Result 
             continue;
         }
         let patch = changed(&changes, current, arguments.overwrite, which)?;
-        let path = arguments.writing.query(&found.path(""), "kubectl-label")?;
+        let path = arguments.writing.query_change(&found.path(""), "kubectl-label")?;
         let body = json!({"metadata": {(which.field()): patch}});
         let after = server.patch(&path, PatchKind::Merge, &body).await?;
         let unset = changes.iter().all(|change| change.ends_with('-') && !change.contains('='));

@@ -8,6 +8,7 @@ use futures::stream::FuturesUnordered;
 use serde_json::Value;
 
 use crate::discovery::Resource;
+use crate::failure::is_not_found;
 use crate::server::{Server, path, with_query};
 use crate::targets::{list, parse};
 use crate::{Failure, Result};
@@ -153,7 +154,14 @@ impl Arguments {
             ));
         };
         if !word.contains('/') {
-            return Ok(vec![server.get(&path(pods, namespace, word, "")).await?]);
+            let pod = server.get(&path(pods, namespace, word, "")).await.map_err(|e| match is_not_found(&e) {
+                true => Failure::text(format!(
+                    "error from server (NotFound): pods {word:?} not found in namespace {:?}",
+                    server.namespace
+                )),
+                false => e,
+            });
+            return Ok(vec![pod?]);
         }
         let targets = parse(server.discovery().await?, std::slice::from_ref(word))?;
         let [target] = targets.as_slice() else { return Err(Failure::text("name one object")) };

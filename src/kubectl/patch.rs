@@ -53,7 +53,7 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         return Err(Failure::text("--dry-run=client is not part of this kubectl's patch; use --dry-run=server"));
     }
     for found in arguments.selection.find(server, &arguments.words, Some(&server.namespace)).await? {
-        let path = arguments.writing.query(&found.path(&arguments.subresource), "kubectl-patch")?;
+        let path = arguments.writing.query_change(&found.path(&arguments.subresource), "kubectl-patch")?;
         let patched = server.patch(&path, kind, &patch).await?;
         let what = if same(&found.object, &patched) { "patched (no change)" } else { "patched" };
         arguments.writing.tell(&found.resource, &patched, what)?;

@@ -107,6 +107,9 @@ pub fn without_managed_fields(mut object: Value) -> Value {
     object
 }
 
+/// With the blanks behind it a column has at least six places.
+const NARROWEST: usize = 3;
+
 /// Columns of text, each as wide as its widest cell and three blanks.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -136,7 +139,7 @@ impl Table {
         for row in &self.rows {
             widths.resize(widths.len().max(row.len()), 0);
             for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
+                *width = (*width).max(cell.chars().count()).max(NARROWEST);
             }
         }
         widths

@@ -194,6 +194,10 @@ async fn history(server: &Server, found: &Found, revision: i64) -> Result {
         return Ok(());
     }
     println!("{} ", found.label());
+    if revisions.is_empty() {
+        println!("No rollout history found.");
+        return Ok(());
+    }
     let mut lines = String::from("REVISION\tCHANGE-CAUSE\n");
     for (number, set) in &revisions {
         let cause = set["metadata"]["annotations"][CAUSE].as_str().unwrap_or("<none>");

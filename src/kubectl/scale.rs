@@ -5,6 +5,7 @@ use serde_json::json;
 use skiff_client::PatchKind;
 
 use crate::apply::{DryRun, Writing};
+use crate::failure::api_error;
 use crate::server::Server;
 use crate::targets::Selection;
 use crate::{Failure, Result};
@@ -34,7 +35,13 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
     if arguments.writing.dry_run()? == DryRun::Client {
         return Err(Failure::text("--dry-run=client is not part of this kubectl's scale; use --dry-run=server"));
     }
-    for found in arguments.selection.find(server, &arguments.words, Some(&server.namespace)).await? {
+    let found = arguments.selection.find(server, &arguments.words, Some(&server.namespace)).await;
+    // Upstream's words.
+    let found = found.map_err(|e| match api_error(&e) {
+        Some(error) if error.is_not_found() => Failure::text(format!("no objects passed to scale {}", error.message)),
+        _ => e,
+    })?;
+    for found in found {
         let mut patch = json!({"spec": {"replicas": arguments.replicas}});
         if let Some(expected) = arguments.current_replicas {
             let scale = server.get(&found.path("scale")).await?;
@@ -44,7 +51,7 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             }
             patch["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
         }
-        let path = arguments.writing.query(&found.path("scale"), "kubectl")?;
+        let path = arguments.writing.query_change(&found.path("scale"), "kubectl")?;
         server.patch(&path, PatchKind::Merge, &patch).await?;
         arguments.writing.tell(&found.resource, &found.object, "scaled")?;
     }

@@ -57,7 +57,7 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             What::Image(_) => images(&found, &changes)?,
             What::Env(_) => environment(&found, &changes, &common.containers)?,
         };
-        let path = common.writing.query(&found.path(""), "kubectl-set")?;
+        let path = common.writing.query_change(&found.path(""), "kubectl-set")?;
         let after = server.patch(&path, PatchKind::Strategic, &patch).await?;
         if !same(&found.object, &after) {
             common.writing.tell(&found.resource, &after, told)?;

@@ -2,6 +2,7 @@
 //! twice, and says what has a wrong type as Go's JSON decoder says it.
 
 use std::cell::RefCell;
+use std::fmt::Write as _;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -11,7 +12,7 @@ use crate::schema::{ObjectType, Scalar, Type};
 
 /// What a walk found, beside the value.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct Report<'a> {
     /// Sentences in the order of the document.
     pub strict: Vec<String>,
     /// The first wrong type or value.
@@ -21,10 +22,10 @@ pub struct Report {
     /// `spec.containers.image`: fields only, without what is inside maps.
     go_path: String,
     /// The Go struct that the last field of `go_path` belongs to.
-    go_struct: String,
+    go_struct: &'a str,
 }
 
-impl Report {
+impl Report<'_> {
     fn note(&mut self, what: &str, name: &str) {
         let dot = if self.path.is_empty() { "" } else { "." };
         let sentence = format!("{what} field \"{}{dot}{name}\"", self.path);
@@ -73,13 +74,13 @@ fn go_type(ty: &Type) -> String {
 
 /// Reads one value; a `null` stays one, and whoever asked decides what it means.
 #[derive(Clone, Copy)]
-pub struct Seed<'a> {
+pub struct Seed<'a, 'r> {
     /// `None`: anything.
     pub ty: Option<&'a Type>,
-    pub report: &'a RefCell<Report>,
+    pub report: &'r RefCell<Report<'a>>,
 }
 
-impl<'de> DeserializeSeed<'de> for Seed<'_> {
+impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -87,7 +88,7 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
     }
 }
 
-impl<'a> Seed<'a> {
+impl<'a, 'r> Seed<'a, 'r> {
     /// The type, unless anything goes.
     fn known(&self) -> Option<&'a Type> {
         self.ty.filter(|ty| !matches!(ty, Type::Any))
@@ -157,7 +158,7 @@ impl<'a> Seed<'a> {
                 report.go_path.push('.');
             }
             report.go_path.push_str(name);
-            let of = object.name.rsplit('.').next().unwrap_or_default().to_owned();
+            let of = object.name.rsplit('.').next().unwrap_or_default();
             (length, std::mem::replace(&mut report.go_struct, of))
         };
         let value = self.within(name, Some(ty), |seed| map.next_value_seed(seed));
@@ -181,10 +182,7 @@ impl<'a> Seed<'a> {
     }
 
     /// Runs `read` one level deeper in the path.
-    fn within<'b, T>(self, name: &str, ty: Option<&'b Type>, read: impl FnOnce(Seed<'b>) -> T) -> T
-    where
-        'a: 'b,
-    {
+    fn within<T>(self, name: &str, ty: Option<&'a Type>, read: impl FnOnce(Self) -> T) -> T {
         let length = {
             let path = &mut self.report.borrow_mut().path;
             let length = path.len();
@@ -200,7 +198,7 @@ impl<'a> Seed<'a> {
     }
 }
 
-impl<'de> Visitor<'de> for Seed<'_> {
+impl<'de> Visitor<'de> for Seed<'_, '_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -259,7 +257,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             {
                 let path = &mut self.report.borrow_mut().path;
                 path.truncate(length);
-                path.push_str(&format!("[{}]", values.len()));
+                write!(path, "[{}]", values.len()).expect("writing to memory");
             }
             match seq.next_element_seed(Seed { ty: item, report: self.report })? {
                 Some(Value::Null) => values.push(zero(item)),
@@ -287,7 +285,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 }
 
-impl Seed<'_> {
+impl Seed<'_, '_> {
     fn number(self, value: Number) -> Value {
         // Go names the literal where the type is a number and the literal doesn't fit it.
         let found = match self.ty {
@@ -320,7 +318,7 @@ pub fn is_zero(value: &Value) -> bool {
 }
 
 /// Reads a JSON text.
-pub fn text(body: &[u8], ty: Option<&Type>) -> Result<(Value, Report), serde_json::Error> {
+pub fn text<'a>(body: &[u8], ty: Option<&'a Type>) -> Result<(Value, Report<'a>), serde_json::Error> {
     let report = RefCell::new(Report::default());
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = Seed { ty, report: &report }.deserialize(&mut deserializer)?;
@@ -329,7 +327,7 @@ pub fn text(body: &[u8], ty: Option<&Type>) -> Result<(Value, Report), serde_jso
 }
 
 /// Walks over a value.
-pub fn value(value: Value, ty: Option<&Type>) -> (Value, Report) {
+pub fn value(value: Value, ty: Option<&Type>) -> (Value, Report<'_>) {
     let report = RefCell::new(Report::default());
     let value = Seed { ty, report: &report }.deserialize(value).unwrap_or(Value::Null);
     (value, report.into_inner())

@@ -14,12 +14,11 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 
+/// Names and schemas.
+pub type Definitions<'a> = dyn Iterator<Item = (String, Value)> + 'a;
+
 /// Hands all definitions to `write`, one after the other; what is in memory is one of them and the descriptions.
-pub fn each(
-    descriptors: &[&Descriptor],
-    flavour: Flavour,
-    write: &mut dyn FnMut(&mut dyn Iterator<Item = (String, Value)>),
-) {
+pub fn each(descriptors: &[&Descriptor], flavour: Flavour, write: &mut dyn FnMut(&mut Definitions<'_>)) {
     let kinds = kinds_by_type(descriptors);
     let descriptions = Descriptions::unpack();
     let types = reachable(kinds.keys().copied().chain(helpers()));

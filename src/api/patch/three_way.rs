@@ -146,7 +146,8 @@ impl Lists<'_> {
         }
         let ids = |items: &[Value]| items.iter().map(|item| item.get(key).cloned()).collect::<Vec<_>>();
         let moved = !self.current.is_empty() && ids(self.current) != ids(self.modified);
-        if (!entries.is_empty() && !(self.current.is_empty() && self.original.is_empty())) || moved {
+        let is_new = self.current.is_empty() && self.original.is_empty();
+        if moved || !(entries.is_empty() || is_new) {
             let order =
                 ids(self.modified).into_iter().flatten().map(|id| Value::Object(single(key, id))).collect::<Vec<_>>();
             if !order.is_empty() {

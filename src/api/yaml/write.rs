@@ -119,12 +119,14 @@ fn needs_escapes(text: &str) -> bool {
     text.chars().any(|c| c.is_control() || c == '\u{feff}' || c == '\u{2028}' || c == '\u{2029}')
 }
 
-/// Timestamps and the like, which go-yaml quotes twice.
+/// Timestamps and numbers to the base of 60, which go-yaml quotes for the sake of other readers.
 fn looks_special(text: &str) -> bool {
-    text.is_empty()
-        || text.starts_with(|c: char| c.is_ascii_digit())
-            && text.contains([':', '-'])
-            && text.chars().all(|c| "0123456789-:.TZ+ ".contains(c))
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let rest = &text[digits..];
+    let date = digits == 4 && rest.starts_with('-') && rest.chars().all(|c| "0123456789-:.TtZ+ ".contains(c));
+    let sexagesimal =
+        digits > 0 && rest.starts_with(':') && rest.chars().all(|c| c.is_ascii_digit() || c == ':' || c == '.');
+    text.is_empty() || date || sexagesimal
 }
 
 fn is_plain(text: &str) -> bool {

@@ -7,12 +7,7 @@ use super::page::Page;
 pub fn write(page: &mut Page, object: &Value) {
     let metadata = &object["metadata"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    page.field("Name", text(&metadata["name"]));
-    if metadata["namespace"].is_string() {
-        page.field("Namespace", text(&metadata["namespace"]));
-    }
-    page.map("Labels", &metadata["labels"]);
-    page.annotations("Annotations", &metadata["annotations"]);
+    head(page, object);
     page.field("API Version", text(&object["apiVersion"]));
     page.field("Kind", text(&object["kind"]));
     page.line("Metadata:");
@@ -21,18 +16,9 @@ pub fn write(page: &mut Page, object: &Value) {
     {
         page.line(format!("  {label}:\t{}", text(&metadata[field])));
     }
-    let secret = object["kind"] == "Secret";
     for (name, value) in object.as_object().into_iter().flatten() {
         match name.as_str() {
             "metadata" | "apiVersion" | "kind" => {}
-            // Secrets are never shown, but for how long they are.
-            "data" if secret => {
-                page.line("Data:");
-                for (key, value) in value.as_object().into_iter().flatten() {
-                    let length = value.as_str().map_or(0, |text| text.trim_end_matches('=').len() * 3 / 4);
-                    page.line(format!("  {key}:\t{length} bytes"));
-                }
-            }
             _ => member(page, name, value, 0),
         }
     }
@@ -61,6 +47,48 @@ fn member(page: &mut Page, name: &str, value: &Value, indent: usize) {
     }
 }
 
+/// A ConfigMap, with its texts as they are.
+pub fn config_map(page: &mut Page, object: &Value) {
+    head(page, object);
+    page.line("\nData\n====");
+    for (key, value) in object["data"].as_object().into_iter().flatten() {
+        page.line(format!("{key}:\n----\n{}\n", value.as_str().unwrap_or_default()));
+    }
+    page.line("\nBinaryData\n====");
+    for (key, value) in object["binaryData"].as_object().into_iter().flatten() {
+        page.line(format!("{key}: {} bytes", decoded_length(value)));
+    }
+    page.line("");
+}
+
+/// A Secret, without what it holds.
+pub fn secret(page: &mut Page, object: &Value) {
+    head(page, object);
+    page.line(format!("\nType:  {}\n\nData\n====", object["type"].as_str().unwrap_or_default()));
+    for (key, value) in object["data"].as_object().into_iter().flatten() {
+        page.line(format!("{key}:\t{} bytes", decoded_length(value)));
+    }
+}
+
+pub fn namespace(page: &mut Page, object: &Value) {
+    head(page, object);
+    page.field("Status", object["status"]["phase"].as_str().unwrap_or_default());
+}
+
+fn head(page: &mut Page, object: &Value) {
+    let metadata = &object["metadata"];
+    page.field("Name", metadata["name"].as_str().unwrap_or_default());
+    if let Some(namespace) = metadata["namespace"].as_str() {
+        page.field("Namespace", namespace);
+    }
+    page.map("Labels", &metadata["labels"]);
+    page.annotations("Annotations", &metadata["annotations"]);
+}
+
+fn decoded_length(value: &Value) -> usize {
+    value.as_str().map_or(0, |text| text.trim_end_matches('=').len() * 3 / 4)
+}
+
 /// `podIPs` to `Pod I Ps`, as upstream, `lastUpdateTime` to `Last Update Time`.
 fn words(name: &str) -> String {
     let mut out = String::new();
@@ -85,7 +113,7 @@ mod tests {
     #[test]
     fn secrets_stay_secret() {
         let mut page = Page::default();
-        write(
+        secret(
             &mut page,
             &json!({"kind": "Secret", "apiVersion": "v1", "type": "Opaque", "metadata": {"name": "s"}, "data": {"k": "aHVudGVyMg=="}}),
         );

@@ -7,7 +7,6 @@ use super::page::Page;
 use super::pod::items;
 use super::{date, time};
 use crate::Result;
-use crate::failure::is_not_found;
 use crate::server::Server;
 use crate::targets::{Found, list};
 
@@ -45,6 +44,9 @@ pub async fn write(server: &Server, page: &mut Page, found: &Found) -> Result {
     items(&status["addresses"])
         .for_each(|address| page.line(format!("  {}:\t{}", text(&address["type"]), text(&address["address"]))));
     for (title, field) in [("Capacity", "capacity"), ("Allocatable", "allocatable")] {
+        if status[field].as_object().is_none_or(serde_json::Map::is_empty) {
+            continue;
+        }
         page.line(format!("{title}:"));
         status[field]
             .as_object()
@@ -88,8 +90,11 @@ async fn lease(server: &Server, page: &mut Page, found: &Found) -> Result {
     let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}", found.name());
     let lease = match server.get(&path).await {
         Ok(lease) => lease,
-        Err(e) if is_not_found(&e) => return Ok(()),
-        Err(e) => return Err(e),
+        // Who may see the node may still not see its lease.
+        Err(e) => {
+            page.field("Lease", format!("Failed to get lease: {e}"));
+            return Ok(());
+        }
     };
     page.line("Lease:");
     page.field("  HolderIdentity", lease["spec"]["holderIdentity"].as_str().unwrap_or("<unset>"));
@@ -105,11 +110,18 @@ async fn pods(server: &Server, page: &mut Page, found: &Found) -> Result {
     let running: Vec<&Value> =
         all.iter().filter(|pod| !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))).collect();
     page.field("Non-terminated Pods", format!("({} in total)", running.len()));
-    page.line("  Namespace\tName\tCPU Requests\tCPU Limits\tMemory Requests\tMemory Limits\tAge");
-    page.line("  ---------\t----\t------------\t----------\t---------------\t-------------\t---");
+    page.line("  Namespace\tName\t\tCPU Requests\tCPU Limits\tMemory Requests\tMemory Limits\tAge");
+    page.line("  ---------\t----\t\t------------\t----------\t---------------\t-------------\t---");
     let allocatable = &found.object["status"]["allocatable"];
     let now = Timestamp::now();
-    let columns = [("requests", "cpu"), ("limits", "cpu"), ("requests", "memory"), ("limits", "memory")];
+    let columns = [
+        ("requests", "cpu"),
+        ("limits", "cpu"),
+        ("requests", "memory"),
+        ("limits", "memory"),
+        ("requests", "ephemeral-storage"),
+        ("limits", "ephemeral-storage"),
+    ];
     let mut totals = columns.map(|(_, resource)| zero(resource));
     for pod in running {
         let amounts = columns.map(|(which, resource)| sum(pod, which, resource));
@@ -119,12 +131,13 @@ async fn pods(server: &Server, page: &mut Page, found: &Found) -> Result {
         let shown: Vec<String> = amounts
             .iter()
             .zip(columns)
+            .take(4)
             .map(|(amount, (_, resource))| with_percent(*amount, &allocatable[resource], resource))
             .collect();
         let metadata = &pod["metadata"];
         let age = time(&metadata["creationTimestamp"]).map(|at| human_since(at, now)).unwrap_or_default();
         page.line(format!(
-            "  {}\t{}\t{}\t{age}",
+            "  {}\t{}\t\t{}\t{age}",
             metadata["namespace"].as_str().unwrap_or_default(),
             metadata["name"].as_str().unwrap_or_default(),
             shown.join("\t")
@@ -132,7 +145,7 @@ async fn pods(server: &Server, page: &mut Page, found: &Found) -> Result {
     }
     page.line("Allocated resources:\n  (Total limits may be over 100 percent, i.e., overcommitted.)");
     page.line("  Resource\tRequests\tLimits\n  --------\t--------\t------");
-    for (nth, resource) in [(0, "cpu"), (2, "memory")] {
+    for (nth, resource) in [(0, "cpu"), (2, "memory"), (4, "ephemeral-storage")] {
         let shown = |at: usize| with_percent(totals[at], &allocatable[resource], resource);
         page.line(format!("  {resource}\t{}\t{}", shown(nth), shown(nth + 1)));
     }

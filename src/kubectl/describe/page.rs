@@ -76,7 +76,7 @@ pub fn aligned(text: &str) -> String {
     let mut out = String::new();
     for (cells, widths) in rows.iter().zip(&widths) {
         let line: String = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        out.push_str(line.trim_end());
+        out.push_str(&line);
         out.push('\n');
     }
     out

@@ -57,7 +57,7 @@ pub fn write(page: &mut Page, pod: &Value) {
             page.line(format!("{title}:"));
             for container in items(&spec[list]) {
                 let state = items(&status[statuses]).find(|status| status["name"] == container["name"]);
-                self::container(page, container, state);
+                self::container(page, container, state, "  ");
             }
         }
     }
@@ -67,7 +67,7 @@ pub fn write(page: &mut Page, pod: &Value) {
             page.line(format!("  {}\t{}", text(&condition["type"]), text(&condition["status"])));
         }
     }
-    volumes(page, spec);
+    volumes(page, spec, "");
     page.field("QoS Class", text(&status["qosClass"]));
     page.map("Node-Selectors", &spec["nodeSelector"]);
     page.several("Tolerations", items(&spec["tolerations"]).map(toleration));
@@ -77,7 +77,7 @@ pub fn items(value: &Value) -> impl Iterator<Item = &Value> + use<'_> {
     value.as_array().into_iter().flatten()
 }
 
-fn toleration(toleration: &Value) -> String {
+pub fn toleration(toleration: &Value) -> String {
     let text = |field: &str| toleration[field].as_str().unwrap_or_default();
     let mut out = text("key").to_owned();
     if !text("value").is_empty() {
@@ -95,9 +95,10 @@ fn toleration(toleration: &Value) -> String {
     out
 }
 
-pub fn container(page: &mut Page, container: &Value, status: Option<&Value>) {
+/// `indent` stands before the name: pod templates set it one blank further in.
+pub fn container(page: &mut Page, container: &Value, status: Option<&Value>, indent: &str) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    page.line(format!("  {}:", text(&container["name"])));
+    page.line(format!("{indent}{}:", text(&container["name"])));
     if let Some(status) = status {
         page.field("    Container ID", text(&status["containerID"]));
     }
@@ -156,7 +157,9 @@ pub fn container(page: &mut Page, container: &Value, status: Option<&Value>) {
     }
     if items(&container["volumeMounts"]).next().is_some() {
         page.line("    Mounts:");
-        for mount in items(&container["volumeMounts"]) {
+        let mut mounts: Vec<&Value> = items(&container["volumeMounts"]).collect();
+        mounts.sort_by_key(|mount| mount["mountPath"].as_str());
+        for mount in mounts {
             let mode = if mount["readOnly"] == true { "ro" } else { "rw" };
             let sub = mount["subPath"].as_str().map(|path| format!(",path={path:?}")).unwrap_or_default();
             page.line(format!("      {} from {} ({mode}{sub})", text(&mount["mountPath"]), text(&mount["name"])));
@@ -264,14 +267,15 @@ fn environment(env: &Value) -> String {
     text(&env["value"])
 }
 
-pub fn volumes(page: &mut Page, spec: &Value) {
+pub fn volumes(page: &mut Page, spec: &Value, indent: &str) {
     if items(&spec["volumes"]).next().is_none() {
-        page.line("Volumes:\t<none>");
+        page.line(format!("{indent}Volumes:\t<none>"));
         return;
     }
-    page.line("Volumes:");
+    page.line(format!("{indent}Volumes:"));
     for volume in items(&spec["volumes"]) {
-        page.line(format!("  {}:", volume["name"].as_str().unwrap_or_default()));
+        let inner = if indent.is_empty() { "  " } else { "   " };
+        page.line(format!("{inner}{}:", volume["name"].as_str().unwrap_or_default()));
         let Some((kind, source)) = volume.as_object().into_iter().flatten().find(|(key, _)| *key != "name") else {
             continue;
         };

@@ -84,7 +84,7 @@ fn endpoints(slices: &[Value], port: &str) -> String {
     let more = found.len().saturating_sub(3);
     found.truncate(3);
     match (found.is_empty(), more) {
-        (true, _) => String::new(),
+        (true, _) => "<none>".to_owned(),
         (_, 0) => found.join(","),
         _ => format!("{} + {more} more...", found.join(",")),
     }

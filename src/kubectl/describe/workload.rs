@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::date;
 use super::page::Page;
-use super::pod::{container, items, volumes};
+use super::pod::{container, items, toleration, volumes};
 use crate::Result;
 use crate::logs::selector_of;
 use crate::server::Server;
@@ -155,9 +155,10 @@ pub fn template(page: &mut Page, template: &Value) {
     for (title, field) in [("Init Containers", "initContainers"), ("Containers", "containers")] {
         if items(&spec[field]).next().is_some() {
             page.line(format!("  {title}:"));
-            items(&spec[field]).for_each(|entry| container(page, entry, None));
+            items(&spec[field]).for_each(|entry| container(page, entry, None, "   "));
         }
     }
-    volumes(page, spec);
+    volumes(page, spec, "  ");
     page.map("  Node-Selectors", &spec["nodeSelector"]);
+    page.several("  Tolerations", items(&spec["tolerations"]).map(toleration));
 }

@@ -228,7 +228,8 @@ impl<'a> Parser<'a> {
                 self.close()?;
                 return if in_range { Ok(nodes) } else { Err("not in range, nothing to end".into()) };
             }
-            if let Some(rest) = self.rest.strip_prefix("range ") {
+            let range = self.rest.strip_prefix("range").filter(|rest| rest.starts_with([' ', '.', '[', '$', '@']));
+            if let Some(rest) = range {
                 self.rest = rest.trim_start();
                 let steps = self.steps()?;
                 self.close()?;

@@ -79,8 +79,8 @@ fn deployment(name: &str, object: &Value, observed: bool) -> Result<(String, boo
     if !observed {
         return Ok(("Waiting for deployment spec update to be observed...".into(), false));
     }
-    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-    let progress = conditions.filter(|condition| condition["type"] == "Progressing").next_back();
+    let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let progress = conditions.rfind(|condition| condition["type"] == "Progressing");
     if progress.is_some_and(|condition| condition["reason"] == "ProgressDeadlineExceeded") {
         return Err(format!("deployment {name:?} exceeded its progress deadline"));
     }
