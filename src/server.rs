@@ -304,7 +304,11 @@ fn write_kubeconfig(arguments: &ServerArgs, pki: &ClusterPki) -> Result<()> {
 /// The Service by which clusters find their DNS server. It has no endpoints: every node answers at its
 /// address itself.
 async fn ensure_dns_service(api: &ApiServer, arguments: &ServerArgs, address: Ipv4Addr) -> Result<()> {
-    let client = Client::new(api.transport("system:skiff", &["system:masters"]));
+    let services = Client::new(api.transport("system:skiff", &["system:masters"])).namespaced::<Service>("kube-system");
+    match services.get("kube-dns").await {
+        Err(error) if error.is_not_found() => {}
+        found => return Ok(found.map(drop)?),
+    }
     let port = |name: &str, protocol: &str| ServicePort {
         name: Some(name.to_owned()),
         protocol: Some(protocol.to_owned()),
@@ -327,10 +331,8 @@ async fn ensure_dns_service(api: &ApiServer, arguments: &ServerArgs, address: Ip
         }),
         ..Service::default()
     };
-    match client.namespaced::<Service>("kube-system").create(&service).await {
-        Err(error) if !error.is_already_exists() => Err(error.into()),
-        _ => Ok(()),
-    }
+    services.create(&service).await?;
+    Ok(())
 }
 
 /// Says, once, what to do next.
