@@ -30,7 +30,8 @@ impl Answer {
 pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
     let rest = url.strip_prefix("http://").ok_or_else(|| io::Error::other("not an http URL"))?;
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let address = host.parse().map_err(io::Error::other)?;
+    let with_port = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
+    let address = with_port.parse().map_err(io::Error::other)?;
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     let path = if path.is_empty() { "/" } else { path };
