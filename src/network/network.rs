@@ -42,7 +42,7 @@ impl Network {
         check(&options)?;
         let for_pods = options.clone();
         let pods = Worker::start("network-pods", move || {
-            sysctl::ensure()?;
+            sysctl::ensure_forwarding()?;
             let leases = Leases::open(&for_pods.data_directory, for_pods.pod_cidr)?;
             Ok(Pods { links: Links::open(&for_pods)?, leases })
         })
@@ -51,7 +51,9 @@ impl Network {
         let for_table = options.clone();
         let table = Worker::start("network-rules", move || {
             let fragments = leases.iter().map(|l| (Owner::Pod(l.sandbox_id.clone()), rules::plan_pod(l)));
-            Table::open(&for_table, features, fragments.collect())
+            let table = Table::open(&for_table, features, fragments.collect())?;
+            sysctl::ensure_connections();
+            Ok(table)
         })
         .await?;
         Ok(Self { inner: Arc::new(Inner { options, pods, table }) })

@@ -6,9 +6,13 @@ use crate::Error;
 const CONNECTIONS_PER_CORE: usize = 32 * 1024;
 const CONNECTIONS_AT_LEAST: usize = 128 * 1024;
 
-/// Makes the host forward packets and track enough connections, in the calling thread's network namespace.
-pub(crate) fn ensure() -> Result<(), Error> {
-    write("/proc/sys/net/ipv4/ip_forward", "1")?;
+/// Makes the host forward packets, in the calling thread's network namespace.
+pub(crate) fn ensure_forwarding() -> Result<(), Error> {
+    write("/proc/sys/net/ipv4/ip_forward", "1")
+}
+
+/// Makes the host track enough connections. It does so at all only once a rule asks for it.
+pub(crate) fn ensure_connections() {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let wanted = (cores * CONNECTIONS_PER_CORE).max(CONNECTIONS_AT_LEAST);
     let limit = "/proc/sys/net/netfilter/nf_conntrack_max";
@@ -19,7 +23,6 @@ pub(crate) fn ensure() -> Result<(), Error> {
         // Only the host's own namespace may; inside another one the host's limit holds.
         tracing::debug!(limit, %error, "leaving the number of tracked connections as it is");
     }
-    Ok(())
 }
 
 fn write(path: &str, value: &str) -> Result<(), Error> {

@@ -37,7 +37,7 @@ pub(super) fn chains(options: &NetworkOptions, features: Features) -> Vec<(Chain
                 by_port(SetName::NoEndpointNodePorts, to_node(Rule::new().new_connection(), features)),
             ],
         ),
-        base("filter-forward", "filter", HookPoint::Forward, FILTER, untranslated(options)),
+        base("filter-forward", "filter", HookPoint::Forward, FILTER, forward(options)),
         base("filter-output", "filter", HookPoint::Output, FILTER, {
             let mut rules = vec![Rule::new().destination_in(options.dns_ip, 32).verdict(Verdict::Accept)];
             rules.extend(untranslated(options));
@@ -112,6 +112,15 @@ fn postrouting(options: &NetworkOptions) -> Vec<Rule> {
             .destination_not_in(std::net::Ipv4Addr::new(224, 0, 0, 0), 4)
             .then(Expr::Masquerade),
     ]
+}
+
+/// An endpoint's packet out of its connection's window would not be translated back: the client would answer it with
+/// a reset, and lose the connection.
+fn forward(options: &NetworkOptions) -> Vec<Rule> {
+    let pods = options.cluster_cidr;
+    let mut rules = vec![Rule::new().source_in(pods.address, pods.prefix_len).invalid().verdict(Verdict::Drop)];
+    rules.extend(untranslated(options));
+    rules
 }
 
 /// What still has a service's address after translation has no endpoint. A port that a service does not have is

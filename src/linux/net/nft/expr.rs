@@ -379,6 +379,12 @@ impl Rule {
         self.then(Expr::Ct { key: CtKey::State, original: false, to: 0 }).any_bit(NEW)
     }
 
+    /// A packet that belongs to no connection, or is out of its window.
+    pub fn invalid(self) -> Self {
+        const INVALID: u32 = 1;
+        self.then(Expr::Ct { key: CtKey::State, original: false, to: 0 }).any_bit(INVALID)
+    }
+
     /// A connection whose destination was changed.
     pub fn translated(self) -> Self {
         const IPS_DST_NAT: u32 = 1 << 5;
