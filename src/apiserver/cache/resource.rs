@@ -16,7 +16,7 @@ const WATCHER_QUEUE: usize = 4096;
 /// The ring keeps at least this many changes, then as many as fit into its bytes.
 const RING_MIN_EVENTS: usize = 128;
 const RING_MAX_EVENTS: usize = 16_384;
-const RING_BYTES: usize = 4 << 20;
+const RING_BYTES: usize = 2 << 20;
 
 /// A change, told to every watcher as one shared value.
 pub(crate) struct Event {
