@@ -17,6 +17,9 @@ pub enum Failure {
     /// The server could not be asked.
     #[error("{0}")]
     Unreachable(String),
+    /// Everything was said already.
+    #[error("failed")]
+    Silent,
 }
 
 impl Failure {
@@ -79,12 +82,15 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Prints an error as upstream does.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("{}", sentence(error));
+    if !matches!(error.downcast_ref(), Some(Failure::Silent)) {
+        eprintln!("{}", sentence(error));
+    }
     ExitCode::FAILURE
 }
 
 pub fn sentence(error: &anyhow::Error) -> String {
     match error.downcast_ref::<Failure>() {
+        Some(Failure::Silent) => String::new(),
         Some(Failure::Unreachable(text)) => text.clone(),
         Some(Failure::Text(text)) => format!("error: {text}"),
         Some(Failure::Server { context, error }) => server_sentence(context.as_deref(), error),

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod apply;
+mod auth;
 mod config;
 mod create;
 mod delete;
@@ -103,6 +104,8 @@ enum Command {
     Version(info::Version),
     /// Get documentation for a resource
     Explain(info::Explain),
+    /// Inspect authorization
+    Auth(auth::Arguments),
     /// Read kubeconfig files
     Config(config::Arguments),
     #[command(external_subcommand)]
@@ -170,12 +173,13 @@ async fn run_command(Arguments { global, command }: Arguments) -> Result {
         Command::ClusterInfo => info::cluster(&server).await,
         Command::Version(arguments) => info::version(&server, &arguments).await,
         Command::Explain(arguments) => info::explain(&server, arguments).await,
+        Command::Auth(arguments) => auth::run(&server, arguments).await,
         Command::Config(_) | Command::Other(_) => unreachable!("answered above"),
     }
 }
 
 /// Commands that upstream has and this client has not.
-const ELSEWHERE: [&str; 14] = [
+const ELSEWHERE: [&str; 13] = [
     "exec",
     "attach",
     "port-forward",
@@ -184,7 +188,6 @@ const ELSEWHERE: [&str; 14] = [
     "edit",
     "debug",
     "top",
-    "auth",
     "certificate",
     "autoscale",
     "diff",
