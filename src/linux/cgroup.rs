@@ -53,7 +53,9 @@ fn at(path: &Path) -> impl Fn(io::Error) -> io::Error {
 }
 
 fn write(path: &Path, value: &str) -> io::Result<()> {
-    fs::write(path, value).map_err(at(path))
+    // Not `fs::write`, which would create: that is refused as a matter of rights, not as a file that is not there.
+    let mut file = fs::OpenOptions::new().write(true).open(path).map_err(at(path))?;
+    io::Write::write_all(&mut file, value.as_bytes()).map_err(at(path))
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -257,14 +259,20 @@ impl Cgroups {
         read(&directory.join(file)).ok().and_then(|text| field(&text, "oom_kill")).unwrap_or(0)
     }
 
-    /// What the group has used.
+    /// What the group has used; 0 where there is no controller. Fails if there is no group.
     pub fn usage(&self, path: &str) -> io::Result<Usage> {
-        let number = |controller: &str, file: &str| -> io::Result<u64> {
-            let Some(directory) = self.directory(controller, path) else { return Ok(0) };
-            Ok(read(&directory.join(file))?.trim().parse().unwrap_or(0))
-        };
+        if !self.directories(path).iter().any(|directory| directory.exists()) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("no cgroup {path}")));
+        }
         let text = |controller: &str, file: &str| -> io::Result<String> {
-            self.directory(controller, path).map_or(Ok(String::new()), |directory| read(&directory.join(file)))
+            let Some(directory) = self.directory(controller, path) else { return Ok(String::new()) };
+            match read(&directory.join(file)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+                result => result,
+            }
+        };
+        let number = |controller: &str, file: &str| -> io::Result<u64> {
+            Ok(text(controller, file)?.trim().parse().unwrap_or(0))
         };
         let stat = text("memory", "memory.stat")?;
         let (cpu_ns, memory_bytes, inactive, rss) = if self.is_v2() {

@@ -11,6 +11,7 @@ mod node;
 mod security;
 mod speed;
 mod streams;
+mod worlds;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -35,8 +36,16 @@ fn main() -> ExitCode {
     }
     let args: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let has = |name: &str| args.iter().any(|arg| arg == name);
-    let modules =
-        [lifecycle::TESTS, streams::TESTS, execs::TESTS, limits::TESTS, security::TESTS, crashes::TESTS, speed::TESTS];
+    let modules = [
+        lifecycle::TESTS,
+        streams::TESTS,
+        execs::TESTS,
+        limits::TESTS,
+        security::TESTS,
+        crashes::TESTS,
+        speed::TESTS,
+        worlds::TESTS,
+    ];
     let all: Vec<Test> = modules.concat();
     if has("--list") {
         for (name, _) in all.iter().filter(|_| !has("--ignored")) {
