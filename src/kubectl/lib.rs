@@ -114,6 +114,7 @@ enum Command {
 
 /// The whole program. `args` are without the program's name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
+    end_with_the_reader();
     let arguments = match Arguments::try_parse_from(std::iter::once(OsString::from("kubectl")).chain(args)) {
         Ok(arguments) => arguments,
         Err(e) => {
@@ -132,6 +133,17 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }
+}
+
+/// `kubectl get pods | head -1` is no failure: who reads has read enough. The standard library panics when it can't print.
+fn end_with_the_reader() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if info.to_string().contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        default(info);
+    }));
 }
 
 async fn run_command(Arguments { global, command }: Arguments) -> Result {

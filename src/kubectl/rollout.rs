@@ -70,7 +70,10 @@ enum Command {
 
 impl Which {
     async fn find(&self, server: &Server) -> Result<Vec<Found>> {
-        self.selection.find(server, &self.words, Some(&server.namespace)).await
+        // A type alone means all of it, as upstream.
+        let mut selection = self.selection.clone();
+        selection.all |= self.words.len() == 1 && !self.words[0].contains('/');
+        selection.find(server, &self.words, Some(&server.namespace)).await
     }
 }
 
