@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use skiff_base::Scope;
 use skiff_client::{Client, EventKind, EventRecorder, Lister};
 use skiff_runtime::ContainerId;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::engine::Engine;
 use crate::options::Options;
@@ -33,7 +33,7 @@ pub(crate) struct Context {
     /// Bounds the pulls that run at once.
     pub(crate) pulls: Semaphore,
     /// Told when an image came or went.
-    pub(crate) images_changed: tokio::sync::Notify,
+    pub(crate) images_changed: Arc<Notify>,
     pub(crate) scope: Scope,
 }
 

@@ -51,7 +51,10 @@ impl<K> Observed<K> {
     }
 
     fn put(&self, value: Option<Arc<K>>) {
-        self.value.send_replace(Some(value));
+        if self.value.send_replace(Some(value)).is_none() {
+            // The first answer is waited for, not told.
+            return;
+        }
         self.listeners.lock().expect("no holder of this lock panics").retain(|l| match l.upgrade() {
             Some(listener) => {
                 listener.notify_one();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use skiff_base::{Backoff, Scope, chain};
-use skiff_client::{EventRecorder, Informers, Lister, Selector};
+use skiff_client::{EventKind, EventRecorder, Informers, Lister, Selector};
 use skiff_network::{Cidr, Network, NetworkOptions};
 use skiff_runtime::{Image, Runtime};
 use tokio::net::TcpListener;
@@ -28,12 +28,18 @@ const PARALLEL_PULLS: usize = 4;
 /// A running agent; it ends with its scope, the pods go on.
 pub struct Kubelet {
     network: Network,
+    images_changed: Arc<Notify>,
 }
 
 impl Kubelet {
     /// For what else makes the node's network: services and names.
     pub fn network(&self) -> Network {
         self.network.clone()
+    }
+
+    /// Someone else (an import) has brought or removed images: the node's status is to list them.
+    pub fn images_changed(&self) {
+        self.images_changed.notify_one();
     }
 }
 
@@ -77,6 +83,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
     .await
     .map_err(Error::Network)?;
 
+    let images_changed = Arc::new(Notify::new());
     let ctx = Arc::new(Context {
         engine: Arc::new(Machine { runtime, network: network.clone() }),
         recorder: EventRecorder::new(client.clone(), scope, "kubelet", &options.node_name),
@@ -88,13 +95,13 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         memory_capacity: facts.memory_bytes,
         routes: Default::default(),
         pulls: Semaphore::new(PARALLEL_PULLS),
-        images_changed: Notify::new(),
+        images_changed: images_changed.clone(),
         scope: scope.clone(),
         client,
         options,
     });
     run(&ctx, &network, &pods, node, facts, listener, tls, images).await?;
-    Ok(Kubelet { network })
+    Ok(Kubelet { network, images_changed })
 }
 
 /// Everything that goes on in the background from here.
@@ -111,6 +118,8 @@ async fn run(
 ) -> Result<(), Error> {
     let live: Vec<String> = ctx.engine.sandboxes().await.map_err(Error::Runtime)?.into_iter().map(|s| s.id.0).collect();
     network.retain(&live).await.map_err(Error::Network)?;
+    let about = node::reference(&ctx.options.node_name);
+    ctx.recorder.record(about, EventKind::Normal, "Starting", "Starting kubelet.");
     let (own_ctx, own_facts) = (ctx.clone(), facts.clone());
     ctx.scope.spawn(async move { tell_ready(&own_ctx, node, &own_facts, &images).await });
     ctx.scope.spawn(node::follow_images(ctx.clone(), facts));
@@ -187,6 +196,11 @@ async fn tell_ready(ctx: &Arc<Context>, node: Node, facts: &MachineFacts, images
             () = tokio::time::sleep(backoff.next_wait()) => {}
         }
     }
-    tracing::info!(node = ctx.options.node_name, "node is ready");
+    let name = &ctx.options.node_name;
+    tracing::info!(node = name, "node is ready");
+    if !node::is_ready(&node) {
+        let message = format!("Node {name} status is now: NodeReady");
+        ctx.recorder.record(node::reference(name), EventKind::Normal, "NodeReady", message);
+    }
     node::heartbeat(ctx.clone(), node).await;
 }

@@ -126,9 +126,9 @@ enum Make {
     HostPath(HostPathVolumeSource),
 }
 
-/// Makes every volume of a pod, or brings it up to date; idempotent. The error is the text of `FailedMount`.
+/// Makes every volume of a pod, or brings it up to date, as far as `objects` are known; idempotent. The error is the
+/// text of `FailedMount`.
 pub(crate) async fn ensure(ctx: &Arc<Context>, pod: &Arc<Pod>, objects: &PodObjects) -> Result<Volumes, String> {
-    objects.known().await;
     let directory = ctx.options.pod_directory(&pod::uid(pod));
     let facts =
         Facts { host_ip: ctx.options.node_ip.into(), pod_ips: Vec::new(), allocatable: ctx.allocatable.clone() };

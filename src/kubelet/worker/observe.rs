@@ -233,7 +233,9 @@ impl Worker {
                 }
             }
             (Err(why), _) => {
-                self.ctx.event(&self.pod, EventKind::Warning, "FailedMount", why);
+                if !self.starts.is_cancelled() {
+                    self.ctx.event(&self.pod, EventKind::Warning, "FailedMount", why);
+                }
                 self.volumes = Making::Failed { until: time::now() + self.volumes_backoff.next_wait() };
             }
         }

@@ -139,6 +139,8 @@ impl Worker {
                 self.begin_end(pod::grace_s(&self.pod));
                 return;
             }
+            let message = "Pod sandbox changed, it will be killed and re-created.";
+            self.ctx.event(&self.pod, EventKind::Normal, "SandboxChanged", message);
             self.retire_runs();
         }
         self.frame = Making::Working;
@@ -171,9 +173,15 @@ impl Worker {
 
     pub(super) fn mount(&self) {
         let (ctx, pod, tell) = (self.ctx.clone(), self.pod.clone(), self.tell.clone());
-        let objects = self.objects.clone();
+        let (objects, ending) = (self.objects.clone(), self.starts.clone());
         self.background(async move {
-            let mounted = volume::ensure(&ctx, &pod, &objects).await;
+            // The API server may never answer; the end of the pod does not wait for it.
+            let known = tokio::select! {
+                () = ending.cancelled() => false,
+                () = objects.known() => true,
+            };
+            let mounted =
+                if known { volume::ensure(&ctx, &pod, &objects).await } else { Err("the pod is ending".to_owned()) };
             drop(tell.send(Event::Mounted(mounted)).await);
         });
     }

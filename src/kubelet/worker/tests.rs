@@ -315,7 +315,7 @@ impl World {
             memory_capacity: 1 << 30,
             routes: Mutex::default(),
             pulls: Semaphore::new(4),
-            images_changed: tokio::sync::Notify::new(),
+            images_changed: Arc::default(),
             scope: self.scope.clone(),
         });
         Pods::start(&ctx, &pods).await.expect("started");
