@@ -7,6 +7,10 @@ use skiff_api::ApiError;
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error(
+        "another program listens on {address}: stop it (`ss -tlnp` names it), or choose another port with --https-listen-port"
+    )]
+    Taken { address: SocketAddr },
     #[error("listen on {address}")]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("set up TLS")]

@@ -91,7 +91,10 @@ impl ApiServer {
         let (cache, watch) = Cache::load(store.clone()).await?;
         let registry = Registry::new(skiff_api::kinds::builtin(), &cache);
         let address = options.bind;
-        let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+        let listener = TcpListener::bind(address).await.map_err(|source| match source.kind() {
+            std::io::ErrorKind::AddrInUse => Error::Taken { address },
+            _ => Error::Listen { address, source },
+        })?;
         let local = listener.local_addr().map_err(|source| Error::Listen { address, source })?;
         let serving = http::tls::Serving::new(&options.pki.server())?;
         let tls = TlsAcceptor::from(Arc::new(http::tls::server_config(&options.pki, serving.clone())?));

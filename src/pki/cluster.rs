@@ -1,6 +1,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -28,7 +29,8 @@ impl ClusterPki {
     /// of the names or is near its end. An authority that can't be read is an error, never replaced:
     /// every client of the cluster trusts it.
     pub fn ensure(directory: &Path, names: &ServerNames) -> Result<Self, Error> {
-        fs::create_dir_all(directory).map_err(|source| Error::Write { path: directory.to_owned(), source })?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|source| Error::Write { path: directory.to_owned(), source })?;
         let server_ca = ensure_authority(directory, "server-ca", "skiff-server-ca")?;
         let client_ca = ensure_authority(directory, "client-ca", "skiff-client-ca")?;
         let server = ensure_server(directory, names, &server_ca)?;
