@@ -14,6 +14,10 @@ use crate::context::Context;
 use crate::pod::Role;
 use crate::{grpc_health, http_get};
 
+/// Waits between the tries of [`knock`].
+const FIRST_KNOCK: Duration = Duration::from_millis(20);
+const LAST_KNOCK: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ProbeKind {
     Startup,
@@ -104,6 +108,7 @@ pub(crate) async fn run(ctx: Arc<Context>, subject: Subject, stop: CancellationT
     let mut ticks = tokio::time::interval_at(Instant::now() + delay.saturating_sub(alive), period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut judge = Judge::new(&probe, subject.kind);
+    let mut eager = subject.kind != ProbeKind::Liveness && probe.exec.is_none();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -112,6 +117,14 @@ pub(crate) async fn run(ctx: Arc<Context>, subject: Subject, stop: CancellationT
         let result = tokio::select! {
             () = stop.cancelled() => return,
             result = once(&ctx, &subject, &probe) => result,
+        };
+        let result = if std::mem::take(&mut eager) && result.is_err() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                result = knock(&ctx, &subject, &probe, result, period) => result,
+            }
+        } else {
+            result
         };
         if let Err(output) = &result {
             let kind = subject.kind.as_str();
@@ -132,6 +145,24 @@ pub(crate) async fn run(ctx: Arc<Context>, subject: Subject, stop: CancellationT
             }
         }
     }
+}
+
+/// A program that just started mostly listens a moment later: within the first period it is asked more often, so that
+/// it need not wait for the next turn. Together these tries count as one, so no threshold is reached sooner.
+async fn knock(
+    ctx: &Context,
+    subject: &Subject,
+    probe: &Probe,
+    mut result: Result<(), String>,
+    period: Duration,
+) -> Result<(), String> {
+    let (until, mut wait) = (Instant::now() + period, FIRST_KNOCK);
+    while result.is_err() && Instant::now() + wait < until {
+        tokio::time::sleep(wait).await;
+        result = once(ctx, subject, probe).await;
+        wait = (wait * 2).min(LAST_KNOCK);
+    }
+    result
 }
 
 /// One try; the error is what the event shows behind `probe failed: `.
