@@ -19,6 +19,7 @@ crate::tests![
     stop_with_grace,
     stop_without_mercy,
     removal_leaves_nothing,
+    many_pods_at_once,
     sysctls_of_a_pod,
 ];
 
@@ -323,6 +324,33 @@ async fn removal_leaves_nothing() {
     assert!(cgroups.directories(&group).iter().all(|directory| !directory.exists()));
     // Logs stay for whoever reads them.
     assert!(node.directory.path().join("logs/pod/main/0.log").exists());
+    node.end().await;
+}
+
+async fn many_pods_at_once() {
+    let node = Node::new().await;
+    let pods = (0..25).map(|number| {
+        let node = &node;
+        async move {
+            let sandbox = node.sandbox(&format!("pod{number}")).await;
+            // Some end while others are made, some at once.
+            let script =
+                if number % 2 == 0 { format!("echo {number}; exit {number}") } else { "exec sleep 1000".into() };
+            let id = node.start(&sandbox, node.config(&script)).await;
+            if number % 2 == 0 {
+                assert_eq!(node.wait(&id).await.code, number);
+                assert_eq!(node.log(&format!("pod{number}"), "main/0.log"), format!("{number}\n"));
+            } else {
+                let result = node.runtime().exec_sync(&id, &["hostname".into()], None).await.expect("an exec");
+                assert_eq!(result.stdout, format!("pod{number}\n").into_bytes());
+            }
+            node.runtime().remove_sandbox(&sandbox.id).await.expect("removed");
+        }
+    });
+    futures::future::join_all(pods).await;
+    assert_eq!(node.runtime().containers().await.expect("listed").len(), 0);
+    let mounts = skiff_linux::mount::mounts_below(&node.options.run_directory).expect("mounts");
+    assert_eq!(mounts, std::slice::from_ref(&node.options.run_directory));
     node.end().await;
 }
 
