@@ -84,6 +84,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
     .map_err(Error::Network)?;
 
     let images_changed = Arc::new(Notify::new());
+    heal_status(&nodes, images_changed.clone());
     let ctx = Arc::new(Context {
         engine: Arc::new(Machine { runtime, network: network.clone() }),
         recorder: EventRecorder::new(client.clone(), scope, "kubelet", &options.node_name),
@@ -180,6 +181,17 @@ async fn pod_cidr(scope: &Scope, options: &Options, node: Node, nodes: &Lister<N
         (prefix_len <= 32).then_some(Cidr { address, prefix_len })
     };
     parse().ok_or_else(|| Error::PodCidr(text.clone()))
+}
+
+/// Has the status written again when the node was taken for lost: after a while without heartbeats the
+/// node controller writes `Unknown`, and only the node itself can take that back.
+fn heal_status(nodes: &Lister<Node>, tell: Arc<Notify>) {
+    nodes.subscribe(move |change| {
+        let conditions = change.object().status.iter().flat_map(|status| status.conditions.iter().flatten());
+        if conditions.into_iter().any(|condition| condition.status == "Unknown") {
+            tell.notify_one();
+        }
+    });
 }
 
 /// Says Ready, then keeps the lease.
