@@ -80,7 +80,7 @@ fn a_machine_that_is_not_fit() {
     let said = run(
         &machine,
         &format!(
-            "mkdir -p /var/lib/skiff/server/db && echo 99 > /var/lib/skiff/server/db/FORMAT; {skiff} server 2>&1; rm -r /var/lib/skiff/server"
+            "mkdir -p /var/lib/skiff/server/db && printf 'format 99\\nnode 1\\n' > /var/lib/skiff/server/db/FORMAT; {skiff} server 2>&1; rm -r /var/lib/skiff/server"
         ),
     );
     assert!(said.contains("99") && said.contains("/var/lib/skiff/server/db"), "{said}");
@@ -154,7 +154,7 @@ fn a_disk_that_is_full() {
     machine.inside.must(&[
         "sh",
         "-c",
-        "mkdir -p /var/lib/skiff/server && mount -t tmpfs -o size=48m tmpfs /var/lib/skiff/server",
+        "mkdir -p /var/lib/skiff/server && mount -t tmpfs -o size=128m tmpfs /var/lib/skiff/server",
     ]);
     machine.start(&[]);
     machine.wait_ready();
@@ -162,7 +162,7 @@ fn a_disk_that_is_full() {
     machine.inside.must(&["sh", "-c", "dd if=/dev/zero of=/var/lib/skiff/server/ballast bs=64k 2>/dev/null; true"]);
     let value = format!("--from-literal=a={}", "x".repeat(100_000));
     let refused =
-        (0..400).find_map(|i| machine.try_kubectl(&["create", "configmap", &format!("filler-{i}"), &value]).err());
+        (0..2000).find_map(|i| machine.try_kubectl(&["create", "configmap", &format!("filler-{i}"), &value]).err());
     let said = refused.expect("a full disk refuses writes");
     assert!(said.contains("disk is full"), "{said}");
     assert!(machine.server_runs(), "the server stays up");

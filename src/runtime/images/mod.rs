@@ -312,7 +312,7 @@ impl ImageStore {
                 Err(own) => return Err(own),
             }
         }
-        Err(PullError::Said(failures.pop().unwrap_or_else(|| "no endpoint is configured".to_owned())))
+        Err(PullError::Said(failures.join("; ")))
     }
 
     async fn pull_from(
