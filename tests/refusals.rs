@@ -88,7 +88,7 @@ fn a_machine_that_is_not_fit() {
     machine.start(&[]);
     machine.wait_ready();
     let said = run(&machine, &format!("{skiff} server --data-dir /tmp/skiff-other-$$ 2>&1"));
-    assert!(said.contains("6443") && said.to_lowercase().contains("in use"), "a port that is taken: {said}");
+    assert!(said.contains("another program listens on 0.0.0.0:6443") && said.contains("--https-listen-port"), "a port that is taken: {said}");
     let said = run(&machine, &format!("{skiff} server --https-listen-port 7443 2>&1"));
     assert!(said.contains("another process uses the store"), "a data directory that is taken: {said}");
     assert!(machine.server_runs());
@@ -164,7 +164,7 @@ fn a_disk_that_is_full() {
     let refused =
         (0..2000).find_map(|i| machine.try_kubectl(&["create", "configmap", &format!("filler-{i}"), &value]).err());
     let said = refused.expect("a full disk refuses writes");
-    assert!(said.contains("disk is full"), "{said}");
+    assert!(said.contains("the disk of the cluster's store is full: free space"), "{said}");
     assert!(machine.server_runs(), "the server stays up");
     machine.kubectl(&["get", "configmap", "before"]);
     machine.inside.must(&["rm", "/var/lib/skiff/server/ballast"]);
