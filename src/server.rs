@@ -121,10 +121,10 @@ impl Facts {
 /// this machine's alone. Nothing is sent.
 fn own_address() -> Result<Ipv4Addr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    if socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).is_ok() {
-        if let SocketAddr::V4(address) = socket.local_addr()? {
-            return Ok(*address.ip());
-        }
+    if socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).is_ok()
+        && let SocketAddr::V4(address) = socket.local_addr()?
+    {
+        return Ok(*address.ip());
     }
     nix::ifaddrs::getifaddrs()?
         .filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()))

@@ -55,10 +55,9 @@ const INSTALLED: [&str; 4] =
 
 fn remove_kubectl_link() {
     let link = Path::new("/usr/local/bin/kubectl");
-    if std::fs::read_link(link).is_ok_and(|target| target.file_name().is_some_and(|name| name == "skiff")) {
-        if let Err(error) = std::fs::remove_file(link) {
-            eprintln!("skiff: remove {}: {error}", link.display());
-        }
+    let ours = std::fs::read_link(link).is_ok_and(|target| target.file_name().is_some_and(|name| name == "skiff"));
+    if ours && let Err(error) = std::fs::remove_file(link) {
+        eprintln!("skiff: remove {}: {error}", link.display());
     }
 }
 
