@@ -13,7 +13,6 @@ use serde_json::Value;
 use skiff_api::ApiError;
 use skiff_base::chain;
 use skiff_pki::ClusterPki;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::call::{Call, Target, encode};
@@ -87,7 +86,7 @@ impl Server {
         let fail = |error: &dyn std::fmt::Display| ApiError::internal(format!("Get {url:?}: {error}"));
         let config = self.kubelets.config(&self.options.pki).map_err(|e| fail(&chain(&e)))?;
         let connect = async {
-            let stream = TcpStream::connect((host, port)).await?;
+            let stream = skiff_resolver::connect(host, port).await?;
             let name = rustls_pki_types::ServerName::try_from(host.to_owned())
                 .map_err(|_| std::io::Error::other("the node's address is no host name"))?;
             TlsConnector::from(config).connect(name, stream).await

@@ -174,7 +174,7 @@ impl Connector {
         let host = uri.host().ok_or_else(|| invalid("the URL has no host"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let port = uri.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
-        let tcp = TcpStream::connect((host, port)).await?;
+        let tcp = skiff_resolver::connect(host, port).await?;
         tcp.set_nodelay(true)?;
         let Some(tls) = self.tls else { return Ok(Stream::Plain(TokioIo::new(tcp))) };
         let name = ServerName::try_from(self.server_name.as_deref().unwrap_or(host).to_owned())

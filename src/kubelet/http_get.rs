@@ -146,10 +146,11 @@ async fn once(target: &Target) -> Result<(Answer, Option<String>), String> {
 /// A TCP connection; the error is as Go would word it.
 pub(crate) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     let shown = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    TcpStream::connect((host, port)).await.map_err(|e| match e.kind() {
+    skiff_resolver::connect(host, port).await.map_err(|e| match e.kind() {
         std::io::ErrorKind::ConnectionRefused => format!("dial tcp {shown}: connect: connection refused"),
         std::io::ErrorKind::HostUnreachable => format!("dial tcp {shown}: connect: no route to host"),
         std::io::ErrorKind::NetworkUnreachable => format!("dial tcp {shown}: connect: network is unreachable"),
+        _ if e.get_ref().is_some_and(|inner| inner.is::<skiff_resolver::Error>()) => format!("dial tcp: {e}"),
         _ => format!("dial tcp {shown}: {e}"),
     })
 }

@@ -3,7 +3,11 @@
 //! A [`Session`] lives for one pull: connections, tokens and the system's root certificates are gone
 //! when it ends, since a node pulls rarely and its idle memory counts.
 
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine;
@@ -15,6 +19,7 @@ use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioExecutor;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -49,17 +54,39 @@ pub struct Manifest {
     pub body: Bytes,
 }
 
+/// Names of registries, asked for without the C library (docs/decisions/0001-static-executable.md).
+#[derive(Clone)]
+struct Names;
+
+impl tower_service::Service<Name> for Names {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = skiff_resolver::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        Box::pin(async move {
+            let found = skiff_resolver::resolve(name.as_str()).await?;
+            // The port is the URL's.
+            Ok(found.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect::<Vec<_>>().into_iter())
+        })
+    }
+}
+
 /// One endpoint, for the length of one pull.
 pub struct Session {
     endpoint: Endpoint,
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector<Names>>, Empty<Bytes>>,
     credentials: Option<(String, String)>,
     authorization: Mutex<Option<String>>,
 }
 
 impl Session {
     pub fn new(endpoint: Endpoint, credentials: Option<(String, String)>) -> Result<Self, Error> {
-        let mut http = HttpConnector::new();
+        let mut http = HttpConnector::new_with_resolver(Names);
         http.enforce_http(false);
         http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let secure = endpoint.base.starts_with("https://");

@@ -99,7 +99,8 @@ fn try_create(
     let identity = identity(&plan.user, root.as_fd())?;
     let mut process = plan.process.clone();
     (process.uid, process.gid, process.groups) = (identity.uid, identity.gid, identity.groups);
-    if !process.env.iter().any(|pair| pair.starts_with("HOME=")) {
+    // An empty one counts as none. Else libcontainer asks the C library, which loads modules of the image's glibc.
+    if !process.env.iter().any(|pair| pair.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
         process.env.push(format!("HOME={}", identity.home));
     }
     for directory in std::iter::once(&process.working_dir).chain(&plan.volumes) {
