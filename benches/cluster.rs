@@ -23,7 +23,7 @@ use harness::Machine;
 use serde_json::{Value, json};
 use skiff_api::k8s::api::apps::v1::Deployment;
 use skiff_api::k8s::api::core::v1::{ConfigMap, Node, Pod};
-use skiff_client::{Client, DeleteOptions, HttpTransport, ListOptions, PatchKind, Selector, Transport, Update};
+use skiff_client::{Client, DeleteOptions, HttpTransport, ListOptions, PatchKind, Selector, Update};
 
 const PODS: usize = 20;
 const REPLICAS: usize = 100;
