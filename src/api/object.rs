@@ -5,9 +5,10 @@
 //! its typed form at most once, and only when someone asks.
 
 use std::any::Any;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::{fmt, iter};
 
 use bytes::Bytes;
 use k8s_openapi::Metadata;
@@ -17,10 +18,29 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Namespace and name; the namespace is empty for cluster-scoped objects.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+///
+/// Ordered as the text `namespace/name` is, which is the order of the keys in a store: `a-b` comes before `a`, since
+/// `-` is less than `/`. A list that begins in one order and goes on in another would lose objects.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ObjectKey {
     pub namespace: Arc<str>,
     pub name: Arc<str>,
+}
+
+impl Ord for ObjectKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if self.namespace == other.namespace {
+            return self.name.cmp(&other.name);
+        }
+        let ending = || iter::once(b'/');
+        self.namespace.bytes().chain(ending()).cmp(other.namespace.bytes().chain(ending()))
+    }
+}
+
+impl PartialOrd for ObjectKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl ObjectKey {
@@ -174,6 +194,15 @@ mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::ConfigMap;
     use serde_json::json;
+
+    #[test]
+    fn keys_are_ordered_as_their_texts() {
+        let keys = ["", "a", "a-b", "a.b", "a0", "ab", "b"].map(|n| ["x", "x-1", "y"].map(|m| ObjectKey::new(n, m)));
+        let mut sorted: Vec<ObjectKey> = keys.into_iter().flatten().collect();
+        sorted.sort();
+        let text = |key: &ObjectKey| format!("{}/{}", key.namespace, key.name);
+        assert!(sorted.is_sorted_by_key(text), "{sorted:?}");
+    }
 
     #[test]
     fn splices_the_revision_and_reads_it_back() {

@@ -72,6 +72,7 @@ impl Server {
         let asked = parameters(&call.query)?;
         let (objects, meta) = match (&asked.from, asked.at) {
             (Some(Continue { revision: Some(revision), after }), _) => {
+                self.cache.reach(*revision).await?;
                 match self.list_at(row, &filter, *revision, Some(after), asked.limit).await {
                     Err(error) if error.reason == "Expired" => return Ok(expired_continue(after)),
                     listed => listed?,

@@ -79,6 +79,39 @@ async fn chunks_show_one_moment() {
     cluster.stop().await;
 }
 
+/// Namespaces of which one's name begins with the other's: the order of the first chunk is that of the next ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_of_all_namespaces_lose_and_double_nothing() {
+    let cluster = Cluster::start().await;
+    let mut expect = Vec::new();
+    for namespace in ["team", "team-a", "team-b", "team0"] {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        cluster.create("/api/v1/namespaces", object).await;
+        for name in ["x", "y"] {
+            let mut object = labelled(name, json!({"test": "chunks"}));
+            object["metadata"]["name"] = format!("{namespace}.{name}").into();
+            expect.push(format!("{namespace}.{name}"));
+            cluster.create(&format!("/api/v1/namespaces/{namespace}/configmaps"), object).await;
+        }
+    }
+    expect.sort();
+    for limit in [1, 2, 3, 5] {
+        let (mut seen, mut token) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/api/v1/configmaps?labelSelector=test%3Dchunks&limit={limit}&continue={token}");
+            let chunk = cluster.get(&path).await;
+            seen.extend(names(&chunk));
+            match chunk["metadata"]["continue"].as_str() {
+                Some(next) => token = next.to_owned(),
+                None => break,
+            }
+        }
+        seen.sort();
+        assert_eq!(seen, expect, "limit {limit}");
+    }
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tables_and_metadata() {
     let cluster = Cluster::start().await;
