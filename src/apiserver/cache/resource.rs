@@ -187,11 +187,12 @@ impl ResourceCache {
         (Snapshot { entries, revision, more }, Subscription { backlog: Vec::new(), events, revision })
     }
 
-    /// The revision up to which `queue` has been told everything, if nothing waits in it.
+    /// The revision up to which `queue` has been told everything, if nothing waits in it. `None` for one that was cut
+    /// off, too: it lacks changes.
     pub fn caught_up(&self, queue: &mpsc::Receiver<Arc<Event>>) -> Option<u64> {
-        // While the lock is held no change can be added to the queue.
+        // While the lock is held no change can be added to the queue, and no queue cut off.
         let state = self.read();
-        queue.is_empty().then(|| self.current(&state))
+        (queue.is_empty() && !queue.is_closed()).then(|| self.current(&state))
     }
 
     /// All changes up to here are in, none above.
@@ -292,5 +293,36 @@ impl State {
             self.ring_bytes -= oldest.bytes();
             self.floor = oldest.revision;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use skiff_api::kinds;
+
+    #[test]
+    fn a_queue_that_was_cut_off_has_caught_up_with_nothing() {
+        let progress = Arc::new(Progress::new(0));
+        let cache = ResourceCache::new(progress.clone(), 0);
+        let put = |revision: u64| {
+            let meta = json!({"name": format!("c{revision}"), "resourceVersion": revision.to_string()});
+            cache.put(Arc::new(Object::from_wire(json!({"metadata": meta})).expect("an object")));
+            progress.advance(revision);
+        };
+        let descriptors = kinds::builtin();
+        let filter = Arc::new(Filter::new("", None, "", "", &descriptors[0].strategy).expect("a filter"));
+        let (_, mut subscription) = cache.subscribe_all(&filter);
+        let full = WATCHER_QUEUE as u64;
+        (1..=full).for_each(put);
+        assert_eq!(cache.caught_up(&subscription.events), None, "changes wait");
+        put(full + 1);
+        for revision in 1..=full {
+            assert_eq!(subscription.events.try_recv().expect("a change").revision, revision);
+        }
+        assert_eq!(cache.caught_up(&subscription.events), None, "the last change was lost");
+        let (_, subscription) = cache.subscribe_all(&filter);
+        assert_eq!(cache.caught_up(&subscription.events), Some(full + 1));
     }
 }
