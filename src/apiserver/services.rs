@@ -138,9 +138,11 @@ struct Plan<'a> {
 impl Plan<'_> {
     /// True if it is the owner's now.
     fn take(&mut self, item: Item) -> bool {
-        if self.held.contains(&item) || self.added.contains(&item) {
-            return true;
-        }
+        self.held.contains(&item) || self.added.contains(&item) || self.take_new(item)
+    }
+
+    /// True if it was nobody's, not even another port's of the same Service, and is the owner's now.
+    fn take_new(&mut self, item: Item) -> bool {
         let mut taken = self.allocator.lock();
         if taken.contains_key(&item) {
             return false;
@@ -201,7 +203,7 @@ impl Plan<'_> {
         let start = rand::rng().random_range(0..usable);
         for step in 0..usable {
             let address = Ipv4Addr::from(u32::from(first) + 1 + (start + step) % usable);
-            if !self.allocator.reserved.contains(&address) && self.take(Item::Address(address)) {
+            if !self.allocator.reserved.contains(&address) && self.take_new(Item::Address(address)) {
                 return Ok(address.to_string());
             }
         }
@@ -219,6 +221,9 @@ impl Plan<'_> {
         let needs = kind == "NodePort" || (kind == "LoadBalancer" && allocates);
         let keeps = matches!(kind.as_str(), "NodePort" | "LoadBalancer");
         let had = old.is_some_and(|o| matches!(o["spec"]["type"].as_str(), Some("NodePort" | "LoadBalancer")));
+        if keeps && had {
+            keep_ports(service, old);
+        }
         // One port may serve TCP and UDP: the second protocol gets the number of the first.
         let mut by_number: HashMap<i64, u16> = HashMap::new();
         for (i, port) in
@@ -300,7 +305,7 @@ impl Plan<'_> {
         let start = rand::rng().random_range(0..count);
         for step in 0..count {
             let port = first + u16::try_from((start + step) % count).expect("smaller than the count of ports");
-            if self.take(Item::Port(protocol.to_owned(), port)) {
+            if self.take_new(Item::Port(protocol.to_owned(), port)) {
                 return Ok(port);
             }
         }
@@ -349,6 +354,30 @@ fn prepare_addresses(service: &mut Value, old: Option<&Value>) {
     }
     spec.entry("ipFamilies").or_insert_with(|| json!(["IPv4"]));
     spec.entry("ipFamilyPolicy").or_insert_with(|| json!("SingleStack"));
+}
+
+/// A client that knows nothing of the node ports keeps them, as upstream: by the names of the ports.
+fn keep_ports(service: &mut Value, old: Option<&Value>) {
+    let number = |port: &Value| port["nodePort"].as_u64().filter(|n| *n != 0);
+    let name = |port: &Value| port["name"].as_str().unwrap_or_default().to_owned();
+    let Some(old) = old.map(|o| &o["spec"]) else { return };
+    let before: HashMap<String, u64> =
+        old["ports"].as_array().into_iter().flatten().filter_map(|p| Some((name(p), number(p)?))).collect();
+    let Some(spec) = service.get_mut("spec") else { return };
+    let mut used: Vec<u64> = spec["ports"].as_array().into_iter().flatten().filter_map(number).collect();
+    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        if number(port).is_none()
+            && let Some(had) = before.get(&name(port)).filter(|had| !used.contains(had))
+        {
+            port["nodePort"] = (*had).into();
+            used.push(*had);
+        }
+    }
+    if spec["healthCheckNodePort"].as_u64().unwrap_or(0) == 0
+        && let Some(had) = old["healthCheckNodePort"].as_u64().filter(|n| *n != 0)
+    {
+        spec["healthCheckNodePort"] = had.into();
+    }
 }
 
 /// What a stored Service holds.
@@ -428,6 +457,23 @@ mod tests {
         let outside = service("c", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}));
         let error = try_reserve(&all, &mut outside.clone(), None).expect_err("outside");
         assert!(error.contains("The range of valid ports is 30000-30003"), "{error}");
+    }
+
+    #[test]
+    fn each_port_of_a_service_has_a_number_of_its_own() {
+        for _ in 0..20 {
+            let all = allocator();
+            let ports = json!([{"name": "a", "port": 1}, {"name": "b", "port": 2}, {"name": "c", "port": 3}]);
+            let mut s = service("a", json!({"type": "NodePort", "ports": ports}));
+            try_reserve(&all, &mut s, None).expect("free");
+            let mut more = s.clone();
+            more["spec"]["ports"].as_array_mut().expect("ports").push(json!({"name": "d", "port": 4}));
+            try_reserve(&all, &mut more, Some(&s)).expect("one is free");
+            let ports = more["spec"]["ports"].as_array().expect("ports");
+            let mut given: Vec<_> = ports.iter().filter_map(|p| p["nodePort"].as_u64()).collect();
+            given.sort_unstable();
+            assert_eq!(given, [30_000, 30_001, 30_002, 30_003]);
+        }
     }
 
     #[test]
