@@ -78,7 +78,8 @@ impl Query {
     }
 }
 
-fn decode(text: &str, plus_is_space: bool) -> String {
+/// Undoes percent-encoding.
+pub(crate) fn decode(text: &str, plus_is_space: bool) -> String {
     if !text.contains(['%', '+']) {
         return text.to_owned();
     }

@@ -24,8 +24,7 @@ const PUBLIC: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
 const DISCOVERY: [&str; 5] = ["/api", "/apis", "/openapi", "/.well-known", "/openid"];
 
 /// Users that are parts of the control plane; they may do everything.
-const COMPONENTS: [&str; 4] =
-    ["system:apiserver", "system:kube-controller-manager", "system:kube-scheduler", "system:admin"];
+const COMPONENTS: [&str; 3] = ["system:apiserver", "system:kube-controller-manager", "system:kube-scheduler"];
 
 const READ: &[&str] = &["get", "list", "watch"];
 const CHANGE: &[&str] = &["create", "update", "patch"];
@@ -101,7 +100,7 @@ fn allowed(user: &User, asked: &Attributes<'_>) -> bool {
     if user.is_in("system:masters") || COMPONENTS.contains(&user.name.as_str()) {
         return true;
     }
-    let authenticated = user.name != "system:anonymous";
+    let authenticated = !user.is_anonymous();
     if !asked.path.is_empty() {
         return below(asked.path, &PUBLIC) || (authenticated && (asked.path == "/" || below(asked.path, &DISCOVERY)));
     }
@@ -147,7 +146,8 @@ mod tests {
 
     #[test]
     fn who_may_what() {
-        let admin = User::new("admin", &["system:masters"]);
+        let admin = User::new("system:admin", &["system:masters"]);
+        let namesake = User::new("system:admin", &["system:authenticated"]);
         let node = User::new("system:node:a", &["system:nodes", "system:authenticated"]);
         let account = User::new("system:serviceaccount:a:b", &["system:serviceaccounts", "system:authenticated"]);
         let nobody = User::anonymous();
@@ -163,6 +163,7 @@ mod tests {
         for (user, asked, expect) in [
             (&admin, resource("delete", "", "secrets", ""), true),
             (&admin, path("/metrics"), true),
+            (&namesake, resource("get", "", "secrets", ""), false),
             (&node, resource("list", "", "pods", ""), true),
             (&node, resource("patch", "", "pods/status", ""), false),
             (&node, resource("patch", "", "pods", "status"), true),

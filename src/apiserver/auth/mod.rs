@@ -6,6 +6,9 @@ mod authz;
 pub(crate) use authn::{API_AUDIENCE, ISSUER, authenticate_bearer, certificate_user};
 pub(crate) use authz::{Attributes, authorize, is_allowed};
 
+/// Who shows neither certificate nor token.
+pub(crate) const ANONYMOUS: &str = "system:anonymous";
+
 /// An authenticated identity.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct User {
@@ -22,7 +25,11 @@ impl User {
     }
 
     pub fn anonymous() -> Self {
-        Self::new("system:anonymous", &["system:unauthenticated"])
+        Self::new(ANONYMOUS, &["system:unauthenticated"])
+    }
+
+    pub fn is_anonymous(&self) -> bool {
+        self.name == ANONYMOUS
     }
 
     pub fn is_in(&self, group: &str) -> bool {

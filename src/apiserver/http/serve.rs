@@ -13,8 +13,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Instrument;
 
 use super::compress;
-use crate::auth::{API_AUDIENCE, User, authenticate_bearer};
-use crate::call::Call;
+use crate::auth::{ANONYMOUS, API_AUDIENCE, User, authenticate_bearer};
+use crate::call::{Call, decode};
 use crate::error::retry_after;
 use crate::reply::{Payload, Reply};
 use crate::server::Server;
@@ -57,29 +57,48 @@ async fn answer(
     let user = identify(server, certificate, request.headers())?;
     let user = impersonate(user, request.headers())?;
     let (parts, body) = request.into_parts();
-    let long = is_long_running(&parts.uri);
-    let _permit = admit(long)?;
-    let body = read_body(&parts.headers, body).await?;
+    let long = is_long_running(&parts.method, &parts.uri);
+    let permit = admit(long)?;
+    // Nothing that strangers may ask for has a body: theirs takes no memory.
+    let body = if user.is_anonymous() { Bytes::new() } else { read_body(&parts.headers, body).await? };
     let span = tracing::debug_span!("request", method = %parts.method, path = parts.uri.path(), user = user.name);
     let call = Call::new(parts.method, &parts.uri, parts.headers, body, user);
-    let handled = server.handle(&call).instrument(span);
     if long {
-        return Ok(handled.await);
+        return Ok(server.handle(&call).instrument(span).await);
     }
-    tokio::time::timeout(REQUEST_LIMIT, handled).await.map_err(|_| {
+    let timed_out = |_| {
         ApiError::new(
             504,
             "Timeout",
             "Timeout: request did not complete within requested timeout - context deadline exceeded",
         )
-    })
+    };
+    if matches!(call.method, Method::GET | Method::HEAD) {
+        let _permit = permit;
+        return tokio::time::timeout(REQUEST_LIMIT, server.handle(&call).instrument(span)).await.map_err(timed_out);
+    }
+    // A change goes on to its end though its client goes away: half-way its commit may be under way, and what was
+    // reserved for it (the address of a Service) must be kept or given back by what came of that.
+    let working = server.clone();
+    let change = async move {
+        let _permit = permit;
+        working.handle(&call).await
+    };
+    let change = server.scope.spawn(change.instrument(span));
+    match tokio::time::timeout(REQUEST_LIMIT, change).await.map_err(timed_out)? {
+        Ok(reply) => Ok(reply),
+        Err(error) => {
+            tracing::error!(%error, "a request panicked");
+            Err(ApiError::internal("the request could not be carried out: see the server's log"))
+        }
+    }
 }
 
 /// Watches and logs live as long as their client wants.
-fn is_long_running(uri: &http::Uri) -> bool {
+fn is_long_running(method: &Method, uri: &http::Uri) -> bool {
     let query = uri.query().unwrap_or("");
     let watches = query.contains("watch=") || query.ends_with("watch") || query.contains("watch&");
-    watches || uri.path().ends_with("/log")
+    method == Method::GET && (watches || uri.path().ends_with("/log"))
 }
 
 fn admit(long: bool) -> Result<Option<SemaphorePermit<'static>>, ApiError> {
@@ -131,10 +150,18 @@ fn impersonate(user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>, ApiErr
     {
         groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
     }
-    if name != "system:anonymous" && !groups.iter().any(|g| g == "system:authenticated") {
-        groups.push("system:authenticated".to_owned());
+    let everyones = if name == ANONYMOUS { "system:unauthenticated" } else { "system:authenticated" };
+    if !groups.iter().any(|g| g == everyones) {
+        groups.push(everyones.to_owned());
     }
-    Ok(Arc::new(User { name, groups, ..User::default() }))
+    let uid = headers.get("impersonate-uid").map(text).unwrap_or_default();
+    let mut extra: Vec<(String, Vec<String>)> = Vec::new();
+    for key in headers.keys() {
+        if let Some(name) = key.as_str().strip_prefix("impersonate-extra-") {
+            extra.push((decode(name, false).to_lowercase(), headers.get_all(key).iter().map(text).collect()));
+        }
+    }
+    Ok(Arc::new(User { name, groups, uid, extra }))
 }
 
 async fn read_body(headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, ApiError> {

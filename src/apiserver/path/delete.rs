@@ -163,15 +163,23 @@ impl Server {
 /// Whether the metadata alone says that the object is just removed, so that nobody has to parse it.
 fn ends_at_once(row: &Row, old: &Object, options: &DeleteOptions) -> bool {
     let waits = matches!(options.propagation, Some(Propagation::Foreground | Propagation::Orphan));
-    // Of these the content counts: the grace period, the finalizers of the spec, the addresses.
-    let content = ["pods", "namespaces", "services"].iter().any(|resource| row.is("", resource));
+    // Of these the content counts: the grace period, the finalizers of the spec, the addresses, what their pods become.
+    let content =
+        ["pods", "namespaces", "services", "replicationcontrollers"].iter().any(|resource| row.is("", resource));
     !options.dry_run && !waits && !content && old.meta.finalizers.is_empty() && old.meta.deletion_timestamp.is_none()
+}
+
+/// What becomes of the dependents of an object whose client does not say: v1 ReplicationControllers leave their pods, as
+/// they did before there was a garbage collector.
+fn default_propagation(row: &Row, old: &Value) -> Option<Propagation> {
+    let decided = meta::is_deleting(old) || meta::finalizers(old).contains(&"foregroundDeletion");
+    (row.is("", "replicationcontrollers") && !decided).then_some(Propagation::Orphan)
 }
 
 /// What the object becomes by the delete; `None`: it is removed.
 fn plan_delete(row: &Row, old: &Value, options: &DeleteOptions) -> Option<Value> {
     let mut new = old.clone();
-    if let Some(policy) = options.propagation {
+    if let Some(policy) = options.propagation.or_else(|| default_propagation(row, old)) {
         meta::set_finalizer(&mut new, "orphan", policy == Propagation::Orphan);
         meta::set_finalizer(&mut new, "foregroundDeletion", policy == Propagation::Foreground);
     }

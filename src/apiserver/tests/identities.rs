@@ -121,5 +121,12 @@ async fn callers_in_process_are_judged_too() {
     let as_node = [("impersonate-user", "system:node:n"), ("impersonate-group", "system:nodes")];
     let answer = cluster.ask_with("GET", "/apis/apps/v1/deployments", Value::Null, &as_node).await;
     assert_eq!(answer.status, 403);
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+    let as_someone = [("impersonate-user", "u"), ("impersonate-uid", "1"), ("impersonate-extra-a%2Fb", "c")];
+    let me = cluster.ask_with("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", review, &as_someone).await;
+    assert_eq!(
+        me.value()["status"]["userInfo"],
+        json!({"username": "u", "uid": "1", "groups": ["system:authenticated"], "extra": {"a/b": ["c"]}})
+    );
     cluster.stop().await;
 }

@@ -330,3 +330,23 @@ async fn pods_are_filled_in() {
     assert_eq!(node["spec"]["taints"][0]["key"], "node.kubernetes.io/not-ready");
     cluster.stop().await;
 }
+
+/// A client that says nothing of the pods of a v1 ReplicationController leaves them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replication_controllers_leave_their_pods_by_default() {
+    let cluster = Cluster::start().await;
+    let path = "/api/v1/namespaces/default/replicationcontrollers";
+    for (name, body, expect) in [
+        ("silent", Value::Null, json!(["orphan"])),
+        ("background", json!({"propagationPolicy": "Background"}), Value::Null),
+        ("foreground", json!({"propagationPolicy": "Foreground"}), json!(["foregroundDeletion"])),
+    ] {
+        let template = json!({"metadata": {"labels": {"a": name}}, "spec": pod("p")["spec"]});
+        let object = json!({"apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": name},
+            "spec": {"replicas": 1, "selector": {"a": name}, "template": template}});
+        cluster.create(path, object).await;
+        let (status, deleted) = cluster.ask("DELETE", &format!("{path}/{name}"), body).await;
+        assert_eq!((status, &deleted["metadata"]["finalizers"]), (200, &expect), "{deleted}");
+    }
+    cluster.stop().await;
+}

@@ -1,6 +1,7 @@
 //! Addresses and ports of Services, when many ask at the same time.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -68,6 +69,16 @@ async fn types_come_and_go() {
     assert_eq!(status, 200, "{hidden}");
     assert!(hidden["spec"]["ports"][0].get("nodePort").is_none(), "{hidden}");
     let other = service("o", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}));
+    let ports = json!([{"name": "a", "port": 80}, {"name": "b", "port": 81}]);
+    let two = cluster.create(SERVICES, service("two", json!({"type": "NodePort", "ports": ports}))).await;
+    let ports = json!([{"name": "b", "port": 82}, {"name": "c", "port": 80}, {"name": "a", "port": 83}]);
+    let mut unknowing = service("two", json!({"type": "NodePort", "ports": ports}));
+    unknowing["metadata"]["resourceVersion"] = two["metadata"]["resourceVersion"].clone();
+    let (status, replaced) = cluster.ask("PUT", &format!("{SERVICES}/two"), unknowing).await;
+    assert_eq!(status, 200, "{replaced}");
+    let of = |value: &Value, i: usize| value["spec"]["ports"][i]["nodePort"].as_u64().expect("a node port");
+    assert_eq!((of(&replaced, 0), of(&replaced, 2)), (of(&two, 1), of(&two, 0)), "{replaced}");
+    assert!(![of(&two, 0), of(&two, 1)].contains(&of(&replaced, 1)), "{replaced}");
     cluster.create(SERVICES, other).await;
     let (status, error) =
         cluster.patch(&path, "merge", json!({"spec": {"clusterIP": "10.43.9.9", "clusterIPs": ["10.43.9.9"]}})).await;
@@ -88,5 +99,31 @@ async fn types_come_and_go() {
     cluster
         .create(SERVICES, service("real", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30_019}]})))
         .await;
+    cluster.stop().await;
+}
+
+/// Whatever became of a request that its client gave up, no address has two owners.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_given_up_keep_or_give_back_what_they_took() {
+    let cluster = Cluster::start().await;
+    for i in 0..40 {
+        let asking = cluster.ask("POST", SERVICES, service(&format!("s{i}"), json!({"ports": [{"port": 80}]})));
+        drop(tokio::time::timeout(Duration::from_micros(200 * i), asking).await);
+    }
+    // Those that are still under way come to their end first: writes are carried out in order.
+    cluster.create(SERVICES, service("last", json!({"clusterIP": "None", "ports": [{"port": 80}]}))).await;
+    let list = cluster.get(SERVICES).await;
+    let mut seen = 0;
+    for (i, made) in list["items"].as_array().expect("items").iter().enumerate() {
+        let address = made["spec"]["clusterIP"].as_str().expect("an address");
+        if address == "None" {
+            continue;
+        }
+        seen += 1;
+        let second = service(&format!("second{i}"), json!({"clusterIP": address, "ports": [{"port": 80}]}));
+        let (status, answer) = cluster.ask("POST", SERVICES, second).await;
+        assert_eq!(status, 422, "{address} has two owners: {answer}");
+    }
+    assert!(seen > 1, "some came through");
     cluster.stop().await;
 }
