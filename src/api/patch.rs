@@ -19,13 +19,33 @@ const DELETE_FROM_LIST: &str = "$deleteFromPrimitiveList/";
 /// Prefix of the name of a list: its order, as values or as objects of the merge key alone.
 const ELEMENT_ORDER: &str = "$setElementOrder/";
 
+/// Upstream's limits: a short patch that copies the whole into itself again and again would fill the memory.
+const MAX_OPERATIONS: usize = 10_000;
+const MAX_COPIED_B: usize = 3 << 20;
+
 /// RFC 6902.
 pub fn json_patch(original: &Value, patch: &Value) -> Result<Value, ApiError> {
     let patch: json_patch::Patch = serde_json::from_value(patch.clone())
         .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+    if patch.0.len() > MAX_OPERATIONS {
+        let got = patch.0.len();
+        let why = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {got}");
+        return Err(ApiError::new(413, "RequestEntityTooLarge", format!("Request entity too large: {why}")));
+    }
+    let rejected = || ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request");
     let mut patched = original.clone();
-    json_patch::patch(&mut patched, &patch)
-        .map_err(|_| ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request"))?;
+    let mut copied_b = 0;
+    for operation in &patch.0 {
+        if let json_patch::PatchOperation::Copy(copy) = operation
+            && let Some(value) = patched.pointer(copy.from.as_str())
+        {
+            copied_b += value.to_string().len();
+            if copied_b > MAX_COPIED_B {
+                return Err(rejected());
+            }
+        }
+        json_patch::patch(&mut patched, std::slice::from_ref(operation)).map_err(|_| rejected())?;
+    }
     Ok(patched)
 }
 

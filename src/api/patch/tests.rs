@@ -245,3 +245,20 @@ proptest! {
         drop(three_way(Some(&original), &patch, &original, Some(&deployment())));
     }
 }
+
+#[test]
+fn a_json_patch_cannot_fill_the_memory() {
+    let copy = json!({"op": "copy", "from": "/a", "path": "/a/-"});
+    let doubling = Value::Array(vec![copy; 40]);
+    let original = json!({"a": ["x".repeat(1000)]});
+    assert_eq!(json_patch(&original, &doubling).expect_err("too large").code, 422);
+    let long = Value::Array(vec![json!({"op": "test", "path": "/a/0", "value": "x"}); 10_001]);
+    let error = json_patch(&original, &long).expect_err("too many");
+    assert_eq!(error.code, 413);
+    assert_eq!(
+        error.message,
+        "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001"
+    );
+    let few = json!([{"op": "copy", "from": "/a", "path": "/c"}, {"op": "remove", "path": "/a"}]);
+    assert_eq!(json_patch(&original, &few).expect("small"), json!({"c": original["a"]}));
+}
