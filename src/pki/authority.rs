@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, date_time_ymd,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, date_time_ymd,
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -164,6 +164,13 @@ pub(crate) fn issued_by(leaf: &str, authority: &str) -> bool {
     let subject = with_certificate(authority, |authority| authority.subject().as_raw().to_vec());
     let issuer = with_certificate(leaf, |leaf| leaf.issuer().as_raw().to_vec());
     subject.is_some() && subject == issuer
+}
+
+/// Whether the key is the certificate's: the two are written one after the other, and a crash may come between.
+pub(crate) fn belong_together(pair: &KeyPairPem) -> bool {
+    let Ok(key) = KeyPair::from_pem(&pair.key) else { return false };
+    let certified = with_certificate(&pair.certificate, |certificate| certificate.public_key().raw.to_vec());
+    certified.is_some_and(|certified| certified == key.subject_public_key_info())
 }
 
 fn with_certificate<T>(pem: &str, look: impl FnOnce(&X509Certificate<'_>) -> T) -> Option<T> {

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use jiff::Timestamp;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 
-use crate::authority::{Authority, covers, days_left, issued_by};
+use crate::authority::{Authority, belong_together, covers, days_left, issued_by};
 use crate::{Error, KeyPairPem, ServerNames, ServiceAccountKey};
 
 /// A leaf with fewer days than this to live is made anew.
@@ -113,9 +113,14 @@ fn read_pair(directory: &Path, name: &str) -> Result<Option<KeyPairPem>, Error> 
 }
 
 fn ensure_authority(directory: &Path, name: &str, common_name: &str) -> Result<Authority, Error> {
+    let path = directory.join(format!("{name}.crt"));
     if let Some(pair) = read_pair(directory, name)? {
-        let path = directory.join(format!("{name}.crt"));
-        return Authority::load(&pair).ok_or(Error::Damaged { path, what: "certificate authority" });
+        let loaded = Authority::load(&pair).filter(|_| belong_together(&pair));
+        return loaded.ok_or(Error::Damaged { path, what: "certificate authority" });
+    }
+    if path.exists() {
+        // Clients trust it, but its key is lost. (A key alone is that of a first start that did not come to its end.)
+        return Err(Error::Damaged { path: directory.join(format!("{name}.key")), what: "key" });
     }
     let (authority, pair) = Authority::generate(&format!("{common_name}@{:016x}", rand::random::<u64>()))?;
     write_pair(directory, name, &pair)?;
@@ -126,7 +131,7 @@ fn ensure_server(directory: &Path, names: &ServerNames, authority: &Authority) -
     const NAME: &str = "serving-kube-apiserver";
     if let Some(pair) = read_pair(directory, NAME)? {
         let fresh = days_left(&pair.certificate, Timestamp::now()).is_some_and(|days| days >= RENEW_BELOW_DAYS);
-        let usable = KeyPair::from_pem(&pair.key).is_ok() && issued_by(&pair.certificate, authority.pem());
+        let usable = belong_together(&pair) && issued_by(&pair.certificate, authority.pem());
         if fresh && usable && covers(&pair.certificate, names) {
             return Ok(pair);
         }
@@ -198,6 +203,28 @@ mod tests {
         fs::write(directory.path().join("client-ca.crt"), "garbage").expect("written");
         let error = ClusterPki::ensure(directory.path(), &names(&["a"])).err().expect("refused").to_string();
         assert!(error.contains("client-ca.crt"), "{error}");
+    }
+
+    #[test]
+    fn halves_of_pairs_are_noticed() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        drop(ClusterPki::ensure(directory.path(), &names(&["a"])).expect("first start"));
+        // A renewal that ended after the first of its two files.
+        let stranger = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key").serialize_pem();
+        fs::write(directory.path().join("serving-kube-apiserver.key"), &stranger).expect("written");
+        let pki = ClusterPki::ensure(directory.path(), &names(&["a"])).expect("the leaf is made anew");
+        assert!(belong_together(&pki.server()));
+        let key = directory.path().join("server-ca.key");
+        let kept = fs::read(&key).expect("a key");
+        fs::write(&key, &stranger).expect("written");
+        let error = ClusterPki::ensure(directory.path(), &names(&["a"])).err().expect("another's key").to_string();
+        assert!(error.contains("server-ca.crt"), "{error}");
+        fs::remove_file(&key).expect("removed");
+        let error = ClusterPki::ensure(directory.path(), &names(&["a"])).err().expect("no key").to_string();
+        assert!(error.contains("server-ca.key"), "{error}");
+        fs::write(&key, kept).expect("written");
+        let again = ClusterPki::ensure(directory.path(), &names(&["a"])).expect("restored");
+        assert_eq!(again.ca_pem(), pki.ca_pem());
     }
 
     #[test]
