@@ -45,6 +45,10 @@ pub enum Cgroups {
 const V1_CONTROLLERS: [&str; 9] =
     ["memory", "cpu", "cpuacct", "pids", "devices", "freezer", "blkio", "cpuset", "hugetlb"];
 
+/// By which a group is known as ours, whoever else has groups beside it. The second one where the first may not be
+/// set, in a user namespace.
+const MARKS: [&str; 2] = ["trusted.skiff", "user.skiff"];
+
 /// Turned on for the children of each group above ours.
 const V2_CONTROLLERS: [&str; 6] = ["cpu", "memory", "pids", "cpuset", "io", "hugetlb"];
 
@@ -147,6 +151,38 @@ impl Cgroups {
                 Ok(())
             }
         }
+    }
+
+    /// Makes the group and those above it, and marks it as ours as far as the kernel can.
+    pub fn ensure_ours(&self, path: &str) -> io::Result<()> {
+        self.ensure(path)?;
+        for directory in self.directories(path) {
+            // Without a mark it is no less a group; only after a crash nobody would know whose.
+            let _ = MARKS.iter().any(|name| xattr::set(&directory, name, b"1").is_ok());
+        }
+        Ok(())
+    }
+
+    /// Whether the group was made by [`Cgroups::ensure_ours`]; others have groups of the same names.
+    pub fn is_ours(&self, path: &str) -> bool {
+        let marked = |directory: &PathBuf| MARKS.iter().any(|name| matches!(xattr::get(directory, name), Ok(Some(_))));
+        self.directories(path).iter().any(marked)
+    }
+
+    /// Removes the group where it is empty in each hierarchy: neither processes nor groups are in it.
+    pub fn remove_empty(&self, path: &str) {
+        for directory in self.directories(path) {
+            // One that is not empty is somebody's.
+            let _ = fs::remove_dir(directory);
+        }
+    }
+
+    /// Names of the groups in a group.
+    pub fn children(&self, path: &str) -> Vec<String> {
+        let of = |directory: &PathBuf| subdirectories(directory).unwrap_or_default();
+        let all = self.directories(path).iter().flat_map(of).collect::<Vec<_>>();
+        let names = all.iter().filter_map(|child| Some(child.file_name()?.to_str()?.to_owned()));
+        names.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
     }
 
     /// Moves a process (0: the caller) into the group.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use skiff_linux::cgroup::Cgroups;
 use skiff_linux::mount;
 use tracing::{info, warn};
 
@@ -145,26 +146,40 @@ fn sweep(inner: &Inner, tables: &Tables) {
     }
 }
 
-/// Groups below `path` that nothing of ours is in. What is inside a container is its own.
+/// Pods' groups of ours that nothing is in any more, and such containers' groups in the others. What another kubelet has
+/// there is its own, and so is what is inside a container.
 fn sweep_groups(inner: &Inner, path: &str, pods: &[&String], containers: &[&String], errors: &mut Vec<std::io::Error>) {
-    let Some(directory) = inner.cgroups.directory("memory", path).or_else(|| inner.cgroups.directory("pids", path))
-    else {
-        return;
-    };
-    for name in names(&directory).unwrap_or_default() {
-        let child = format!("{path}/{name}");
-        if !directory.join(&name).is_dir() || containers.contains(&&child) {
-            continue;
-        }
-        // Pods and containers are named so; the classes between stay.
-        let ours = name.starts_with("pod") || (name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        let below = format!("{child}/");
-        let used = pods.contains(&&child) || containers.iter().any(|container| container.starts_with(&below));
-        if ours && !used {
-            info!(cgroup = %child, "removing a group of nobody");
-            errors.extend(end_group(inner, &child).err());
+    for pod in pod_groups(&inner.cgroups, path) {
+        let below = format!("{pod}/");
+        let mut gone = Vec::new();
+        if pods.contains(&&pod) || containers.iter().any(|container| container.starts_with(&below)) {
+            let all = inner.cgroups.children(&pod).into_iter().filter(|name| is_container_id(name));
+            gone.extend(all.map(|name| format!("{below}{name}")).filter(|group| !containers.contains(&group)));
         } else {
-            sweep_groups(inner, &child, pods, containers, errors);
+            gone.push(pod);
+        }
+        for group in gone {
+            info!(cgroup = %group, "removing a group of nobody");
+            errors.extend(end_group(inner, &group).err());
         }
     }
+}
+
+fn is_container_id(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Our pods' groups: below the root itself, or below a class of quality of service.
+pub fn pod_groups(cgroups: &Cgroups, root: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in cgroups.children(root) {
+        let group = format!("{root}/{name}");
+        if cgroups.is_ours(&group) {
+            found.push(group);
+        } else {
+            let below = cgroups.children(&group).into_iter().map(|pod| format!("{group}/{pod}"));
+            found.extend(below.filter(|pod| cgroups.is_ours(pod)));
+        }
+    }
+    found
 }

@@ -14,7 +14,8 @@ use crate::images::ImageStore;
 use crate::link::Link;
 use crate::plan::cgroup_path;
 use crate::protocol::{Call, Layout};
-use crate::record::ensure_removed;
+use crate::record::{self, RECORD, SandboxRecord, ensure_removed};
+use crate::recover::pod_groups;
 use crate::state::{Inner, Tables};
 use crate::{Error, Image, RegistryAuth, RuntimeEvent, RuntimeOptions};
 
@@ -158,8 +159,15 @@ fn kill_all(options: &RuntimeOptions) -> Result<(), Error> {
             warn!(error = %skiff_base::chain(&error), "the supervisor gave no answer");
         }
     }
-    for group in ["kubepods", "skiff-supervisor"] {
-        let path = cgroup_path(&options.cgroup_root, group);
+    // Another kubelet of this machine may have pods below the same group.
+    let pods = cgroup_path(&options.cgroup_root, "kubepods");
+    let mut groups = pod_groups(&cgroups, &pods);
+    for id in record::names(&layout.data.join("sandboxes")).map_err(io("read sandbox records"))? {
+        let record = record::read::<SandboxRecord>(&layout.sandbox_data(&id).join(RECORD));
+        groups.extend(record.map(|record| record.cgroup));
+    }
+    groups.push(cgroup_path(&options.cgroup_root, "skiff-supervisor"));
+    for path in groups {
         let until = Instant::now() + options.kill_timeout;
         loop {
             let left = cgroups.kill(&path).map_or(0, |count| count);
@@ -173,6 +181,10 @@ fn kill_all(options: &RuntimeOptions) -> Result<(), Error> {
             }
         }
     }
+    for class in ["guaranteed", "burstable", "besteffort"] {
+        cgroups.remove_empty(&format!("{pods}/{class}"));
+    }
+    cgroups.remove_empty(&pods);
     if layout.run.exists() {
         let run = layout.run.canonicalize().map_err(io("find the run directory"))?;
         errors.extend(mount::ensure_unmounted_below(&run).err().map(|error| error.to_string()));

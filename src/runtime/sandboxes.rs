@@ -64,14 +64,15 @@ impl Runtime {
                 std::fs::create_dir_all(inner.layout.sandbox_data(&record.id)).map_err(io("create sandbox directory"))?;
                 std::fs::create_dir_all(inner.layout.sandbox_run(&record.id)).map_err(io("create sandbox directory"))?;
                 std::fs::create_dir_all(&record.config.log_directory).map_err(io("create log directory"))?;
-                inner.cgroups.ensure(&record.cgroup).map_err(io("create pod cgroup"))?;
+                // First, so that whatever is made has a record by which it is found.
+                record::write(&inner.layout.sandbox_data(&record.id).join(RECORD), &record)
+                    .map_err(io("write sandbox record"))?;
+                inner.cgroups.ensure_ours(&record.cgroup).map_err(io("create pod cgroup"))?;
                 let missing =
                     inner.cgroups.limit(&record.cgroup, &limits(&record.config.resources)).map_err(io("limit pod"))?;
                 if !missing.is_empty() {
                     tracing::warn!(sandbox = %record.id, ?missing, "cgroup controllers are missing: limits have no effect");
                 }
-                record::write(&inner.layout.sandbox_data(&record.id).join(RECORD), &record)
-                    .map_err(io("write sandbox record"))?;
                 Ok(inner.sandbox_plan(&record))
             })
             .await

@@ -135,7 +135,13 @@ async fn leftovers_are_swept() {
     std::fs::create_dir_all(half.join("upper")).expect("a directory");
     std::fs::write(half.join("record.json"), b"{\"id\": \"ha").expect("half a record");
     let group = format!("{}/kubepods/burstable/podgone/{}", node.options.cgroup_root, "a".repeat(64));
+    cgroups.ensure_ours(group.rsplit_once('/').expect("a pod").0).expect("a group");
     cgroups.ensure(&group).expect("a group");
+    // What another kubelet has beside it.
+    let foreign = format!("{}/kubepods/burstable/podforeign/{}", node.options.cgroup_root, "b".repeat(64));
+    cgroups.ensure(&foreign).expect("a group");
+    let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+    cgroups.add(&foreign, nix::unistd::Pid::from_raw(stranger.id() as i32)).expect("moved");
     let mut sleeper = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
     cgroups.add(&group, nix::unistd::Pid::from_raw(sleeper.id() as i32)).expect("moved");
     // Reaped as init would, so that the group can go.
@@ -153,6 +159,13 @@ async fn leftovers_are_swept() {
     node.restart_agent().await;
     assert_eq!(node.runtime().containers().await.expect("listed").len(), 0);
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+
+    node.runtime = None;
+    skiff_runtime::Runtime::kill_all(&node.options).await.expect("everything of ours ends");
+    assert!(stranger.try_wait().expect("its state").is_none(), "a process of another kubelet was killed");
+    assert_eq!(cgroups.processes(&foreign).expect("processes").len(), 1);
+    stranger.kill().and_then(|()| stranger.wait()).expect("ended");
+    cgroups.remove(&format!("{}/kubepods", node.options.cgroup_root)).expect("removed");
     node.end().await;
 }
 
