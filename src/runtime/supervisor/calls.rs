@@ -96,7 +96,8 @@ impl Supervisor {
     ) -> Result<Option<Answer>, String> {
         let token = self.watch(&answer, EpollFlags::EPOLLIN, Source::Answer).map_err(text)?;
         let pidfd = process::pidfd_open(pid).map_err(text)?;
-        self.jobs.insert(token, Job { pidfd, answer, asker, kind, deadline: Instant::now() + CHILD_DEADLINE });
+        let begun = Instant::now();
+        self.jobs.insert(token, Job { pidfd, answer, asker, kind, begun, deadline: begun + CHILD_DEADLINE });
         Ok(None)
     }
 

@@ -126,6 +126,7 @@ pub(super) struct Job {
     pub answer: OwnedFd,
     pub asker: Asker,
     pub kind: JobKind,
+    pub begun: Instant,
     pub deadline: Instant,
 }
 
@@ -162,6 +163,9 @@ impl Supervisor {
             report(format_args!("{:?}: {warning}", job.kind));
         }
         let mut claimed = None;
+        // Of a process that ended before this job began, whose number was given out again.
+        let begun = job.begun;
+        self.unclaimed.retain(|pid, (_, at)| Some(*pid) != outcome.pid || *at >= begun);
         if let Some(pid) = outcome.pid {
             match process::pidfd_open(Pid::from_raw(pid)) {
                 Ok(pidfd) => claimed = Some((Pid::from_raw(pid), Some(pidfd))),
@@ -240,7 +244,7 @@ impl Supervisor {
 
     /// Its end may have been seen before its beginning.
     fn claim(&mut self, pid: Pid) {
-        if let Some(status) = self.unclaimed.remove(&pid.as_raw()) {
+        if let Some((status, _)) = self.unclaimed.remove(&pid.as_raw()) {
             self.reaped(status);
         }
     }
@@ -263,7 +267,7 @@ impl Supervisor {
         if let Some(sandbox) = self.sandboxes.values_mut().find(|s| s.init.as_ref().is_some_and(|init| init.0 == pid)) {
             sandbox.init = None;
         } else if !self.jobs.is_empty() {
-            self.unclaimed.insert(pid.as_raw(), status);
+            self.unclaimed.insert(pid.as_raw(), (status, Instant::now()));
         }
     }
 

@@ -58,7 +58,12 @@ impl Log {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&self.path)?;
+        // Whoever can write in the directory must not lead us to another file, nor make us wait at a pipe.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file = OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(flags).open(&self.path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("not a file"));
+        }
         self.size = file.metadata()?.len();
         self.file = Some(file);
         Ok(())
@@ -228,6 +233,16 @@ mod tests {
         let text = fs::read_to_string(&path).expect("read");
         let lines: Vec<&str> = text.lines().map(|line| line.split_once(' ').expect("a time").1).collect();
         assert_eq!(lines, ["stderr F err", "stdout F output"]);
+    }
+
+    #[test]
+    fn only_files_are_written() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (link, pipe) = (directory.path().join("link.log"), directory.path().join("pipe.log"));
+        std::os::unix::fs::symlink(directory.path().join("other"), &link).expect("a link");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        assert!(Log::open(&link).is_err() && Log::open(&pipe).is_err());
+        assert!(!directory.path().join("other").exists());
     }
 
     #[test]

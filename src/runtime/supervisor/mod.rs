@@ -104,7 +104,7 @@ pub(crate) struct Supervisor {
     execs: HashMap<String, Exec>,
     tees: HashMap<u64, containers::Tee>,
     /// Exits of processes that nobody has claimed yet: a container may end before its creator's answer is read.
-    unclaimed: HashMap<i32, WaitStatus>,
+    unclaimed: HashMap<i32, (WaitStatus, Instant)>,
     filters: HashMap<String, Option<Filter>>,
     /// Who asked to end it all.
     shutdown: Option<(u64, u64)>,
