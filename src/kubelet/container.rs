@@ -84,6 +84,7 @@ pub(crate) async fn configure(inputs: Inputs<'_>) -> Result<ContainerConfig, Sta
         tty: container.tty == Some(true),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
+        stop_signal: container.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()),
         log_path: Path::new(&container.name).join(format!("{attempt}.log")),
         labels: labels(pod, &container.name),
         annotations: annotations(pod, container, image, &reference, message_path),
@@ -171,6 +172,10 @@ fn plan_mounts(
         };
         if sub_path.as_deref().is_some_and(|p| p.starts_with('/')) {
             return Err("error SubPath must not be an absolute path".to_owned());
+        }
+        if mount.recursive_read_only.as_deref() == Some("Enabled") {
+            let path = &mount.mount_path;
+            return Err(format!("recursiveReadOnly of the volume mount {path:?} is not supported by this node"));
         }
         let path = Path::new(&mount.mount_path);
         let container_path = if path.is_absolute() { path.to_path_buf() } else { Path::new("/").join(path) };
@@ -280,6 +285,7 @@ fn security(pod: &Pod, container: &Container, root_directory: &Path) -> Security
         run_as_user: own.run_as_user.or(shared.run_as_user),
         run_as_group: own.run_as_group.or(shared.run_as_group),
         supplemental_groups: groups,
+        only_given_groups: shared.supplemental_groups_policy.as_deref() == Some("Strict"),
         privileged,
         read_only_root: own.read_only_root_filesystem == Some(true),
         no_new_privileges: own.allow_privilege_escalation == Some(false),
@@ -351,6 +357,9 @@ mod tests {
             (vec!["NET_ADMIN".to_owned()], vec!["ALL".to_owned()])
         );
         assert_eq!(found.seccomp, Seccomp::RuntimeDefault);
+        assert!(!found.only_given_groups);
+        let pod = sample(json!({"supplementalGroupsPolicy": "Strict"}), json!({"name": "c"}));
+        assert!(security(&pod, &pod::spec(&pod).containers[0], Path::new("/k")).only_given_groups);
         let pod = sample(
             json!({}),
             json!({"name": "c", "securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "p/a.json"}}}),
@@ -389,6 +398,10 @@ mod tests {
             (
                 json!({"name": "data", "mountPath": "/d", "subPath": "/etc"}),
                 "error SubPath must not be an absolute path",
+            ),
+            (
+                json!({"name": "data", "mountPath": "/d", "readOnly": true, "recursiveReadOnly": "Enabled"}),
+                "recursiveReadOnly of the volume mount \"/d\" is not supported by this node",
             ),
         ] {
             assert_eq!(plan(mount).expect_err("refused"), error);

@@ -92,8 +92,29 @@ pub(crate) fn plan_host_ports(pod: &Pod) -> Vec<HostPort> {
         .collect()
 }
 
+/// What a pod asks of its sandbox that this node can't give: run without it, the pod would be less apart from others
+/// than it was promised.
+fn refusal(pod: &Pod) -> Option<String> {
+    let spec = pod::spec(pod);
+    if spec.host_users == Some(false) {
+        return Some("user namespaces (hostUsers: false) are not supported by this node".to_owned());
+    }
+    if let Some(class) = spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) {
+        return Some(format!("RuntimeClass {class:?} not found"));
+    }
+    let shared = spec.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref());
+    let own = pod::containers(pod)
+        .filter_map(|(_, c)| c.security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref()));
+    let profile = shared.into_iter().chain(own).find(|profile| profile.type_ == "Localhost")?;
+    let name = profile.localhost_profile.as_deref().unwrap_or_default();
+    Some(format!("Cannot enforce AppArmor: the profile {name:?} can't be loaded by this node"))
+}
+
 /// Makes a new sandbox with network and files. The error is the text of `FailedCreatePodSandBox`.
 pub(crate) async fn create(ctx: &Arc<Context>, pod: &Arc<Pod>, attempt: u32) -> Result<Frame, String> {
+    if let Some(why) = refusal(pod) {
+        return Err(format!("Failed to create pod sandbox: {why}"));
+    }
     let uid = pod::uid(pod);
     let config = plan_config(ctx, pod, attempt);
     let sandbox =
@@ -202,6 +223,30 @@ async fn detach(ctx: &Context, sandbox: &Sandbox) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_can_not_be_given_is_refused() {
+        for (spec, expected) in [
+            (json!({"containers": [{"name": "a"}]}), None),
+            (json!({"hostUsers": true, "containers": [{"name": "a"}]}), None),
+            (
+                json!({"hostUsers": false, "containers": [{"name": "a", "securityContext": {"procMount": "Unmasked"}}]}),
+                Some("user namespaces (hostUsers: false) are not supported by this node"),
+            ),
+            (
+                json!({"runtimeClassName": "gvisor", "containers": [{"name": "a"}]}),
+                Some("RuntimeClass \"gvisor\" not found"),
+            ),
+            (
+                json!({"containers": [{"name": "a", "securityContext":
+                    {"appArmorProfile": {"type": "Localhost", "localhostProfile": "tight"}}}]}),
+                Some("Cannot enforce AppArmor: the profile \"tight\" can't be loaded by this node"),
+            ),
+        ] {
+            let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("a pod");
+            assert_eq!(refusal(&pod).as_deref(), expected);
+        }
+    }
 
     #[test]
     fn host_ports() {

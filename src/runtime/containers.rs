@@ -54,7 +54,7 @@ impl Runtime {
             id: id.clone(),
             sandbox: sandbox.0.clone(),
             image_ref: image.tags.first().or(image.digests.first()).unwrap_or(&image.id.0).clone(),
-            stop_signal: stop_signal(image.config.stop_signal.as_deref()),
+            stop_signal: stop_signal(config.stop_signal.as_deref().or(image.config.stop_signal.as_deref())),
             config,
             cgroup,
             log_path,

@@ -80,7 +80,7 @@ pub fn plan_identity(plan: &UserPlan, passwd: &str, group: &str) -> Result<Ident
         ),
     };
     let gid = plan.gid.or(from_image_group).or(found.as_ref().map(|user| user.gid)).unwrap_or(0);
-    let name = found.as_ref().map(|user| user.name);
+    let name = found.as_ref().map(|user| user.name).filter(|_| !plan.only_given_groups);
     let of_image = groups(group).filter(|group| name.is_some_and(|name| group.members.split(',').any(|m| m == name)));
     let mut all: Vec<u32> = plan.groups.iter().copied().chain(of_image.map(|group| group.gid)).chain([gid]).collect();
     all.sort_unstable();
@@ -118,7 +118,7 @@ mod tests {
     const GROUP: &str = "root:x:0:\nweb:x:34:\nlogs:x:4:web,other\nextra:x:50:web\n";
 
     fn check(user: &str, uid: Option<u32>, gid: Option<u32>, expect: Result<(u32, u32, &[u32], &str), &str>) {
-        let plan = UserPlan { image_user: user.to_owned(), uid, gid, groups: vec![7] };
+        let plan = UserPlan { image_user: user.to_owned(), uid, gid, groups: vec![7], only_given_groups: false };
         let found = plan_identity(&plan, PASSWD, GROUP);
         let expect = expect.map_err(str::to_owned).map(|(uid, gid, groups, home)| Identity {
             uid,
@@ -127,6 +127,13 @@ mod tests {
             home: home.to_owned(),
         });
         assert_eq!(found, expect, "{user:?} {uid:?} {gid:?}");
+    }
+
+    #[test]
+    fn only_the_groups_that_are_given() {
+        let plan =
+            UserPlan { image_user: "web".into(), uid: None, gid: None, groups: vec![7], only_given_groups: true };
+        assert_eq!(plan_identity(&plan, PASSWD, GROUP).expect("found").groups, [7, 34]);
     }
 
     #[test]

@@ -29,9 +29,10 @@ const DEFAULT_CAPABILITIES: [&str; 14] = [
     "AUDIT_WRITE",
 ];
 
-const MASKED_PATHS: [&str; 11] = [
+const MASKED_PATHS: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
+    "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
@@ -109,6 +110,8 @@ pub struct UserPlan {
     pub uid: Option<u32>,
     pub gid: Option<u32>,
     pub groups: Vec<u32>,
+    /// Without those that the image's files say.
+    pub only_given_groups: bool,
 }
 
 /// Everything that a creator needs.
@@ -235,6 +238,7 @@ pub fn plan_user(security: &Security, image: &ImageConfig) -> Result<UserPlan, E
         uid: security.run_as_user.map(id).transpose()?,
         gid: security.run_as_group.map(id).transpose()?,
         groups: security.supplemental_groups.iter().copied().map(id).collect::<Result<_, _>>()?,
+        only_given_groups: security.only_given_groups,
     })
 }
 
@@ -290,6 +294,7 @@ mod tests {
             tty: false,
             stdin: false,
             stdin_once: false,
+            stop_signal: None,
             log_path: "main/0.log".into(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),

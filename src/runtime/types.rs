@@ -74,6 +74,9 @@ pub struct Security {
     pub run_as_user: Option<i64>,
     pub run_as_group: Option<i64>,
     pub supplemental_groups: Vec<i64>,
+    /// Whether the user is in no other groups, whatever the image's /etc/group says.
+    #[serde(default)]
+    pub only_given_groups: bool,
     pub privileged: bool,
     pub read_only_root: bool,
     pub no_new_privileges: bool,
@@ -113,6 +116,9 @@ pub struct ContainerConfig {
     pub tty: bool,
     pub stdin: bool,
     pub stdin_once: bool,
+    /// `SIGUSR1`; default: the image's, else SIGTERM.
+    #[serde(default)]
+    pub stop_signal: Option<String>,
     /// Relative to the sandbox's log directory: `<container>/<attempt>.log`.
     pub log_path: PathBuf,
     pub labels: BTreeMap<String, String>,

@@ -93,6 +93,7 @@ impl Node {
             tty: false,
             stdin: false,
             stdin_once: false,
+            stop_signal: None,
             log_path: PathBuf::from("main/0.log"),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
