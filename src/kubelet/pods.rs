@@ -48,13 +48,20 @@ impl Pods {
             () = stop.cancelled() => return Err(Error::Stopped),
             () = pods.synced() => {}
         }
+        // Read before the first worker makes any: what is not among these is somebody's.
+        let (pods_at, logs_at) = (ctx.options.pods_directory(), ctx.options.log_directory.clone());
+        let names = tokio::task::spawn_blocking(move || [names(&pods_at), names(&logs_at)]).await;
+        let earlier = names.unwrap_or_else(|error| {
+            tracing::warn!(%error, "directories of earlier pods were not looked at");
+            Default::default()
+        });
         let weak = Arc::downgrade(&all);
         pods.subscribe(move |change| {
             if let Some(all) = Weak::upgrade(&weak) {
                 all.take(change);
             }
         });
-        all.end_orphans().await;
+        all.end_orphans(earlier).await;
         Ok(all)
     }
 
@@ -137,28 +144,15 @@ impl Pods {
     }
 
     async fn resync(&self) {
-        let containers = match self.ctx.engine.containers().await {
-            Ok(containers) => containers,
-            Err(e) => {
-                tracing::warn!(error = %chain(&e), "containers can't be listed after events were lost");
-                return;
-            }
-        };
-        let mut by_pod: HashMap<PodUid, Vec<Container>> = HashMap::new();
-        for container in containers {
-            if let Some(uid) = owner(&container) {
-                by_pod.entry(uid).or_default().push(container);
-            }
-        }
-        let workers: Vec<(PodUid, mpsc::Sender<Event>)> =
-            self.lock().workers.iter().map(|(uid, h)| (uid.clone(), h.events.clone())).collect();
-        for (uid, mailbox) in workers {
-            drop(mailbox.send(Event::Resync(by_pod.remove(&uid).unwrap_or_default())).await);
+        // Each worker looks for itself, since a list would be old by then: a container that began meanwhile is not lost.
+        let workers: Vec<mpsc::Sender<Event>> = self.lock().workers.values().map(|h| h.events.clone()).collect();
+        for mailbox in workers {
+            drop(mailbox.send(Event::Resync).await);
         }
     }
 
     /// Ends sandboxes, directories and logs of pods that the API no longer knows.
-    async fn end_orphans(&self) {
+    async fn end_orphans(&self, [pod_names, log_names]: [Vec<String>; 2]) {
         let (orphans, known) = {
             let mut state = self.lock();
             let known: HashSet<PodUid> = state.workers.keys().cloned().collect();
@@ -182,8 +176,8 @@ impl Pods {
                 let uid = PodUid(uid.to_owned());
                 known.contains(&uid) || ended.contains(&uid)
             };
-            sweep(&pods, |name| keep(name));
-            sweep(&logs, |name| name.rsplit('_').next().is_some_and(keep));
+            sweep(&pods, pod_names, |name| keep(name));
+            sweep(&logs, log_names, |name| name.rsplit('_').next().is_some_and(keep));
             sweep_links(&links);
         };
         if let Err(e) = tokio::task::spawn_blocking(sweep).await {
@@ -222,19 +216,23 @@ async fn end_orphan(ctx: &Arc<Context>, uid: &PodUid, leftover: Leftover) {
     worker::clean(ctx, uid, &leftover.sandboxes, true).await;
     let suffix = format!("_{uid}");
     let logs = ctx.options.log_directory.clone();
-    let sweep = move || sweep(&logs, |name| !name.ends_with(&suffix));
+    let sweep = move || sweep(&logs, names(&logs), |name| !name.ends_with(&suffix));
     if let Err(e) = tokio::task::spawn_blocking(sweep).await {
         tracing::warn!(error = %e, "the logs of an earlier pod were not removed");
     }
 }
 
-/// Removes the entries of a directory that are not to be kept.
-fn sweep(directory: &std::path::Path, keep: impl Fn(&str) -> bool) {
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if !keep(&entry.file_name().to_string_lossy())
-            && let Err(e) = tree::remove_tree(&entry.path())
-        {
-            tracing::warn!(path = %entry.path().display(), error = %e, "what an earlier pod left can't be removed");
+fn names(directory: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Removes those of the entries of a directory that are not to be kept.
+fn sweep(directory: &std::path::Path, names: Vec<String>, keep: impl Fn(&str) -> bool) {
+    for name in names.into_iter().filter(|name| !keep(name)) {
+        let path = directory.join(name);
+        if let Err(e) = tree::remove_tree(&path) {
+            tracing::warn!(path = %path.display(), error = %e, "what an earlier pod left can't be removed");
         }
     }
 }

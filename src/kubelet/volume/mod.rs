@@ -224,12 +224,14 @@ fn apply(make: Make, group: Option<u32>) -> io::Result<()> {
             writer::write(&path, &files, group).map(drop)
         }
         Make::EmptyDir { path, memory, size_bytes } => {
-            let fresh = !path.exists();
-            if memory {
-                tree::ensure_tmpfs(&path, size_bytes)?;
+            // The directory outlives a reboot; what is in memory does not.
+            let fresh = if memory {
+                tree::ensure_tmpfs(&path, size_bytes)?
             } else {
+                let fresh = !path.exists();
                 tree::ensure_directory(&path, 0o777)?;
-            }
+                fresh
+            };
             match group {
                 // Later, files are the containers' own business.
                 Some(group) if fresh => tree::give_to_group(&path, group),

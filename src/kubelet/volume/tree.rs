@@ -19,17 +19,19 @@ pub(crate) fn ensure_directory(path: &Path, mode: u32) -> io::Result<()> {
 }
 
 /// Mounts an empty file system in memory, unless it is there already.
-pub(crate) fn ensure_tmpfs(path: &Path, size_bytes: Option<i64>) -> io::Result<()> {
+/// True where it is new, and empty.
+pub(crate) fn ensure_tmpfs(path: &Path, size_bytes: Option<i64>) -> io::Result<bool> {
     ensure_directory(path, 0o755)?;
     if is_mount_point(path)? {
-        return Ok(());
+        return Ok(false);
     }
     let options = match size_bytes {
         Some(size) => format!("mode=0777,size={size}"),
         None => "mode=0777".to_owned(),
     };
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str())).map_err(io::Error::from)
+    mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str())).map_err(io::Error::from)?;
+    Ok(true)
 }
 
 pub(crate) fn is_mount_point(path: &Path) -> io::Result<bool> {
@@ -98,26 +100,50 @@ pub(crate) fn remove_tree(directory: &Path) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
-    remove_on(directory, device)
-}
-
-fn remove_on(directory: &Path, device: u64) -> io::Result<()> {
-    let meta = fs::symlink_metadata(directory)?;
-    if !meta.is_dir() {
+    if !fs::symlink_metadata(directory)?.is_dir() {
         return fs::remove_file(directory);
     }
-    if meta.dev() != device {
-        return Err(io::Error::other(format!("{} is a foreign mount, it is left alone", directory.display())));
-    }
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_on(&entry.path(), device)?;
-        } else {
-            fs::remove_file(entry.path())?;
+    // Not the names of an attempt that failed.
+    let stamp = skiff_base::time::now().as_nanosecond();
+    Removal { top: directory, device, stamp, moved: 0 }.remove(directory, 0)
+}
+
+/// What is deeper than this is moved up first: a container may nest directories until no path leads to the innermost,
+/// and no stack suffices.
+const MAX_DEPTH: usize = 50;
+
+struct Removal<'a> {
+    top: &'a Path,
+    device: u64,
+    stamp: i128,
+    moved: u64,
+}
+
+impl Removal<'_> {
+    fn remove(&mut self, directory: &Path, depth: usize) -> io::Result<()> {
+        if fs::symlink_metadata(directory)?.dev() != self.device {
+            return Err(io::Error::other(format!("{} is a foreign mount, it is left alone", directory.display())));
+        }
+        // What is moved to the top comes up there once more.
+        loop {
+            let before = self.moved;
+            for entry in fs::read_dir(directory)? {
+                let entry = entry?;
+                if !entry.file_type()?.is_dir() {
+                    fs::remove_file(entry.path())?;
+                } else if depth < MAX_DEPTH {
+                    self.remove(&entry.path(), depth + 1)?;
+                } else {
+                    self.moved += 1;
+                    let name = format!("..removed-{}-{}", self.stamp, self.moved);
+                    fs::rename(entry.path(), self.top.join(name))?;
+                }
+            }
+            if depth > 0 || self.moved == before {
+                return fs::remove_dir(directory);
+            }
         }
     }
-    fs::remove_dir(directory)
 }
 
 /// Gives a volume to a group: everything in it is readable and writable for the group, and new files stay with it.
@@ -160,14 +186,32 @@ mod tests {
         fs::write(other.join("precious"), "1").expect("a file");
         fs::write(pod.join("volumes/file"), "1").expect("a file");
         std::os::unix::fs::symlink(&other, pod.join("link")).expect("a link");
-        ensure_tmpfs(&pod.join("volumes/memory"), Some(1 << 20)).expect("a tmpfs (needs root)");
-        ensure_tmpfs(&pod.join("volumes/memory"), Some(1 << 20)).expect("idempotent");
+        assert!(ensure_tmpfs(&pod.join("volumes/memory"), Some(1 << 20)).expect("a tmpfs (needs root)"));
+        assert!(!ensure_tmpfs(&pod.join("volumes/memory"), Some(1 << 20)).expect("idempotent"));
         fs::write(pod.join("volumes/memory/x"), "1").expect("a file");
         bind(&other, &pod.join("volumes/host")).expect("a bind mount");
         remove_tree(&pod).expect("removed");
         assert!(!pod.exists());
         assert_eq!(fs::read_to_string(other.join("precious")).expect("spared"), "1");
         remove_tree(&pod).expect("idempotent");
+    }
+
+    #[test]
+    fn removes_what_no_path_leads_to() {
+        use nix::fcntl::{AtFlags, OFlag, openat};
+        use nix::sys::stat::{Mode, fstatat, mkdirat};
+        let directory = tempfile::tempdir().expect("a directory");
+        let pod = directory.path().join("pod");
+        fs::create_dir(&pod).expect("a directory");
+        let mut at = std::os::fd::OwnedFd::from(fs::File::open(&pod).expect("opened"));
+        let name = "d".repeat(100);
+        for _ in 0..300 {
+            mkdirat(&at, name.as_str(), Mode::S_IRWXU).expect("a directory");
+            fstatat(&at, name.as_str(), AtFlags::empty()).expect("there");
+            at = openat(&at, name.as_str(), OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).expect("opened");
+        }
+        remove_tree(&pod).expect("removed");
+        assert!(!pod.exists());
     }
 
     #[test]

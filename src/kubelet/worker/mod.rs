@@ -81,8 +81,8 @@ pub(crate) enum Event {
         kind: ProbeKind,
         healthy: bool,
     },
-    /// Events of the runtime were lost: this is what there is of the pod.
-    Resync(Vec<Container>),
+    /// Events of the runtime were lost: each container is to be looked at.
+    Resync,
     Terminated,
     Cleaned {
         good: bool,

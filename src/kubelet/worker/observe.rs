@@ -174,7 +174,7 @@ impl Worker {
             Event::StartDone { name, result } => self.take_start(&name, result),
             Event::Exited { id, exit } => self.take_exit(&id, exit).await,
             Event::Probed { id, kind, healthy } => self.take_probe(&id, kind, healthy),
-            Event::Resync(containers) => self.take_resync(&containers).await,
+            Event::Resync => self.take_resync().await,
             Event::Terminated => self.terminated = true,
             Event::Cleaned { good } => {
                 self.end.cleaning = false;
@@ -335,7 +335,7 @@ impl Worker {
         }
     }
 
-    async fn take_resync(&mut self, containers: &[Container]) {
+    async fn take_resync(&mut self) {
         let alive: Vec<ContainerId> = self
             .slots
             .values()
@@ -344,10 +344,13 @@ impl Worker {
             .map(|r| r.id.clone())
             .collect();
         for id in alive {
-            match containers.iter().find(|c| c.id == id).map(|c| &c.state) {
-                Some(ContainerState::Exited(exit)) => self.take_exit(&id, exit.clone()).await,
-                Some(ContainerState::Unknown) | None => self.take_exit(&id, lost()).await,
-                Some(ContainerState::Running { .. } | ContainerState::Created) => {}
+            match self.ctx.engine.container(&id).await.map(|c| c.state) {
+                Ok(ContainerState::Exited(exit)) => self.take_exit(&id, exit).await,
+                Ok(ContainerState::Unknown) | Err(skiff_runtime::Error::ContainerNotFound(_)) => {
+                    self.take_exit(&id, lost()).await
+                }
+                Ok(ContainerState::Running { .. } | ContainerState::Created) => {}
+                Err(e) => tracing::warn!(container = id.0, error = %chain(&e), "a container can't be looked at"),
             }
         }
     }
