@@ -5,6 +5,8 @@
 //! Stopping goes the other way round. Pods are not stopped: they belong to the supervisor.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use skiff_api::k8s::api::core::v1::{Service, ServicePort, ServiceSpec, Taint};
 use skiff_api::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -228,9 +231,12 @@ async fn start_node(
 ) -> Result<()> {
     let user = format!("system:node:{}", facts.node_name);
     let informers = Informers::new(Client::new(api.transport(&user, &["system:nodes"])), scope.clone());
+    // Before the node says Ready, so that no pod asks a registry for what lies here.
+    if let Err(error) = runtime.import_directory().await {
+        warn!(error = %skiff_base::chain(&error), "could not import the image archives of this node");
+    }
     let options = kubelet_options(arguments, facts, pki)?;
-    let kubelet =
-        skiff_kubelet::start(options, &informers, runtime.clone(), scope).await.context("start the kubelet")?;
+    let kubelet = skiff_kubelet::start(options, &informers, runtime, scope).await.context("start the kubelet")?;
     let network = kubelet.network();
     skiff_proxy::start(&informers, network.clone(), &facts.node_name, scope);
     let dns = skiff_dns::Options {
@@ -241,16 +247,6 @@ async fn start_node(
         network: Some(network),
     };
     skiff_dns::start(&informers, dns, scope).await.context("start the DNS server")?;
-    let (images, token) = (runtime, scope.token().clone());
-    scope.spawn(async move {
-        let imported = tokio::select! {
-            imported = images.import_directory() => imported,
-            () = token.cancelled() => return,
-        };
-        if let Err(error) = imported {
-            warn!(error = %skiff_base::chain(&error), "could not import the image archives of this node");
-        }
-    });
     Ok(())
 }
 
@@ -358,22 +354,35 @@ fn stop_signal() -> Result<CancellationToken> {
     Ok(token)
 }
 
-/// Names the running server for `skiff killall`.
-struct PidFile(PathBuf);
+/// Names the running server for `skiff killall`. It is locked as long as that runs: a number alone may be anybody's.
+struct PidFile {
+    path: PathBuf,
+    _locked: Flock<File>,
+}
 
 impl PidFile {
     fn write(run_directory: &Path) -> Result<Self> {
         std::fs::create_dir_all(run_directory).with_context(|| format!("create {}", run_directory.display()))?;
         let path = run_directory.join("server.pid");
-        std::fs::write(&path, format!("{}\n", std::process::id()))
+        let open = File::options().create(true).write(true).truncate(false).open(&path);
+        let file = open.with_context(|| format!("write {}", path.display()))?;
+        let Ok(locked) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+            bail!(
+                "skiff server runs already in {} (another one needs a --run-dir of its own)",
+                run_directory.display()
+            );
+        };
+        locked
+            .set_len(0)
+            .and_then(|()| writeln!(&*locked, "{}", std::process::id()))
             .with_context(|| format!("write {}", path.display()))?;
-        Ok(Self(path))
+        Ok(Self { path, _locked: locked })
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
             warn!(%error, "could not remove the pid file");
         }
     }

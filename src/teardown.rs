@@ -1,9 +1,11 @@
 //! `skiff killall` and `skiff uninstall`: nothing of ours stays on the machine, and nothing of others goes.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -91,26 +93,30 @@ fn stop_everything(place: &PlaceArgs) -> Result<()> {
     Ok(())
 }
 
-/// Ends the server that wrote the file, if it is still the process that it names.
+/// Ends the server that wrote the file and holds its lock; without the lock, the number in it is a stranger's.
 fn stop_server(file: &Path) -> Result<()> {
-    let Ok(text) = std::fs::read_to_string(file) else { return Ok(()) };
-    let Ok(number) = text.trim().parse::<i32>() else { return Ok(()) };
-    let pid = Pid::from_raw(number);
-    let is_skiff = || {
-        std::fs::read(format!("/proc/{number}/cmdline")).is_ok_and(|c| c.split(|b| *b == 0).nth(1) == Some(b"server"))
-    };
-    if !is_skiff() {
-        return Ok(());
-    }
+    let Some(pid) = running_server(file)? else { return Ok(()) };
     kill(pid, Signal::SIGTERM).context("stop the server")?;
     let deadline = std::time::Instant::now() + STOP_LIMIT;
-    while is_skiff() {
+    while running_server(file)? == Some(pid) {
         if std::time::Instant::now() > deadline {
             kill(pid, Signal::SIGKILL).context("kill the server")?;
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     Ok(())
+}
+
+fn running_server(file: &Path) -> Result<Option<Pid>> {
+    let mut opened = match std::fs::File::open(file) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("read {}", file.display())),
+    };
+    let mut text = String::new();
+    opened.read_to_string(&mut text).with_context(|| format!("read {}", file.display()))?;
+    let held = Flock::lock(opened, FlockArg::LockSharedNonblock).is_err();
+    Ok(text.trim().parse().ok().filter(|_| held).map(Pid::from_raw))
 }
 
 /// Unmounts everything mounted below (and at) a directory, innermost first, without touching what is
@@ -172,6 +178,20 @@ mod tests {
             plan_unmounts(mounts, Path::new("/run/skiff")),
             [PathBuf::from("/run/skiff/a/b c"), PathBuf::from("/run/skiff/a")]
         );
+    }
+
+    #[test]
+    fn a_number_without_its_lock_is_a_stranger() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("server.pid");
+        assert_eq!(running_server(&file).expect("no file"), None);
+        std::fs::write(&file, format!("{}\n", std::process::id())).expect("written");
+        assert_eq!(running_server(&file).expect("a stale file"), None);
+        let server = std::fs::File::open(&file).expect("opened");
+        let locked = Flock::lock(server, FlockArg::LockExclusiveNonblock).expect("locked");
+        assert_eq!(running_server(&file).expect("a server"), Some(Pid::this()));
+        drop(locked);
+        assert_eq!(running_server(&file).expect("it ended"), None);
     }
 
     #[test]
