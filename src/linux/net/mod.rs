@@ -1,7 +1,7 @@
-//! Netlink, without a library: the few messages that a node needs, encoded here.
+//! Netlink: the few messages that a node needs, on one blocking socket.
 //!
 //! Bottom-up: [`message`] writes and reads messages and attributes, [`Socket`] exchanges them,
-//! [`route`] speaks rtnetlink (links, addresses, routes, neighbours), [`nft`] speaks nf_tables,
+//! [`route`] speaks rtnetlink (links, addresses, routes, neighbours) in the messages of a crate, [`nft`] speaks nf_tables,
 //! [`conntrack`] drops tracked connections, [`netns`] makes network namespaces.
 //!
 //! Everything blocks for as long as the kernel takes (milliseconds when it holds the rtnl lock), so

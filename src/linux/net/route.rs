@@ -1,17 +1,21 @@
-//! rtnetlink: links, addresses, routes, neighbours.
+//! rtnetlink: links, addresses, routes, neighbours. The messages are those of `netlink-packet-route`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::message::{Attributes, Reply, read_u32};
-use super::socket::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Result, Socket};
+use netlink_packet_core::{Emitable as _, NlasIterator, Parseable, ParseableParametrized as _};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkHeader, LinkInfo, LinkMessage, State,
+};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-const LINK_HEADER: usize = 16;
-const ADDRESS_HEADER: usize = 8;
-const ROUTE_HEADER: usize = 12;
-const VETH_INFO_PEER: u16 = 1;
-const IF_OPER_UP: u8 = 6;
-const RTNH_F_ONLINK: u32 = 4;
+use super::message::Reply;
+use super::socket::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Result, Socket};
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -78,15 +82,13 @@ pub struct VethPair<'a> {
 
 /// All links of the socket's namespace.
 pub fn links(socket: &mut Socket) -> Result<Vec<Link>> {
-    let replies = socket.dump(libc::RTM_GETLINK, &link_header(0, 0), |_| {})?;
+    let replies = dump(socket, RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
     Ok(replies.iter().filter(|r| r.kind == libc::RTM_NEWLINK).filter_map(read_link).collect())
 }
 
 pub fn link_by_name(socket: &mut Socket, name: &str) -> Result<Option<Link>> {
-    let found = socket.query(libc::RTM_GETLINK, &link_header(0, 0), |a| {
-        a.string(libc::IFLA_IFNAME, name);
-    });
-    match found {
+    let question = RouteNetlinkMessage::GetLink(link_message(0, false, vec![LinkAttribute::IfName(name.to_owned())]));
+    match socket.query(question.message_type(), &encode(&question), |_| {}) {
         Ok(reply) => Ok(reply.as_ref().and_then(read_link)),
         Err(error) if error.is_gone() => Ok(None),
         Err(error) => Err(error),
@@ -95,78 +97,76 @@ pub fn link_by_name(socket: &mut Socket, name: &str) -> Result<Option<Link>> {
 
 /// Makes a link of a kind that needs no more: `bridge`, `dummy`.
 pub fn add_link(socket: &mut Socket, kind: &str, name: &str, mac: Mac) -> Result<()> {
-    socket.request(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link_header(0, 0), |a| {
-        a.string(libc::IFLA_IFNAME, name).bytes(libc::IFLA_ADDRESS, &mac);
-        a.nested(libc::IFLA_LINKINFO, |info| {
-            info.string(libc::IFLA_INFO_KIND, kind);
-        });
-    })
+    let attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Address(mac.to_vec()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind.into())]),
+    ];
+    let message = RouteNetlinkMessage::NewLink(link_message(0, false, attributes));
+    request(socket, NLM_F_CREATE | NLM_F_EXCL, message)
 }
 
 /// Makes both ends where they are to be, which costs a twentieth of making and moving them. The
 /// peer is down.
 pub fn add_veth(socket: &mut Socket, pair: &VethPair<'_>) -> Result<()> {
-    let up = link_header(0, libc::IFF_UP as u32);
-    socket.request(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &up, |a| {
-        a.string(libc::IFLA_IFNAME, pair.name).bytes(libc::IFLA_ADDRESS, &pair.mac).u32(libc::IFLA_MTU, pair.mtu);
-        a.nested(libc::IFLA_LINKINFO, |info| {
-            info.string(libc::IFLA_INFO_KIND, "veth");
-            info.nested(libc::IFLA_INFO_DATA, |data| {
-                data.container(VETH_INFO_PEER, &link_header(0, 0), |peer| {
-                    peer.string(libc::IFLA_IFNAME, pair.peer_name).bytes(libc::IFLA_ADDRESS, &pair.peer_mac);
-                    peer.u32(libc::IFLA_MTU, pair.mtu);
-                    peer.u32(libc::IFLA_NET_NS_FD, pair.peer_namespace.as_raw_fd().cast_unsigned());
-                });
-            });
-        });
-    })?;
+    let end = |name: &str, mac: Mac, more| {
+        vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Address(mac.to_vec()),
+            LinkAttribute::Mtu(pair.mtu),
+            more,
+        ]
+    };
+    let namespace = LinkAttribute::NetNsFd(pair.peer_namespace.as_raw_fd());
+    let peer = link_message(0, false, end(pair.peer_name, pair.peer_mac, namespace));
+    let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))];
+    let message = link_message(0, true, end(pair.name, pair.mac, LinkAttribute::LinkInfo(info)));
+    request(socket, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(message))?;
     // The alias is not taken while a link is made.
-    socket.request(libc::RTM_NEWLINK, 0, &link_header(0, 0), |a| {
-        a.string(libc::IFLA_IFNAME, pair.name).bytes(libc::IFLA_IFALIAS, pair.alias.as_bytes());
-    })
+    let alias = vec![LinkAttribute::IfName(pair.name.to_owned()), LinkAttribute::IfAlias(pair.alias.to_owned())];
+    request(socket, 0, RouteNetlinkMessage::NewLink(link_message(0, false, alias)))
 }
 
 pub fn set_up(socket: &mut Socket, link: u32) -> Result<()> {
-    socket.request(libc::RTM_NEWLINK, 0, &link_header(link, libc::IFF_UP as u32), |_| {})
+    request(socket, 0, RouteNetlinkMessage::NewLink(link_message(link, true, Vec::new())))
 }
 
 /// Costs up to 20 ms for a veth. One that is gone is fine.
 pub fn delete_link(socket: &mut Socket, link: u32) -> Result<()> {
-    forgive_gone(socket.request(libc::RTM_DELLINK, 0, &link_header(link, 0), |_| {}))
+    forgive_gone(request(socket, 0, RouteNetlinkMessage::DelLink(link_message(link, false, Vec::new()))))
 }
 
 pub fn addresses(socket: &mut Socket) -> Result<Vec<Address>> {
-    let replies = socket.dump(libc::RTM_GETADDR, &[0; ADDRESS_HEADER], |_| {})?;
+    let replies = dump(socket, RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
     Ok(replies.iter().filter(|r| r.kind == libc::RTM_NEWADDR).filter_map(read_address).collect())
 }
 
 /// One that is there already is fine.
 pub fn add_address(socket: &mut Socket, address: &Address) -> Result<()> {
-    // An IPv6 address would not be usable until duplicates were looked for; ours have none.
-    let flags = if address.ip.is_ipv6() { libc::IFA_F_NODAD as u8 } else { 0 };
-    let header = address_header(address, flags);
-    let added = socket.request(libc::RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &header, |a| {
-        put_ip(a, libc::IFA_LOCAL, address.ip);
-        put_ip(a, libc::IFA_ADDRESS, address.ip);
-    });
+    let mut message = address_message(address);
+    if address.ip.is_ipv6() {
+        // It would not be usable until duplicates were looked for; ours have none.
+        message.header.flags = AddressHeaderFlags::Nodad;
+    }
+    message.attributes.push(AddressAttribute::Address(address.ip));
+    let added = request(socket, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewAddress(message));
     if matches!(&added, Err(e) if e.is_exists()) { Ok(()) } else { added }
 }
 
 /// One that is gone is fine.
 pub fn delete_address(socket: &mut Socket, address: &Address) -> Result<()> {
-    forgive_gone(socket.request(libc::RTM_DELADDR, 0, &address_header(address, 0), |a| {
-        put_ip(a, libc::IFA_LOCAL, address.ip);
-    }))
+    forgive_gone(request(socket, 0, RouteNetlinkMessage::DelAddress(address_message(address))))
 }
 
 /// The routes of the main table.
 pub fn routes(socket: &mut Socket) -> Result<Vec<Route>> {
     let mut found = Vec::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let header = [family as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
         // A kernel without IPv6 refuses the second question.
-        let replies = match socket.dump(libc::RTM_GETROUTE, &header, |_| {}) {
-            Err(_) if family == libc::AF_INET6 => continue,
+        let replies = match dump(socket, RouteNetlinkMessage::GetRoute(question)) {
+            Err(_) if family == AddressFamily::Inet6 => continue,
             replies => replies?,
         };
         found.extend(replies.iter().filter(|r| r.kind == libc::RTM_NEWROUTE).filter_map(read_route));
@@ -176,21 +176,38 @@ pub fn routes(socket: &mut Socket) -> Result<Vec<Route>> {
 
 /// Makes the route, in place of one with the same destination and metric.
 pub fn replace_route(socket: &mut Socket, route: &Route) -> Result<()> {
-    socket.request(libc::RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &route_header(route), |a| put_route(a, route))
+    request(socket, NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewRoute(route_message(route)))
 }
 
 /// One that is gone is fine.
 pub fn delete_route(socket: &mut Socket, route: &Route) -> Result<()> {
-    forgive_gone(socket.request(libc::RTM_DELROUTE, 0, &route_header(route), |a| put_route(a, route)))
+    forgive_gone(request(socket, 0, RouteNetlinkMessage::DelRoute(route_message(route))))
 }
 
 /// A neighbour that is never asked for: `ip` on `link` has the address `mac`.
 pub fn replace_neighbour(socket: &mut Socket, link: u32, ip: IpAddr, mac: Mac) -> Result<()> {
-    let header = neighbour_header(family(ip), link);
-    socket.request(libc::RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, &header, |a| {
-        put_ip(a, libc::NDA_DST, ip);
-        a.bytes(libc::NDA_LLADDR, &mac);
-    })
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(ip);
+    message.header.ifindex = link;
+    message.header.state = NeighbourState::Permanent;
+    message.attributes =
+        vec![NeighbourAttribute::Destination(ip.into()), NeighbourAttribute::LinkLayerAddress(mac.to_vec())];
+    request(socket, NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewNeighbour(message))
+}
+
+fn request(socket: &mut Socket, flags: u16, message: RouteNetlinkMessage) -> Result<()> {
+    socket.request(message.message_type(), flags, &encode(&message), |_| {})
+}
+
+fn dump(socket: &mut Socket, message: RouteNetlinkMessage) -> Result<Vec<Reply>> {
+    socket.dump(message.message_type(), &encode(&message), |_| {})
+}
+
+/// Without the header that all of netlink shares, which is the socket's.
+fn encode(message: &RouteNetlinkMessage) -> Vec<u8> {
+    let mut bytes = vec![0; message.buffer_len()];
+    message.emit(&mut bytes);
+    bytes
 }
 
 fn forgive_gone(result: Result<()>) -> Result<()> {
@@ -200,109 +217,91 @@ fn forgive_gone(result: Result<()>) -> Result<()> {
     }
 }
 
-fn family(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
+fn family(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-fn put_ip(attributes: &mut Attributes<'_>, kind: u16, ip: IpAddr) {
-    match ip {
-        IpAddr::V4(ip) => attributes.bytes(kind, &ip.octets()),
-        IpAddr::V6(ip) => attributes.bytes(kind, &ip.octets()),
-    };
-}
-
-fn get_ip(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => Some(IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?))),
-        16 => Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?))),
-        _ => None,
+/// The only flag that is ever changed is that the link is up.
+fn link_message(index: u32, up: bool, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    if up {
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
     }
+    message.attributes = attributes;
+    message
 }
 
-/// `struct ifinfomsg`; the flags given are set, no other is changed.
-fn link_header(index: u32, flags: u32) -> [u8; LINK_HEADER] {
-    let mut header = [0; LINK_HEADER];
-    header[4..8].copy_from_slice(&index.to_ne_bytes());
-    header[8..12].copy_from_slice(&flags.to_ne_bytes());
-    header[12..16].copy_from_slice(&flags.to_ne_bytes());
-    header
+fn address_message(address: &Address) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address.ip);
+    message.header.prefix_len = address.prefix_len;
+    message.header.index = address.link;
+    message.attributes = vec![AddressAttribute::Local(address.ip)];
+    message
 }
 
-/// `struct ifaddrmsg`
-fn address_header(address: &Address, flags: u8) -> [u8; ADDRESS_HEADER] {
-    let mut header = [family(address.ip), address.prefix_len, flags, 0, 0, 0, 0, 0];
-    header[4..8].copy_from_slice(&address.link.to_ne_bytes());
-    header
-}
-
-/// `struct rtmsg`
-fn route_header(route: &Route) -> [u8; ROUTE_HEADER] {
-    let (kind, scope, flags) = match route.target {
-        Target::Link(_) if route.destination.is_ipv4() => (libc::RTN_UNICAST, libc::RT_SCOPE_LINK, 0),
-        Target::Link(_) => (libc::RTN_UNICAST, libc::RT_SCOPE_UNIVERSE, 0),
-        Target::Gateway { .. } => (libc::RTN_UNICAST, libc::RT_SCOPE_UNIVERSE, RTNH_F_ONLINK),
-        Target::Unreachable => (libc::RTN_UNREACHABLE, libc::RT_SCOPE_UNIVERSE, 0),
-    };
-    let (family, main) = (family(route.destination), libc::RT_TABLE_MAIN);
-    let mut header = [family, route.prefix_len, 0, 0, main, route.protocol, scope, kind, 0, 0, 0, 0];
-    header[8..12].copy_from_slice(&flags.to_ne_bytes());
-    header
-}
-
-fn put_route(attributes: &mut Attributes<'_>, route: &Route) {
+fn route_message(route: &Route) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let header = &mut message.header;
+    header.address_family = family(route.destination);
+    header.destination_prefix_length = route.prefix_len;
+    header.table = libc::RT_TABLE_MAIN;
+    header.protocol = RouteProtocol::from(route.protocol);
+    header.kind = RouteType::Unicast;
+    let attributes = &mut message.attributes;
     if route.prefix_len > 0 {
-        put_ip(attributes, libc::RTA_DST, route.destination);
+        attributes.push(RouteAttribute::Destination(route.destination.into()));
     }
     if route.metric > 0 {
-        attributes.u32(libc::RTA_PRIORITY, route.metric);
+        attributes.push(RouteAttribute::Priority(route.metric));
     }
-    if let Some(source) = route.source {
-        put_ip(attributes, libc::RTA_PREFSRC, source);
-    }
+    attributes.extend(route.source.map(|ip| RouteAttribute::PrefSource(ip.into())));
     match route.target {
         Target::Link(link) => {
-            attributes.u32(libc::RTA_OIF, link);
+            if route.destination.is_ipv4() {
+                header.scope = RouteScope::Link;
+            }
+            attributes.push(RouteAttribute::Oif(link));
         }
         Target::Gateway { link, gateway } => {
-            attributes.u32(libc::RTA_OIF, link);
-            put_ip(attributes, libc::RTA_GATEWAY, gateway);
+            header.flags = RouteFlags::Onlink;
+            attributes.push(RouteAttribute::Oif(link));
+            attributes.push(RouteAttribute::Gateway(gateway.into()));
         }
-        Target::Unreachable => {}
+        Target::Unreachable => header.kind = RouteType::Unreachable,
     }
+    message
 }
 
-/// `struct ndmsg`
-fn neighbour_header(family: u8, link: u32) -> [u8; 12] {
-    let mut header = [family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    header[4..8].copy_from_slice(&link.to_ne_bytes());
-    header[8..10].copy_from_slice(&libc::NUD_PERMANENT.to_ne_bytes());
-    header
-}
-
+/// Reads one attribute after the other, and leaves out what it can't: a host has links of newer kernels and stranger
+/// kinds than the crate knows, and they are links all the same.
 fn read_link(reply: &Reply) -> Option<Link> {
-    let flags = read_u32(reply.body.get(8..)?)?;
+    let header = LinkHeader::parse(&reply.body).ok()?;
     let mut link = Link {
-        index: read_u32(reply.body.get(4..)?)?,
+        index: header.index,
         name: String::new(),
         kind: String::new(),
-        up: flags & libc::IFF_UP as u32 != 0,
+        up: header.flags.contains(LinkFlags::Up),
         operational: false,
-        loopback: flags & libc::IFF_LOOPBACK as u32 != 0,
+        loopback: header.flags.contains(LinkFlags::Loopback),
         mtu: 0,
         peer: None,
         alias: String::new(),
     };
-    for attribute in reply.attributes(LINK_HEADER) {
-        match attribute.kind {
-            libc::IFLA_IFNAME => link.name = attribute.string().to_owned(),
-            libc::IFLA_MTU => link.mtu = attribute.u32()?,
-            libc::IFLA_OPERSTATE => link.operational = attribute.value == [IF_OPER_UP],
-            libc::IFLA_LINK => link.peer = attribute.u32(),
-            libc::IFLA_IFALIAS => link.alias = attribute.string().to_owned(),
-            libc::IFLA_LINKINFO => {
-                let kind = attribute.children().find(|a| a.kind == libc::IFLA_INFO_KIND);
-                link.kind = kind.map(|a| a.string().to_owned()).unwrap_or_default();
-            }
+    for nla in NlasIterator::new(reply.body.get(header.buffer_len()..)?).flatten() {
+        if nla.kind() == libc::IFLA_LINKINFO {
+            let mut inside = NlasIterator::new(nla.value()).flatten();
+            link.kind = inside.find_map(|nla| InfoKind::parse(&nla).ok()).map(|k| k.to_string()).unwrap_or_default();
+            continue;
+        }
+        match LinkAttribute::parse_with_param(&nla, header.interface_family) {
+            Ok(LinkAttribute::IfName(name)) => link.name = name,
+            Ok(LinkAttribute::Mtu(mtu)) => link.mtu = mtu,
+            Ok(LinkAttribute::OperState(state)) => link.operational = state == State::Up,
+            Ok(LinkAttribute::Link(peer)) => link.peer = Some(peer),
+            Ok(LinkAttribute::IfAlias(alias)) => link.alias = alias,
             _ => {}
         }
     }
@@ -310,37 +309,57 @@ fn read_link(reply: &Reply) -> Option<Link> {
 }
 
 fn read_address(reply: &Reply) -> Option<Address> {
+    let message = AddressMessage::parse(&reply.body).map_err(unreadable).ok()?;
     // IFA_ADDRESS is the other end of a point-to-point link; IPv6 has no IFA_LOCAL there.
-    let ip = reply.attribute(ADDRESS_HEADER, libc::IFA_LOCAL);
-    let ip = ip.or_else(|| reply.attribute(ADDRESS_HEADER, libc::IFA_ADDRESS))?;
-    Some(Address { link: read_u32(reply.body.get(4..)?)?, ip: get_ip(ip)?, prefix_len: *reply.body.get(1)? })
+    let local =
+        message.attributes.iter().find_map(|a| if let AddressAttribute::Local(ip) = a { Some(*ip) } else { None });
+    let other =
+        || message.attributes.iter().find_map(|a| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None });
+    Some(Address { link: message.header.index, ip: local.or_else(other)?, prefix_len: message.header.prefix_len })
 }
 
 fn read_route(reply: &Reply) -> Option<Route> {
-    let [family, prefix_len, _, _, table, protocol, _, kind] = *reply.body.first_chunk::<8>()?;
-    if table != libc::RT_TABLE_MAIN {
+    let message = RouteMessage::parse(&reply.body).map_err(unreadable).ok()?;
+    let header = &message.header;
+    if header.table != libc::RT_TABLE_MAIN {
         return None;
     }
-    let zero = if i32::from(family) == libc::AF_INET {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-    } else {
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    let zero = match header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let ip = |kind| reply.attribute(ROUTE_HEADER, kind).and_then(get_ip);
-    let number = |kind| reply.attribute(ROUTE_HEADER, kind).and_then(read_u32);
-    let target = match (kind, number(libc::RTA_OIF), ip(libc::RTA_GATEWAY)) {
-        (libc::RTN_UNICAST, Some(link), Some(gateway)) => Target::Gateway { link, gateway },
-        (libc::RTN_UNICAST, Some(link), None) => Target::Link(link),
-        (libc::RTN_UNREACHABLE, _, _) => Target::Unreachable,
+    let (mut destination, mut source, mut metric) = (zero, None, 0);
+    let (mut link, mut gateway) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(address)?,
+            RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Gateway(address) => gateway = ip(address),
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Oif(index) => link = Some(*index),
+            _ => {}
+        }
+    }
+    let target = match (header.kind, link, gateway) {
+        (RouteType::Unicast, Some(link), Some(gateway)) => Target::Gateway { link, gateway },
+        (RouteType::Unicast, Some(link), None) => Target::Link(link),
+        (RouteType::Unreachable, _, _) => Target::Unreachable,
         // Multipath and other kinds are of no use to anyone here.
         _ => return None,
     };
-    Some(Route {
-        destination: ip(libc::RTA_DST).unwrap_or(zero),
-        prefix_len,
-        target,
-        source: ip(libc::RTA_PREFSRC),
-        metric: number(libc::RTA_PRIORITY).unwrap_or(0),
-        protocol,
-    })
+    let (prefix_len, protocol) = (header.destination_prefix_length, header.protocol.into());
+    Some(Route { destination, prefix_len, target, source, metric, protocol })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
+        RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    }
+}
+
+/// What is not understood is not ours.
+fn unreadable(error: netlink_packet_core::DecodeError) {
+    tracing::debug!(%error, "an rtnetlink message is not understood");
 }
