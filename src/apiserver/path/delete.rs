@@ -144,8 +144,15 @@ impl Server {
     ) -> Result<Reply, ApiError> {
         let options = DeleteOptions::of(call)?;
         let filter = filter(&call.query, target, row)?;
+        if call.query.get("continue").is_some() {
+            return Err(ApiError::bad_request(
+                "continue is not supported when a collection is deleted: repeat the request",
+            ));
+        }
+        // As upstream, no more than a list with this limit would show.
+        let limit = call.query.integer("limit")?.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
         self.cache.fresh().await?;
-        let found = row.cache.snapshot(&filter, None, None);
+        let found = row.cache.snapshot(&filter, None, limit);
         let keys: Vec<ObjectKey> = found.entries.iter().map(|entry| entry.object.key()).collect();
         drop(found);
         let deletes = keys.into_iter().map(|key| self.delete_if_there(row, key, &options).boxed());

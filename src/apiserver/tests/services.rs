@@ -69,6 +69,7 @@ async fn types_come_and_go() {
     assert_eq!(status, 200, "{hidden}");
     assert!(hidden["spec"]["ports"][0].get("nodePort").is_none(), "{hidden}");
     let other = service("o", json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}));
+    cluster.create(SERVICES, other).await;
     let ports = json!([{"name": "a", "port": 80}, {"name": "b", "port": 81}]);
     let two = cluster.create(SERVICES, service("two", json!({"type": "NodePort", "ports": ports}))).await;
     let ports = json!([{"name": "b", "port": 82}, {"name": "c", "port": 80}, {"name": "a", "port": 83}]);
@@ -79,7 +80,6 @@ async fn types_come_and_go() {
     let of = |value: &Value, i: usize| value["spec"]["ports"][i]["nodePort"].as_u64().expect("a node port");
     assert_eq!((of(&replaced, 0), of(&replaced, 2)), (of(&two, 1), of(&two, 0)), "{replaced}");
     assert!(![of(&two, 0), of(&two, 1)].contains(&of(&replaced, 1)), "{replaced}");
-    cluster.create(SERVICES, other).await;
     let (status, error) =
         cluster.patch(&path, "merge", json!({"spec": {"clusterIP": "10.43.9.9", "clusterIPs": ["10.43.9.9"]}})).await;
     assert_eq!(status, 422, "{error}");
