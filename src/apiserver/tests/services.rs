@@ -89,6 +89,10 @@ async fn types_come_and_go() {
     assert_eq!((status, &updated["spec"]["clusterIP"]), (200, &address), "{updated}");
     let headless = cluster.create(SERVICES, service("h", json!({"clusterIP": "None", "ports": [{"port": 80}]}))).await;
     assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    // What follows asks for a port that these may have been given.
+    for name in ["o", "two"] {
+        assert_eq!(cluster.ask("DELETE", &format!("{SERVICES}/{name}"), Value::Null).await.0, 200);
+    }
     let dry = cluster
         .create(
             &format!("{SERVICES}?dryRun=All"),
