@@ -108,9 +108,11 @@ pub(crate) fn remove_tree(directory: &Path) -> io::Result<()> {
     Removal { top: directory, device, stamp, moved: 0 }.remove(directory, 0)
 }
 
-/// What is deeper than this is moved up first: a container may nest directories until no path leads to the innermost,
-/// and no stack suffices.
+/// What is deeper than this, or has a longer path, is moved up first: a container may nest directories until no path
+/// leads to the innermost, and no stack suffices.
 const MAX_DEPTH: usize = 50;
+/// Leaves room for one more name of 255 bytes below the kernel's limit of 4096.
+const MAX_PATH_LEN: usize = 3800;
 
 struct Removal<'a> {
     top: &'a Path,
@@ -131,7 +133,7 @@ impl Removal<'_> {
                 let entry = entry?;
                 if !entry.file_type()?.is_dir() {
                     fs::remove_file(entry.path())?;
-                } else if depth < MAX_DEPTH {
+                } else if depth < MAX_DEPTH && directory.as_os_str().len() < MAX_PATH_LEN {
                     self.remove(&entry.path(), depth + 1)?;
                 } else {
                     self.moved += 1;
