@@ -154,6 +154,13 @@ fn lost() -> Error {
     Error::Supervisor(io::Error::new(io::ErrorKind::ConnectionReset, "the connection to the supervisor is lost"))
 }
 
+/// What a supervisor that could not start said of it, without the time.
+fn last_line(log: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(log).ok()?;
+    let (_, message) = text.lines().next_back()?.split_once(" supervisor: ")?;
+    Some(message.to_owned())
+}
+
 /// Starts a supervisor and waits until it listens.
 pub fn start_supervisor(layout: &Layout, cgroup_root: &str) -> Result<(Child, Link), Error> {
     let io_error = |source| Error::Io { operation: "start the supervisor", source };
@@ -194,7 +201,10 @@ pub fn start_supervisor(layout: &Layout, cgroup_root: &str) -> Result<(Child, Li
                     // Another one may have been faster.
                     return Link::connect(layout).map(|link| (child, link)).map_err(|_| Error::Failed {
                         operation: "start the supervisor",
-                        why: format!("it ended with {status} ({error}); see {}", log.display()),
+                        why: match last_line(&log) {
+                            Some(line) => line,
+                            None => format!("it ended with {status} ({error}); see {}", log.display()),
+                        },
                     });
                 }
                 std::thread::sleep(Duration::from_millis(1));

@@ -47,8 +47,14 @@ impl Contents {
     fn lay_out(archive: &Path, directory: &Path) -> io::Result<Self> {
         let mut tar = tar::Archive::new(decompress(File::open(archive)?)?);
         let (mut files, mut links) = (HashMap::new(), Vec::new());
-        for entry in tar.entries()? {
-            let mut entry = entry?;
+        for (count, entry) in tar.entries()?.enumerate() {
+            // What tar says of a file that is something else holds pieces of that file.
+            let mut entry = entry.map_err(|error| match count {
+                0 if error.raw_os_error().is_none() => {
+                    invalid("this is no tar archive, as `docker save` or `skopeo copy` make them")
+                }
+                _ => error,
+            })?;
             let name = normal(&entry.path()?);
             match entry.header().entry_type() {
                 tar::EntryType::Regular => {
@@ -225,6 +231,15 @@ mod tests {
         header.set_uid(0);
         header.set_gid(0);
         builder.append_data(&mut header, name, content).expect("append");
+    }
+
+    #[test]
+    fn a_file_that_is_no_archive() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("passwd");
+        std::fs::write(&file, "root:x:0:0:root:/root:/bin/sh\n".repeat(40)).expect("a file");
+        let refused = Contents::lay_out(&file, directory.path()).map(drop).expect_err("no archive").to_string();
+        assert!(refused.starts_with("this is no tar archive") && !refused.contains("root:"), "{refused}");
     }
 
     fn layer(name: &str) -> Vec<u8> {

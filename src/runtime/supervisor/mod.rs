@@ -62,6 +62,9 @@ const EVENTS_PER_ROUND: usize = 64;
 /// With nothing to look after and nobody to serve it ends after that long; the agent starts another.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long another one may take to let go of the cgroups.
+const CLAIM_LIMIT: Duration = Duration::from_secs(1);
+
 /// One line to the supervisor's own log (its stderr).
 fn report(message: fmt::Arguments<'_>) {
     let line = format!("{} {message}\n", skiff_base::time::now_rfc3339());
@@ -147,6 +150,37 @@ fn parse(args: &[OsString]) -> io::Result<Arguments> {
     }
 }
 
+/// Whatever is in the groups and unknown to this supervisor counts as left over and is ended; so the groups must not be
+/// those of another one, which may have other directories. Held until the process ends.
+fn claim(cgroups: &Cgroups, own: &str, cgroup_root: &str) -> io::Result<()> {
+    let Some(directory) = cgroups.directories(own).into_iter().find(|directory| directory.is_dir()) else {
+        // Said already; without a group there is nothing to end either.
+        return Ok(());
+    };
+    let until = Instant::now() + CLAIM_LIMIT;
+    let mut file = File::open(directory)?;
+    loop {
+        match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => {
+                std::mem::forget(lock);
+                return Ok(());
+            }
+            // One with our own directories may be about to end.
+            Err((again, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < until => {
+                file = again;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                return Err(io::Error::other(format!(
+                    "containers of another Skiff are below the cgroup {cgroup_root}: end them with `skiff killall` and the \
+                     directories of that one, or give this one another --cgroup-root"
+                )));
+            }
+            Err((_, errno)) => return Err(errno.into()),
+        }
+    }
+}
+
 /// `None`: there is one already.
 fn start(args: &[OsString]) -> io::Result<Option<Supervisor>> {
     let Arguments { layout, cgroup_root } = parse(args)?;
@@ -176,6 +210,7 @@ fn start(args: &[OsString]) -> io::Result<Option<Supervisor>> {
     if let Err(error) = cgroups.ensure(&own).and_then(|()| cgroups.add(&own, Pid::from_raw(0))) {
         report(format_args!("own cgroup {own}: {error}"));
     }
+    claim(&cgroups, &own, &cgroup_root)?;
     let mut set = SigSet::empty();
     for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         set.add(signal);

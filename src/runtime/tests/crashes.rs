@@ -12,6 +12,7 @@ crate::tests![
     the_supervisor_is_killed_without_an_agent,
     leftovers_are_swept,
     a_second_process_removes_nothing,
+    another_runtime_with_the_same_groups_is_refused,
     nonsense_on_the_socket,
 ];
 
@@ -166,6 +167,19 @@ async fn leftovers_are_swept() {
     assert_eq!(cgroups.processes(&foreign).expect("processes").len(), 1);
     stranger.kill().and_then(|()| stranger.wait()).expect("ended");
     cgroups.remove(&format!("{}/kubepods", node.options.cgroup_root)).expect("removed");
+    node.end().await;
+}
+
+async fn another_runtime_with_the_same_groups_is_refused() {
+    let node = Node::new().await;
+    let (_, running) = node.running("pod").await;
+    let mut options = node.options.clone();
+    options.run_directory = node.directory.path().join("other-run");
+    options.data_directory = node.directory.path().join("other-data");
+    let refused = skiff_runtime::Runtime::open(options).await.map(drop).expect_err("refused");
+    let text = skiff_base::chain(&refused).to_string();
+    assert!(text.contains("containers of another Skiff") && text.contains("--cgroup-root"), "{text}");
+    assert!(matches!(node.runtime().container(&running).await.expect("known").state, ContainerState::Running { .. }));
     node.end().await;
 }
 
