@@ -4,6 +4,8 @@ use http::{Method, Uri};
 use serde_json::{Value, json};
 use skiff_api::ApiError;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tracing::warn;
 
 use crate::auth::User;
@@ -13,6 +15,23 @@ use crate::server::Server;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 const USER: &str = "system:apiserver";
+
+/// How often it is looked after, as upstream: `kubectl delete all --all` takes the service `kubernetes` with it.
+pub(crate) const REPAIR_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Makes again what somebody removed, until the server stops.
+pub(crate) async fn keep_system_objects(server: Arc<Server>, interval: Duration) {
+    let stop = server.scope.token().clone();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = stop.cancelled() => return,
+        }
+        if let Err(error) = server.ensure_system_objects().await {
+            warn!(error = %skiff_base::chain(&error), "the system's own objects could not be looked after");
+        }
+    }
+}
 
 impl Server {
     /// Makes what is missing; idempotent.
@@ -42,7 +61,9 @@ impl Server {
     /// Where this server is reached; a new address replaces the old one.
     async fn ensure_endpoints(&self) -> Result<(), Error> {
         if self.options.advertise_ip.is_loopback() {
-            warn!(ip = %self.options.advertise_ip, "pods can't reach the API at a loopback address: no endpoints for it");
+            if !self.ready.load(Ordering::Acquire) {
+                warn!(ip = %self.options.advertise_ip, "pods can't reach the API at a loopback address: no endpoints for it");
+            }
             return Ok(());
         }
         let (ip, port) = (self.options.advertise_ip.to_string(), self.local.port());

@@ -53,7 +53,10 @@ pub(crate) fn retry_after(mut error: ApiError, seconds: u32) -> ApiError {
 }
 
 pub(crate) fn path_not_found() -> ApiError {
-    ApiError::new(404, "NotFound", "the server could not find the requested resource")
+    let mut error = ApiError::new(404, "NotFound", "the server could not find the requested resource");
+    // Clients look into them without asking whether they are there (`kubectl debug` of 1.32 panics).
+    error.details.get_or_insert_default();
+    error
 }
 
 pub(crate) fn method_not_allowed() -> ApiError {

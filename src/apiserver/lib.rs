@@ -119,6 +119,7 @@ impl ApiServer {
         scope.spawn(http::accept_all(server.clone(), listener, tls));
         scope.spawn(renew(server.clone(), serving));
         server.ensure_system_objects().await?;
+        scope.spawn(bootstrap::keep_system_objects(server.clone(), bootstrap::REPAIR_INTERVAL));
         scope.spawn(expiry::expire_events(server.clone()));
         server.ready.store(true, Ordering::Release);
         info!(address = %local, "the API is served");

@@ -1,10 +1,11 @@
 //! What is changed and refused before an object is validated, whatever its kind's strategy says.
-//! Under upstream's names: NamespaceLifecycle, ServiceAccount, DefaultTolerationSeconds, Priority,
+//! Under upstream's names: NamespaceLifecycle, ServiceAccount, DefaultTolerationSeconds, Priority, RuntimeClass,
 //! TaintNodesByCondition.
 
 mod namespace;
 mod node;
 mod priority;
+mod runtime_class;
 mod service_account;
 mod tolerations;
 
@@ -19,6 +20,7 @@ pub(crate) async fn create(server: &Server, user: &User, row: &Row, object: &mut
     namespace::create(server, row, object).await?;
     if row.is("", "pods") {
         priority::create(server, object)?;
+        runtime_class::create(object)?;
         service_account::create(server, user, object).await?;
         tolerations::fill(object);
     } else if row.is("", "nodes") {

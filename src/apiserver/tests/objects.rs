@@ -314,6 +314,11 @@ async fn pods_are_filled_in() {
         "pods \"o\" is forbidden: error looking up service account default/nosuch: serviceaccount \"nosuch\" not found"
     );
     with_account(&cluster).await;
+    let mut sandboxed = pod("q");
+    sandboxed["spec"]["runtimeClassName"] = "gvisor".into();
+    let (status, error) = cluster.ask("POST", pods, sandboxed).await;
+    assert_eq!(status, 403);
+    assert_eq!(error["message"], "pods \"q\" is forbidden: pod rejected: RuntimeClass \"gvisor\" not found");
     let created = cluster.create(pods, pod("p")).await;
     let spec = &created["spec"];
     assert_eq!((&spec["serviceAccountName"], &spec["priority"]), (&json!("default"), &json!(0)));

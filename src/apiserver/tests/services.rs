@@ -54,6 +54,24 @@ async fn many_at_once_get_different_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_systems_own_comes_back() {
+    let cluster = Cluster::start().await;
+    let path = format!("{SERVICES}/kubernetes");
+    let (status, error) = cluster.ask("DELETE", &path, Value::Null).await;
+    assert_eq!(status, 200, "{error}");
+    let again = crate::bootstrap::keep_system_objects(cluster.server.server.clone(), Duration::from_millis(1));
+    cluster.scope.spawn(again);
+    let back = async {
+        while cluster.ask("GET", &path, Value::Null).await.0 != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), back).await.expect("the service comes back");
+    assert_eq!(cluster.get(&path).await["spec"]["clusterIP"], "10.43.0.1");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn types_come_and_go() {
     let cluster = Cluster::start().await;
     let path = format!("{SERVICES}/s");
