@@ -45,7 +45,6 @@ pub(crate) fn plan_config(ctx: &Context, pod: &Pod, attempt: u32) -> SandboxConf
             (name, _) => name,
         }
     };
-    let sysctls = spec.security_context.as_ref().and_then(|c| c.sysctls.as_ref());
     let labels = [
         (label::POD_NAME, pod::name(pod).to_owned()),
         (label::POD_NAMESPACE, pod::namespace(pod).to_owned()),
@@ -64,10 +63,27 @@ pub(crate) fn plan_config(ctx: &Context, pod: &Pod, attempt: u32) -> SandboxConf
         host_ipc: spec.host_ipc == Some(true),
         host_pid: spec.host_pid == Some(true),
         share_process_namespace: spec.share_process_namespace == Some(true),
-        sysctls: sysctls.into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect(),
+        sysctls: plan_sysctls(pod),
         labels: labels.map(|(k, v)| (k.to_owned(), v)).into(),
         annotations: BTreeMap::from([(annotation::GRACE.to_owned(), pod::grace_s(pod).to_string())]),
     }
+}
+
+/// As containerd and Docker set them: a program without root's rights may listen on any port of its pod and may ping.
+/// What the pod asks for wins.
+fn plan_sysctls(pod: &Pod) -> BTreeMap<String, String> {
+    let mut sysctls = BTreeMap::new();
+    if !host_network(pod) {
+        sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+        sysctls.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+    }
+    let asked = pod::spec(pod).security_context.as_ref().and_then(|c| c.sysctls.as_ref());
+    // One may be written with slashes; it must not stand beside the default.
+    sysctls.extend(asked.into_iter().flatten().map(|s| {
+        let name = if s.name.contains('.') { s.name.clone() } else { s.name.replace('/', ".") };
+        (name, s.value.clone())
+    }));
+    sysctls
 }
 
 /// The ports that containers ask for on the node.
@@ -246,6 +262,22 @@ mod tests {
             let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("a pod");
             assert_eq!(refusal(&pod).as_deref(), expected);
         }
+    }
+
+    #[test]
+    fn sysctls() {
+        let planned = |spec: serde_json::Value| {
+            let pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("a pod");
+            plan_sysctls(&pod).into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+        };
+        let (port, ping) = ("net.ipv4.ip_unprivileged_port_start=0", "net.ipv4.ping_group_range=0 2147483647");
+        assert_eq!(planned(json!({"containers": []})), [port, ping]);
+        assert!(planned(json!({"containers": [], "hostNetwork": true})).is_empty());
+        let asked = json!([{"name": "net/ipv4/ip_unprivileged_port_start", "value": "80"}, {"name": "kernel.shm_rmid_forced", "value": "1"}]);
+        assert_eq!(
+            planned(json!({"containers": [], "securityContext": {"sysctls": asked}})),
+            ["kernel.shm_rmid_forced=1", "net.ipv4.ip_unprivileged_port_start=80", ping]
+        );
     }
 
     #[test]

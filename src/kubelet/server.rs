@@ -274,7 +274,14 @@ fn is_waiting(pod: &Pod, container: &str) -> bool {
 }
 
 fn waiting_reason(pod: &Pod, container: &str) -> String {
-    waiting(pod, container).unwrap_or_else(|| "ContainerCreating".to_owned())
+    match waiting(pod, container) {
+        None => "ContainerCreating".to_owned(),
+        Some(reason) => match reason.as_str() {
+            "ErrImagePull" => "image can't be pulled".to_owned(),
+            "ImagePullBackOff" => "trying and failing to pull image".to_owned(),
+            _ => reason,
+        },
+    }
 }
 
 /// Following a log ends with its container.
@@ -383,6 +390,22 @@ mod tests {
             ("limitBytes=0", Err("invalid value \"0\" for limitBytes: must be a number of at least 1")),
         ] {
             assert_eq!(parse_options(query, now), expected.map_err(str::to_owned), "{query}");
+        }
+    }
+
+    #[test]
+    fn reasons_to_wait() {
+        for (reason, expected) in [
+            (None, "ContainerCreating"),
+            (Some("CreateContainerConfigError"), "CreateContainerConfigError"),
+            (Some("ErrImagePull"), "image can't be pulled"),
+            (Some("ImagePullBackOff"), "trying and failing to pull image"),
+        ] {
+            let state = reason.map(|reason| serde_json::json!({"waiting": {"reason": reason}}));
+            let status = serde_json::json!({"name": "a", "state": state, "image": "", "imageID": "", "ready": false, "restartCount": 0});
+            let pod = serde_json::json!({"metadata": {}, "status": {"containerStatuses": [status]}});
+            let pod: Pod = serde_json::from_value(pod).expect("a pod");
+            assert_eq!(waiting_reason(&pod, "a"), expected);
         }
     }
 

@@ -38,7 +38,7 @@ impl Start {
         let name = self.container.name.clone();
         let result = self.steps().await;
         if let Err(error) = &result {
-            tracing::info!(pod = %pod::format(&self.pod), container = name, reason = error.reason, message = error.message, "a container is not started");
+            tracing::info!(pod = %pod::format(&self.pod), container = name, reason = error.reason, error = error.message, "a container is not started");
         }
         self.send(Event::StartDone { name, result }).await;
     }
