@@ -11,15 +11,18 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::{config, ctr, log, server, teardown, wait};
 
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+pub const REGISTRIES: &str = "/etc/skiff/registries.yaml";
+
 #[derive(Parser)]
 #[command(name = "skiff", version, about = "Kubernetes in one small boat", arg_required_else_help = true)]
-struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
-    command: Command,
+    pub(crate) command: Command,
 }
 
 #[derive(Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Run a server: the control plane, and a node unless --disable-agent is given
     Server(Box<ServerArgs>),
     /// The Kubernetes client (all that follows is kubectl's)
@@ -135,10 +138,10 @@ pub struct NodeArgs {
     #[arg(long, value_delimiter = ',', value_parser = parse_taint)]
     pub node_taint: Vec<Taint>,
     /// Resolvers that pods and the cluster's DNS use for other names
-    #[arg(long, env = "SKIFF_RESOLV_CONF", default_value = "/etc/resolv.conf")]
+    #[arg(long, env = "SKIFF_RESOLV_CONF", default_value = RESOLV_CONF)]
     pub resolv_conf: PathBuf,
     /// Mirrors, credentials and TLS of image registries
-    #[arg(long, default_value = "/etc/skiff/registries.yaml")]
+    #[arg(long, default_value = REGISTRIES)]
     pub private_registry: PathBuf,
 }
 
@@ -176,7 +179,7 @@ pub enum ImagesCommand {
     Pull {
         reference: String,
         /// Mirrors, credentials and TLS of image registries
-        #[arg(long, default_value = "/etc/skiff/registries.yaml")]
+        #[arg(long, default_value = REGISTRIES)]
         private_registry: PathBuf,
     },
     /// Remove images by name or id
@@ -218,7 +221,17 @@ pub struct Cidr {
     pub prefix_len: u8,
 }
 
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_len)
+    }
+}
+
 impl Cidr {
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        (u32::from(self.address) ^ u32::from(address)).leading_zeros() >= u32::from(self.prefix_len)
+    }
+
     /// The address that many behind the network's own.
     pub fn nth(self, n: u32) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.address).saturating_add(n))
@@ -397,6 +410,11 @@ mod tests {
         {
             assert!(text.parse::<Cidr>().expect_err(text).contains(expect), "{text}");
         }
+        let services: Cidr = "10.43.0.0/16".parse().expect("valid");
+        assert_eq!(services.to_string(), "10.43.0.0/16");
+        assert!(
+            services.contains(Ipv4Addr::new(10, 43, 255, 255)) && !services.contains(Ipv4Addr::new(10, 42, 255, 255))
+        );
     }
 
     #[test]

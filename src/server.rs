@@ -120,6 +120,42 @@ impl Facts {
     }
 }
 
+/// What each argument alone can't tell, before anything is made of it.
+fn check(arguments: &ServerArgs, facts: &Facts) -> Result<()> {
+    let (pods, services) = (arguments.cluster_cidr, arguments.service_cidr);
+    if pods.contains(services.address) || services.contains(pods.address) {
+        bail!(
+            "the addresses of pods ({pods}) and of services ({services}) overlap; change --cluster-cidr or --service-cidr"
+        );
+    }
+    if !services.contains(facts.cluster_dns) {
+        bail!("--cluster-dns {} is not one of the service addresses {services}", facts.cluster_dns);
+    }
+    if arguments.disable_agent {
+        return Ok(());
+    }
+    if arguments.node.node_ip.is_some_and(|ip| !is_own(ip)) {
+        bail!("--node-ip {} is no address of this machine", facts.node_ip);
+    }
+    for (flag, file, default) in [
+        ("resolv-conf", &arguments.node.resolv_conf, crate::cli::RESOLV_CONF),
+        ("private-registry", &arguments.node.private_registry, crate::cli::REGISTRIES),
+    ] {
+        // Those that nobody asked for may be missing.
+        if file != Path::new(default) && !file.exists() {
+            bail!("--{flag} {}: there is no such file", file.display());
+        }
+    }
+    Ok(())
+}
+
+fn is_own(ip: Ipv4Addr) -> bool {
+    // Without the list there is nothing to hold against it.
+    let Ok(mut interfaces) = nix::ifaddrs::getifaddrs() else { return true };
+    interfaces
+        .any(|interface| interface.address.as_ref().and_then(|a| a.as_sockaddr_in()).is_some_and(|a| a.ip() == ip))
+}
+
 /// The source address of packets to elsewhere; without a default route, the first address that is not
 /// this machine's alone. Nothing is sent.
 fn own_address() -> Result<Ipv4Addr> {
@@ -138,6 +174,7 @@ fn own_address() -> Result<Ipv4Addr> {
 async fn serve(arguments: ServerArgs) -> Result<()> {
     let started = Instant::now();
     let facts = Facts::find(&arguments)?;
+    check(&arguments, &facts)?;
     let _pid_file = PidFile::write(&arguments.place.run_dir)?;
     let stop = stop_signal()?;
 
@@ -385,5 +422,47 @@ impl Drop for PidFile {
         if let Err(error) = std::fs::remove_file(&self.path) {
             warn!(%error, "could not remove the pid file");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn checked(flags: &[&str]) -> Result<()> {
+        let cli = crate::cli::Cli::try_parse_from(["skiff", "server", "--node-ip=127.0.0.1"].iter().chain(flags))?;
+        let crate::cli::Command::Server(arguments) = cli.command else { bail!("another command") };
+        check(&arguments, &Facts::find(&arguments)?)
+    }
+
+    #[test]
+    fn arguments_fit_together() {
+        checked(&["--node-name=a"]).expect("the defaults fit");
+        checked(&["--node-name=a", "--service-cidr=10.96.0.0/12", "--cluster-dns=10.96.0.10"]).expect("valid");
+        for (flag, expect) in [
+            ("--cluster-cidr=10.43.0.0/17", "overlap"),
+            ("--service-cidr=10.0.0.0/8", "overlap"),
+            ("--cluster-dns=10.99.0.10", "not one of the service addresses 10.43.0.0/16"),
+            ("--resolv-conf=/no/such", "--resolv-conf /no/such: there is no such file"),
+            ("--private-registry=/no/such", "--private-registry /no/such"),
+        ] {
+            let error = checked(&["--node-name=a", flag]).expect_err(flag).to_string();
+            assert!(error.contains(expect), "{flag}: {error}");
+        }
+        assert!(!is_own(Ipv4Addr::new(192, 0, 2, 77)));
+    }
+
+    #[test]
+    fn one_server_per_run_directory() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let first = PidFile::write(directory.path()).expect("the first");
+        let error = PidFile::write(directory.path()).map(drop).expect_err("the second").to_string();
+        assert!(error.contains("runs already"), "{error}");
+        let text = std::fs::read_to_string(directory.path().join("server.pid")).expect("the file");
+        assert_eq!(text, format!("{}\n", std::process::id()));
+        drop(first);
+        drop(PidFile::write(directory.path()).expect("the next"));
     }
 }

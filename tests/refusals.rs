@@ -89,14 +89,13 @@ fn a_machine_that_is_not_fit() {
     machine.wait_ready();
     let said = run(&machine, &format!("{skiff} server 2>&1"));
     assert!(said.contains("runs already") && said.contains("--run-dir"), "a second server: {said}");
-    let said = run(
-        &machine,
-        &format!("{skiff} server --disable-agent --run-dir /run/other --data-dir /var/lib/other 2>&1"),
-    );
+    let said = run(&machine, &format!("{skiff} server --data-dir /var/lib/other --run-dir /run/other 2>&1"));
+    assert!(said.contains("containers of another Skiff") && said.contains("--cgroup-root"), "groups in use: {said}");
+    let other = "--disable-agent --run-dir /run/third";
+    let said = run(&machine, &format!("{skiff} server --data-dir /var/lib/third {other} 2>&1"));
     let told = said.contains("another program listens on 0.0.0.0:6443") && said.contains("--https-listen-port");
     assert!(told, "a port that is taken: {said}");
-    let said =
-        run(&machine, &format!("{skiff} server --disable-agent --run-dir /run/other --https-listen-port 7443 2>&1"));
+    let said = run(&machine, &format!("{skiff} server --https-listen-port 7443 {other} 2>&1"));
     assert!(said.contains("another process uses the store"), "a data directory that is taken: {said}");
     assert!(machine.server_runs());
 }
