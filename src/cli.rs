@@ -203,7 +203,7 @@ pub struct WaitArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum InitSystem {
+pub enum InitSystem {
     Systemd,
     Openrc,
 }
