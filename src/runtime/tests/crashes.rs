@@ -177,6 +177,8 @@ async fn another_runtime_with_the_same_groups_is_refused() {
     options.run_directory = node.directory.path().join("other-run");
     options.data_directory = node.directory.path().join("other-data");
     let refused = skiff_runtime::Runtime::open(options).await.map(drop).expect_err("refused");
+    // The run directory of the other one has become a mount of its own.
+    nix::mount::umount(&node.directory.path().join("other-run")).expect("unmounted");
     let text = skiff_base::chain(&refused).to_string();
     assert!(text.contains("containers of another Skiff") && text.contains("--cgroup-root"), "{text}");
     assert!(matches!(node.runtime().container(&running).await.expect("known").state, ContainerState::Running { .. }));
