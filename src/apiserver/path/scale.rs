@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use skiff_api::decode::conform;
 use skiff_api::selector::LabelSelector;
 use skiff_api::{ApiError, Gvk, schema};
 
 use super::create::key_of;
-use super::options::{WriteOptions, read_object};
+use super::options::{WriteOptions, judge, read_object};
 use super::patch::Patch;
 use super::update::{Change, MODIFIED, Part, check_name};
 use super::warn_all;
@@ -74,7 +75,15 @@ impl Server {
         let options = WriteOptions::of(&call.query)?;
         let patch = Patch::of(call)?;
         let schema = schema::lookup(&gvk());
-        self.write_scale(call, row, target, options, Vec::new(), |old| patch.apply(old, schema.as_ref())).await
+        // A patch may bring anything; what is no number of replicas must not be taken for none.
+        let make = |old: &Value| {
+            let patched = patch.apply(old, schema.as_ref())?;
+            let Some(schema) = &schema else { return Ok(patched) };
+            let decoded = conform(patched, &gvk(), schema)?;
+            judge(&decoded, &gvk(), options.validation, &mut Vec::new())?;
+            Ok(decoded.value)
+        };
+        self.write_scale(call, row, target, options, Vec::new(), make).await
     }
 
     async fn write_scale(

@@ -95,6 +95,13 @@ async fn scales() {
     assert_eq!(status, 200);
     assert_eq!(cluster.get(&format!("{DEPLOYMENTS}/d")).await["spec"]["replicas"], 0);
     assert_eq!(cluster.patch(&path, "merge", json!({"spec": {"replicas": -1}})).await.0, 422);
+    assert_eq!(cluster.patch(&path, "merge", json!({"spec": {"replicas": 3}})).await.0, 200);
+    assert_eq!(cluster.patch(&path, "merge", json!({"spec": {"replicas": "many"}})).await.0, 400);
+    assert_eq!(
+        cluster.get(&format!("{DEPLOYMENTS}/d")).await["spec"]["replicas"],
+        3,
+        "what is no number scales nothing"
+    );
     cluster.stop().await;
 }
 
