@@ -150,6 +150,7 @@ fn uninstalling_leaves_nothing() {
     machine.apply(WEB);
     machine.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     assert_ne!(state(&machine), before);
+    assert!(!machine.cgroup_directories().is_empty(), "the server keeps to its cgroup");
     let output = machine.command(skiff()).arg("uninstall").output().expect("run skiff uninstall");
     assert!(output.status.success(), "{}", harness::text(&output));
     eventually("everything is gone", Duration::from_secs(5), || {
@@ -167,6 +168,7 @@ fn uninstalling_leaves_nothing() {
         let found = machine.inside.command("test").args(["-e", path]).status().expect("run test");
         assert!(!found.success(), "{path} is left");
     }
+    assert_eq!(machine.cgroup_directories(), Vec::<std::path::PathBuf>::new());
     eventually("the server has ended", Duration::from_secs(5), || {
         if machine.server_runs() { Err("it runs".to_owned()) } else { Ok(()) }
     });

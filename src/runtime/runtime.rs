@@ -185,6 +185,10 @@ fn kill_all(options: &RuntimeOptions) -> Result<(), Error> {
         cgroups.remove_empty(&format!("{pods}/{class}"));
     }
     cgroups.remove_empty(&pods);
+    if !options.cgroup_root.trim_matches('/').is_empty() {
+        // Made for us; it stays where others are in it.
+        cgroups.remove_empty(&options.cgroup_root);
+    }
     if layout.run.exists() {
         let run = layout.run.canonicalize().map_err(io("find the run directory"))?;
         errors.extend(mount::ensure_unmounted_below(&run).err().map(|error| error.to_string()));

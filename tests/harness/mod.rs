@@ -185,6 +185,15 @@ impl Machine {
         }
     }
 
+    /// The directories of the cgroup below which this machine's server keeps everything, as far as they exist.
+    pub fn cgroup_directories(&self) -> Vec<PathBuf> {
+        cgroup_mounts()
+            .into_iter()
+            .map(|point| point.join(self.cgroup.trim_start_matches('/')))
+            .filter(|d| d.exists())
+            .collect()
+    }
+
     pub fn last_log(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().rev().take(60).collect();
@@ -274,15 +283,20 @@ fn start_registry(outside: &Namespaces, directory: &Path) -> Child {
 
 /// Ends what is left in the test's cgroups, and removes them.
 fn end_cgroups(cgroup: &str) {
-    let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else { return };
-    for point in mounts.lines().filter(|l| l.contains(" - cgroup")).filter_map(|l| l.split(' ').nth(4)) {
-        let root = PathBuf::from(format!("{point}{cgroup}"));
+    for point in cgroup_mounts() {
+        let root = point.join(cgroup.trim_start_matches('/'));
         let deadline = Instant::now() + Duration::from_secs(5);
         while root.exists() && Instant::now() < deadline {
             remove_cgroup(&root);
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+fn cgroup_mounts() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mounts.lines().filter(|l| l.contains(" - cgroup")).filter_map(|l| l.split(' ').nth(4));
+    points.map(PathBuf::from).collect()
 }
 
 fn remove_cgroup(path: &Path) {
