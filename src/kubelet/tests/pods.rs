@@ -176,9 +176,14 @@ async fn the_life_of_a_pod() {
     let trusted = world.pki.client("kube-apiserver", &[]).expect("an identity");
     let stranger = world.pki.client("system:node:x", &["system:nodes"]).expect("an identity");
     let path = "/containerLogs/default/web/web";
-    let (status, body) = world.ask(path, Some(&trusted)).await;
-    assert_eq!(status, "HTTP/1.1 200 OK");
-    assert!(body.contains("serving web on web\n") && body.contains("app=\"web\"hello\n"), "{body}");
+    // The program answers before its words have come through the pipe.
+    world
+        .eventually("its log", async |w| {
+            let (status, body) = w.ask(path, Some(&trusted)).await;
+            assert_eq!(status, "HTTP/1.1 200 OK");
+            body.contains("serving web on web\n") && body.contains("app=\"web\"hello\n")
+        })
+        .await;
     assert_eq!(world.ask(path, None).await.0, "HTTP/1.1 401 Unauthorized");
     assert_eq!(world.ask(path, Some(&stranger)).await.0, "HTTP/1.1 403 Forbidden");
     assert_eq!(world.ask("/healthz", None).await.1, "ok");

@@ -120,10 +120,11 @@ async fn namespaces_of_a_pod() {
     let node = Node::new().await;
     let sandbox = node.sandbox("pod").await;
     let show = "for n in net ipc uts pid mnt; do readlink /proc/self/ns/$n; done; ip link show lo | grep -c UP; \
-                echo here > /dev/shm/$0-$RANDOM; ls /dev/shm | wc -l; echo end; sleep 1000";
+                echo here > /dev/shm/$NAME; ls /dev/shm | wc -l; echo end; sleep 1000";
     let mut logs = Vec::new();
     for name in ["one", "two"] {
         let mut config = node.config(show);
+        config.env = vec![("NAME".into(), name.into())];
         config.log_path = format!("{name}/0.log").into();
         let id = node.start(&sandbox, config).await;
         assert!(node.runtime().container(&id).await.expect("known").pid.is_some());
@@ -217,14 +218,12 @@ async fn mounts_and_propagation() {
     let id = node.start(&sandbox, config).await;
     let log = || async { node.log("pod", "main/0.log") };
     crate::node::eventually("ready", log, |log| log.contains("ready")).await;
-    for name in ["slave", "rw"] {
+    // What the container waits for comes last.
+    for name in ["rw", "slave"] {
         let sub = host.join(name).join("sub");
         std::fs::create_dir_all(&sub).expect("a directory");
         skiff_linux::mount::tmpfs(&sub, "size=64k").expect("mounted");
         std::fs::write(sub.join("late"), "").expect("a file");
-        if name == "slave" {
-            continue;
-        }
     }
     let exit = node.wait(&id).await;
     let log = node.log("pod", "main/0.log");

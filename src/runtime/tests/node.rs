@@ -189,7 +189,9 @@ pub async fn eventually<T: Debug, F: Future<Output = T>>(
 pub fn log_text(path: &Path) -> String {
     let text = std::fs::read_to_string(path).expect("a log");
     let mut out = String::new();
-    for line in text.lines() {
+    // What has no end yet is still being written.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    for line in whole.lines() {
         let mut parts = line.splitn(4, ' ');
         let tag = parts.nth(2).expect("a tag");
         out.push_str(parts.next().expect("content"));
