@@ -125,6 +125,12 @@ impl Object {
         Bytes::from(serde_json::to_vec(value).expect("a JSON value with string keys always encodes"))
     }
 
+    /// The same bytes at another revision (the one of its deletion).
+    pub fn at(&self, revision: u64) -> Self {
+        let Self { meta, raw, splice_at, .. } = self;
+        Self { revision, meta: meta.clone(), raw: raw.clone(), splice_at: *splice_at, typed: OnceLock::new() }
+    }
+
     pub fn key(&self) -> ObjectKey {
         ObjectKey { namespace: self.meta.namespace.clone(), name: self.meta.name.clone() }
     }

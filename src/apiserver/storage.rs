@@ -24,6 +24,22 @@ pub(crate) fn resource_of(key: &[u8]) -> Option<&str> {
     Some(resource)
 }
 
+/// What came of a create.
+pub(crate) enum Created {
+    At(u64),
+    /// Something stands there already.
+    Exists,
+    /// The object that the new one depends on was changed or removed; what stands there now.
+    Moved(Option<Record>),
+}
+
+/// An object that must not have changed when another one is committed.
+#[derive(Debug, Clone)]
+pub(crate) struct Guard {
+    pub key: Bytes,
+    pub at: u64,
+}
+
 /// What came of a write.
 pub(crate) enum Written {
     At(u64),
@@ -39,8 +55,21 @@ async fn commit(store: &Store, compare: Compare, op: Op) -> Result<Written, ApiE
     }
 }
 
-pub(crate) async fn create(store: &Store, key: Bytes, value: Bytes) -> Result<Written, ApiError> {
-    commit(store, Compare::Absent { key: key.clone() }, Op::Put { key, value }).await
+/// Writes what is not there yet, if `guard` still stands as it did.
+pub(crate) async fn create(
+    store: &Store,
+    key: Bytes,
+    value: Bytes,
+    guard: Option<&Guard>,
+) -> Result<Created, ApiError> {
+    let mut compares = vec![Compare::Absent { key: key.clone() }];
+    compares.extend(guard.map(|guard| Compare::Modified { key: guard.key.clone(), at: Revision(guard.at) }));
+    let txn = Txn { compares, ops: vec![Op::Put { key, value }] };
+    Ok(match store.txn(txn).await.map_err(|e| from_store(&e))? {
+        TxnOutcome::Committed { revision } => Created::At(revision.0),
+        TxnOutcome::Refused { failed: 0, .. } => Created::Exists,
+        TxnOutcome::Refused { current, .. } => Created::Moved(current),
+    })
 }
 
 /// Replaces what was last written at revision `at`.

@@ -2,7 +2,7 @@
 //! Under upstream's names: NamespaceLifecycle, ServiceAccount, DefaultTolerationSeconds, Priority, RuntimeClass,
 //! TaintNodesByCondition.
 
-mod namespace;
+pub(crate) mod namespace;
 mod node;
 mod priority;
 mod runtime_class;

@@ -7,15 +7,16 @@ use serde_json::Value;
 use skiff_api::{ApiError, Object, ObjectKey};
 
 use super::options::{WriteOptions, read_object};
+use super::update::{MODIFIED, TRIES};
 use super::warn_all;
-use crate::admission;
+use crate::admission::{self, namespace};
 use crate::call::{Call, Target};
 use crate::encode::{self, Encoder, IncludeObject};
 use crate::negotiate::negotiate;
 use crate::registry::Row;
 use crate::reply::Reply;
 use crate::server::Server;
-use crate::storage::{self, Written};
+use crate::storage::{self, Created};
 use crate::{convert, meta};
 
 const GENERATE_NAME_TRIES: u32 = 8;
@@ -62,28 +63,49 @@ impl Server {
         }
         warnings.extend(strategy.warnings(&value, None));
         let reserved = if row.is("", "services") { Some(self.services.reserve(&mut value, None)?) } else { None };
-        for _ in 0..GENERATE_NAME_TRIES {
-            let bytes = convert::to_home(&value, row);
-            if dry_run {
-                self.refuse_existing(row, &value).await?;
-                return parse(bytes, 0);
-            }
+        let object = self.commit_new(row, value, generated, dry_run).await?;
+        if let (Some(reserved), false) = (reserved, dry_run) {
+            reserved.keep();
+        }
+        Ok(object)
+    }
+
+    /// Writes a checked object, under another generated name where the first is taken.
+    async fn commit_new(
+        &self,
+        row: &Row,
+        mut value: Value,
+        generated: bool,
+        dry_run: bool,
+    ) -> Result<Object, ApiError> {
+        if dry_run {
+            self.refuse_existing(row, &value).await?;
+            return parse(convert::to_home(&value, row), 0);
+        }
+        // The namespace may have begun to end since it was looked at first.
+        let mut guard = namespace::guard(self, row, &value)?;
+        let mut names = 1;
+        for _ in 0..TRIES {
+            // Before the commit: what can't be read again must not be written.
+            let mut object = parse(convert::to_home(&value, row), 0)?;
             let key = storage::key(&row.descriptor.storage, &meta::key(&value));
-            match storage::create(&self.store, key, bytes.clone()).await? {
-                Written::At(revision) => {
-                    if let Some(reserved) = reserved {
-                        reserved.keep();
-                    }
-                    return parse(bytes, revision);
+            match storage::create(&self.store, key, object.raw().clone(), guard.as_ref()).await? {
+                Created::At(revision) => {
+                    object.revision = revision;
+                    return Ok(object);
                 }
-                Written::Conflict(_) if generated => {
+                Created::Moved(current) => guard = namespace::guard_again(row, &value, current)?,
+                Created::Exists if generated && names < GENERATE_NAME_TRIES => {
+                    names += 1;
                     let name = generate_name(meta::text(&value, "generateName"));
                     meta::set(&mut value, "name", name);
                 }
-                Written::Conflict(_) => break,
+                Created::Exists => {
+                    return Err(ApiError::already_exists(row.group(), row.resource(), meta::text(&value, "name")));
+                }
             }
         }
-        Err(ApiError::already_exists(row.group(), row.resource(), meta::text(&value, "name")))
+        Err(ApiError::conflict(row.group(), row.resource(), meta::text(&value, "name"), MODIFIED))
     }
 
     async fn refuse_existing(&self, row: &Row, value: &Value) -> Result<(), ApiError> {

@@ -94,21 +94,20 @@ impl Server {
         let store_key = storage::key(&row.descriptor.storage, key);
         if ends_at_once(row, old, options) {
             return match storage::remove(&self.store, store_key, old.revision).await? {
-                Written::At(revision) => Ok(Ok(Deleted::Gone(Arc::new(parse(old.raw().clone(), revision)?)))),
+                Written::At(revision) => Ok(Ok(Deleted::Gone(Arc::new(old.at(revision))))),
                 Written::Conflict(current) => Ok(Err(current)),
             };
         }
         let mut old_value = convert::to_row(old.value(), row);
         meta::of(&mut old_value).remove("resourceVersion");
-        let new = plan_delete(row, &old_value, options);
-        let (Some(new), false) = (new, options.dry_run) else {
+        let Some(new) = plan_delete(row, &old_value, options) else {
             if options.dry_run {
                 return Ok(Ok(Deleted::Gone(old.clone())));
             }
             return match storage::remove(&self.store, store_key, old.revision).await? {
                 Written::At(revision) => {
                     self.services.forget(row, &old_value);
-                    Ok(Ok(Deleted::Gone(Arc::new(parse(old.raw().clone(), revision)?))))
+                    Ok(Ok(Deleted::Gone(Arc::new(old.at(revision)))))
                 }
                 Written::Conflict(current) => Ok(Err(current)),
             };
@@ -117,8 +116,16 @@ impl Server {
         if bytes == *old.raw() {
             return Ok(Ok(Deleted::Ending(old.clone())));
         }
-        match storage::replace(&self.store, store_key, old.revision, bytes.clone()).await? {
-            Written::At(revision) => Ok(Ok(Deleted::Ending(Arc::new(parse(bytes, revision)?)))),
+        // Before the commit: what can't be read again must not be written.
+        let mut object = parse(bytes.clone(), old.revision)?;
+        if options.dry_run {
+            return Ok(Ok(Deleted::Ending(Arc::new(object))));
+        }
+        match storage::replace(&self.store, store_key, old.revision, bytes).await? {
+            Written::At(revision) => {
+                object.revision = revision;
+                Ok(Ok(Deleted::Ending(Arc::new(object))))
+            }
             Written::Conflict(current) => Ok(Err(current)),
         }
     }

@@ -20,7 +20,7 @@ use crate::storage::{self, Written};
 use crate::{convert, meta};
 
 /// How often a change is tried again when others change the object at the same time.
-const TRIES: u32 = 100;
+pub(super) const TRIES: u32 = 100;
 pub(crate) const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
 
@@ -125,14 +125,16 @@ impl Server {
         if !ends && bytes == *old.raw() {
             return Ok(Ok(old.clone()));
         }
+        // Before the commit: what can't be read again must not be written.
+        let mut object = parse(bytes.clone(), old.revision)?;
         if change.dry_run {
-            return Ok(Ok(Arc::new(parse(bytes, old.revision)?)));
+            return Ok(Ok(Arc::new(object)));
         }
         let key = storage::key(&row.descriptor.storage, change.key);
         let written = if ends {
             storage::remove(&self.store, key, old.revision).await?
         } else {
-            storage::replace(&self.store, key, old.revision, bytes.clone()).await?
+            storage::replace(&self.store, key, old.revision, bytes).await?
         };
         match written {
             Written::At(revision) => {
@@ -142,7 +144,8 @@ impl Server {
                 if ends {
                     self.services.forget(row, &new);
                 }
-                Ok(Ok(Arc::new(parse(bytes, revision)?)))
+                object.revision = revision;
+                Ok(Ok(Arc::new(object)))
             }
             Written::Conflict(current) => Ok(Err(current)),
         }

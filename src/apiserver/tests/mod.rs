@@ -113,6 +113,11 @@ impl Cluster {
         &self.admin
     }
 
+    /// What no client can reach.
+    pub fn inside(&self) -> Arc<crate::server::Server> {
+        self.server.server.clone()
+    }
+
     pub fn in_process(&self, user: &str, groups: &[&str]) -> Arc<dyn Transport> {
         self.server.transport(user, groups)
     }

@@ -1,8 +1,12 @@
 //! Patches, subresources, strictness, and writers that meet.
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{CONFIG_MAPS, Cluster, config_map};
+use crate::admission::namespace;
+use crate::meta;
+use crate::storage::{self, Created};
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
@@ -171,5 +175,38 @@ async fn events_are_one_kind_in_two_groups() {
     assert_eq!(core["reportingComponent"], "c");
     let selected = cluster.get("/api/v1/events?fieldSelector=involvedObject.name=p,reason=R").await;
     assert_eq!(selected["items"].as_array().map(Vec::len), Some(2));
+    cluster.stop().await;
+}
+
+/// The namespace is looked at once more in the transaction that creates: what was decided on an older state is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_created_in_a_namespace_that_began_to_end_meanwhile() {
+    let cluster = Cluster::start().await;
+    let namespace = |finalizers: Value| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}, "spec": {"finalizers": finalizers}});
+    cluster.create("/api/v1/namespaces", namespace(json!(["kubernetes"]))).await;
+    let server = cluster.inside();
+    let row = server.registry.load().find("", "v1", "configmaps").cloned().expect("a built-in kind");
+    let mut object = config_map("c");
+    object["metadata"]["namespace"] = "n".into();
+    let key = || storage::key("configmaps", &meta::key(&object));
+    let value = || Bytes::from(object.to_string());
+    let guard = namespace::guard(&server, &row, &object).expect("it takes objects").expect("there is a namespace");
+    // Any change makes the guard stale; one that is no end only renews it.
+    let labelled = json!({"metadata": {"labels": {"a": "b"}}});
+    assert_eq!(cluster.patch("/api/v1/namespaces/n", "merge", labelled).await.0, 200);
+    let Created::Moved(current) = storage::create(&server.store, key(), value(), Some(&guard)).await.expect("answered")
+    else {
+        panic!("the namespace was changed")
+    };
+    let guard = namespace::guard_again(&row, &object, current).expect("it takes objects").expect("still there");
+    assert_eq!(cluster.ask("DELETE", "/api/v1/namespaces/n", Value::Null).await.0, 200);
+    let Created::Moved(current) = storage::create(&server.store, key(), value(), Some(&guard)).await.expect("answered")
+    else {
+        panic!("the namespace ends")
+    };
+    let error = namespace::guard_again(&row, &object, current).expect_err("it takes nothing more");
+    assert_eq!((error.code, error.reason.as_str()), (403, "Forbidden"));
+    assert!(error.message.ends_with("in namespace n because it is being terminated"), "{}", error.message);
+    assert_eq!(cluster.ask("GET", "/api/v1/namespaces/n/configmaps/c", Value::Null).await.0, 404);
     cluster.stop().await;
 }
