@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Component, Path as FilePath};
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as QuantityText;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 
@@ -18,6 +18,12 @@ pub(crate) const NEGATIVE: &str = "must be greater than or equal to 0";
 pub(crate) const NOT_POSITIVE: &str = "must be greater than zero";
 pub(crate) const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 const FILE_MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
+const CONDITION_REASON_MAX_B: usize = 1024;
+const CONDITION_MESSAGE_MAX_B: usize = 32 * 1024;
+const CONDITION_REASON: &str = "a condition reason must start with alphabetic character, optionally followed by a string \
+     of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or \
+     'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is \
+     '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
 const RANGE_ID: &str = "must be between 0 and 4294967295, inclusive";
 
 pub(crate) fn text(value: &Option<String>) -> &str {
@@ -238,4 +244,90 @@ pub(crate) fn quantity(value: &QuantityText, path: &Path<'_>, errors: &mut Error
         errors.invalid(path, &value.0, &e.to_string());
         Quantity::ZERO
     })
+}
+
+/// An amount of something there must be some of.
+pub(crate) fn positive_quantity(value: &QuantityText, path: &Path<'_>, errors: &mut Errors) -> Quantity {
+    let before = errors.len();
+    let amount = quantity(value, path, errors);
+    if errors.len() == before && (amount.is_negative() || amount.is_zero()) {
+        errors.invalid(path, amount.to_string(), NOT_POSITIVE);
+    }
+    amount
+}
+
+pub(crate) fn nonnegative_quantity(value: &QuantityText, path: &Path<'_>, errors: &mut Errors) -> Quantity {
+    let amount = quantity(value, path, errors);
+    if amount.is_negative() {
+        errors.invalid(path, amount.to_string(), NEGATIVE);
+    }
+    amount
+}
+
+/// Where there is a percentage, it is one of a whole.
+pub(crate) fn at_most_all(value: &IntOrString, path: &Path<'_>, errors: &mut Errors) {
+    if let IntOrString::String(text) = value
+        && percent_of(text).is_some_and(|percent| percent > 100)
+    {
+        errors.invalid(path, text, "must not be greater than 100%");
+    }
+}
+
+/// Upstream's `IsScaledValueZero` in spirit: the number that counts, whichever form it has.
+pub(crate) fn int_or_percent_number(value: Option<&IntOrString>) -> i64 {
+    match value {
+        Some(IntOrString::Int(number)) => i64::from(*number),
+        Some(IntOrString::String(text)) => percent_of(text).unwrap_or(0),
+        None => 0,
+    }
+}
+
+/// The name of a CSI driver.
+pub(crate) fn csi_driver_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
+    if name.is_empty() {
+        errors.required(path, "");
+    }
+    if name.len() > 63 {
+        errors.too_long(path, 63);
+    }
+    errors.invalid_each(path, name, names::dns_subdomain(&name.to_lowercase()));
+}
+
+/// `metav1.Condition`s of a status.
+pub(crate) fn conditions(conditions: &[Condition], list: &Path<'_>, errors: &mut Errors) {
+    for (i, condition) in conditions.iter().enumerate() {
+        let path = list.index(i);
+        if conditions[..i].iter().any(|c| c.type_ == condition.type_) {
+            errors.duplicate(&path.child("type"), &condition.type_);
+        }
+        qualified_name(&condition.type_, &path.child("type"), errors);
+        if !["False", "True", "Unknown"].contains(&condition.status.as_str()) {
+            errors.not_supported(&path.child("status"), &condition.status, &["False", "True", "Unknown"]);
+        }
+        if let Some(generation) = condition.observed_generation.filter(|g| *g < 0) {
+            let message = "must be greater than or equal to zero";
+            errors.invalid(&path.child("observedGeneration"), generation, message);
+        }
+        condition_reason(&condition.reason, &path.child("reason"), errors);
+        if condition.message.len() > CONDITION_MESSAGE_MAX_B {
+            errors.too_long(&path.child("message"), CONDITION_MESSAGE_MAX_B);
+        }
+    }
+}
+
+fn condition_reason(reason: &str, path: &Path<'_>, errors: &mut Errors) {
+    if reason.is_empty() {
+        return errors.required(path, "must be set");
+    }
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let bytes = reason.as_bytes();
+    let good = bytes[0].is_ascii_alphabetic()
+        && bytes.iter().all(|b| word(*b) || matches!(b, b',' | b':'))
+        && bytes.last().is_some_and(|b| word(*b));
+    if !good {
+        errors.invalid(path, reason, CONDITION_REASON);
+    }
+    if reason.len() > CONDITION_REASON_MAX_B {
+        errors.too_long(path, CONDITION_REASON_MAX_B);
+    }
 }

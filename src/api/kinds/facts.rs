@@ -83,6 +83,15 @@ pub(crate) const fn text(name: &'static str, description: &'static str) -> Col {
     Col { name, kind: "string", format: "", priority: 0, description }
 }
 
+/// What kinds without a printer of their own show beside the name.
+pub(crate) const CREATED_AT: Col =
+    Col { name: "Created At", kind: "date", format: "", priority: 0, description: "When the object was created." };
+
+/// A column of yes and no that is always shown.
+pub(crate) const fn boolean(name: &'static str, description: &'static str) -> Col {
+    Col { name, kind: "boolean", format: "", priority: 0, description }
+}
+
 /// A column of numbers that is always shown.
 pub(crate) const fn integer(name: &'static str, description: &'static str) -> Col {
     Col { name, kind: "integer", format: "", priority: 0, description }

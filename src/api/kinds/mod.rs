@@ -15,8 +15,12 @@ mod core;
 mod discovery;
 mod events;
 mod facts;
+mod node;
 mod peek;
+mod policy;
 mod row;
+pub mod scheduling;
+mod storage;
 
 use std::sync::Arc;
 
@@ -30,6 +34,10 @@ pub fn builtin() -> Vec<Arc<Descriptor>> {
         coordination::descriptors(),
         discovery::descriptors(),
         events::descriptors(),
+        node::descriptors(),
+        policy::descriptors(),
+        scheduling::descriptors(),
+        storage::descriptors(),
     ];
     rows.into_iter().flatten().map(Arc::new).collect()
 }
@@ -37,6 +45,10 @@ pub fn builtin() -> Vec<Arc<Descriptor>> {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_policy;
+#[cfg(test)]
 mod tests_properties;
+#[cfg(test)]
+mod tests_storage;
 #[cfg(test)]
 mod tests_validation;

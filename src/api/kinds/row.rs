@@ -34,6 +34,10 @@ impl Row {
         self.push(age);
     }
 
+    pub fn created_at(&mut self, object: &Value) {
+        self.push(object.text("metadata.creationTimestamp"));
+    }
+
     /// The text, or `none` where it is empty.
     pub fn or(&mut self, text: &str, none: &str) {
         self.push(if text.is_empty() { none } else { text });

@@ -14,7 +14,7 @@ fn now() -> jiff::Timestamp {
     "2024-01-02T00:00:00Z".parse().expect("a time")
 }
 
-fn cells(group: &str, of: &str, object: Value) -> Vec<Value> {
+pub(super) fn cells(group: &str, of: &str, object: Value) -> Vec<Value> {
     kind(group, of).strategy.cells(&object, now())
 }
 

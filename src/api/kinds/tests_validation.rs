@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::tests::{created, kind};
 
 /// Puts `values` at their JSON pointers; null removes.
-fn with(mut object: Value, changes: &[(&str, Value)]) -> Value {
+pub(super) fn with(mut object: Value, changes: &[(&str, Value)]) -> Value {
     for (pointer, value) in changes {
         let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
         let parent = object.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer}"));
@@ -23,15 +23,15 @@ fn with(mut object: Value, changes: &[(&str, Value)]) -> Value {
     object
 }
 
-fn texts(causes: Vec<crate::status::Cause>) -> Vec<String> {
+pub(super) fn texts(causes: Vec<crate::status::Cause>) -> Vec<String> {
     causes.into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
 }
 
-fn validate(group: &str, of: &str, object: Value) -> Vec<String> {
+pub(super) fn validate(group: &str, of: &str, object: Value) -> Vec<String> {
     texts(kind(group, of).strategy.validate(&created(group, of, object)))
 }
 
-fn validate_update(group: &str, of: &str, old: Value, changes: &[(&str, Value)]) -> Vec<String> {
+pub(super) fn validate_update(group: &str, of: &str, old: Value, changes: &[(&str, Value)]) -> Vec<String> {
     let strategy = &kind(group, of).strategy;
     let old = created(group, of, old);
     let mut new = with(old.clone(), changes);

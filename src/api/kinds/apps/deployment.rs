@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::field::{Errors, Path};
 use crate::kinds::adapter::{self, Kind};
-use crate::kinds::checks::{immutable, int_or_percent, nonnegative, percent_of, text};
+use crate::kinds::checks::{at_most_all, immutable, int_or_percent, int_or_percent_number, nonnegative, text};
 use crate::kinds::core::pod;
 use crate::kinds::facts::{self, AGE, Facts, NAME, wide};
 use crate::kinds::peek::{Fill, Peek, spec_of};
@@ -130,23 +130,17 @@ fn strategy(strategy: Option<&apps::DeploymentStrategy>, path: &Path<'_>, errors
 }
 
 fn rolling_update(update: &apps::RollingUpdateDeployment, path: &Path<'_>, errors: &mut Errors) {
-    let number = |value: &Option<IntOrString>| match value {
-        Some(IntOrString::Int(number)) => i64::from(*number),
-        Some(IntOrString::String(text)) => percent_of(text).unwrap_or(0),
-        None => 0,
-    };
     let fields = [("maxUnavailable", &update.max_unavailable), ("maxSurge", &update.max_surge)];
     for (field, value) in fields.iter().filter_map(|(f, v)| Some((f, v.as_ref()?))) {
         int_or_percent(value, &path.child(field), errors);
     }
     let path = path.child("maxUnavailable");
-    if number(&update.max_unavailable) == 0 && number(&update.max_surge) == 0 {
+    let is_zero = |value: &Option<IntOrString>| int_or_percent_number(value.as_ref()) == 0;
+    if is_zero(&update.max_unavailable) && is_zero(&update.max_surge) {
         errors.invalid(&path, &update.max_unavailable, "may not be 0 when `maxSurge` is 0");
     }
-    if let Some(IntOrString::String(percent)) = &update.max_unavailable
-        && percent_of(percent).is_some_and(|p| p > 100)
-    {
-        errors.invalid(&path, percent, "must not be greater than 100%");
+    if let Some(value) = &update.max_unavailable {
+        at_most_all(value, &path, errors);
     }
 }
 

@@ -13,8 +13,14 @@ const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralCo
 
 /// The pod template below `spec` of a workload.
 pub(in crate::kinds) fn template(workload: &mut Value) {
-    let template = spec_of(workload).and_then(|s| s.object("template"));
-    if let Some(spec) = template.and_then(|t| t.object("spec")) {
+    if let Some(template) = spec_of(workload).and_then(|s| s.object("template")) {
+        pod_template(template);
+    }
+}
+
+/// A pod template by itself.
+pub(in crate::kinds) fn pod_template(template: &mut Map<String, Value>) {
+    if let Some(spec) = template.object("spec") {
         pod_spec(spec);
     }
 }
@@ -173,21 +179,31 @@ fn volume(volume: &mut Map<String, Value>) {
     if let Some(empty_dir) = volume.existing("emptyDir") {
         canonical_quantity(empty_dir, "sizeLimit");
     }
-    if let Some(host_path) = volume.existing("hostPath")
-        && host_path.lacks("type")
-    {
-        host_path.insert("type".to_owned(), "".into());
-    }
     if let Some(image) = volume.existing("image") {
         let pull_policy = pull_policy(image.get("reference").and_then(Value::as_str).unwrap_or(""));
         image.fill("pullPolicy", pull_policy);
     }
     let claim = volume.existing("ephemeral").and_then(|e| e.existing("volumeClaimTemplate"));
     if let Some(claim) = claim.and_then(|c| c.object("spec")) {
-        claim.fill("volumeMode", "Filesystem");
-        if let Some(resources) = claim.object("resources") {
-            resource_lists(resources);
-        }
+        claim_spec(claim);
+    }
+    source(volume);
+}
+
+/// What a claim means where it says nothing.
+pub(in crate::kinds) fn claim_spec(claim: &mut Map<String, Value>) {
+    claim.fill("volumeMode", "Filesystem");
+    if let Some(resources) = claim.object("resources") {
+        resource_lists(resources);
+    }
+}
+
+/// The sources that volumes of pods and persistent volumes share.
+pub(in crate::kinds) fn source(volume: &mut Map<String, Value>) {
+    if let Some(host_path) = volume.existing("hostPath")
+        && host_path.lacks("type")
+    {
+        host_path.insert("type".to_owned(), "".into());
     }
     for (source, key, value) in OLD_SOURCES {
         if let Some(source) = volume.existing(source) {
@@ -241,7 +257,7 @@ pub(in crate::kinds) fn resource_list(list: &mut Map<String, Value>) {
     }
 }
 
-fn canonical_quantity(holder: &mut Map<String, Value>, key: &str) {
+pub(in crate::kinds) fn canonical_quantity(holder: &mut Map<String, Value>, key: &str) {
     if let Some(value) = holder.get_mut(key)
         && let Some(quantity) = parse_quantity(value)
     {

@@ -5,7 +5,7 @@ mod probe;
 mod resources;
 mod scheduling;
 mod security;
-pub(super) mod update;
+pub(in crate::kinds::core) mod update;
 mod volume;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +18,12 @@ use crate::metadata;
 use crate::names;
 use crate::selector::LabelSelector;
 
-pub(in crate::kinds) use resources::resource_value;
+pub(in crate::kinds) use resources::{
+    any_resource_name, is_hugepages, is_native, requirements, resource_name, resource_value,
+};
 pub(in crate::kinds::core) use scheduling::taint_effect;
+pub(in crate::kinds) use scheduling::{node_selector, tolerations};
+pub(in crate::kinds::core) use volume::same_source;
 
 const DNS_POLICIES: &[&str] = &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
 const RESTART_POLICIES: &[&str] = &["Always", "Never", "OnFailure"];

@@ -45,12 +45,12 @@ const STANDARD: &[&str] = &[
     "services.loadbalancers",
 ];
 
-fn is_hugepages(name: &str) -> bool {
+pub(in crate::kinds) fn is_hugepages(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
 
 /// Upstream's own resources: without a domain, or of its own domain.
-fn is_native(name: &str) -> bool {
+pub(in crate::kinds) fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
@@ -58,14 +58,20 @@ fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
-fn resource_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
+/// A resource of any use.
+pub(in crate::kinds) fn any_resource_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
     let wrong = names::qualified_name(name);
     let good_form = wrong.is_empty();
     errors.invalid_each(path, name, wrong);
+    if good_form && !name.contains('/') && !STANDARD.contains(&name) && !is_hugepages(name) {
+        errors.invalid(path, name, "must be a standard resource type or fully qualified");
+    }
+}
+
+/// A resource that a container can ask for.
+pub(in crate::kinds) fn resource_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
+    any_resource_name(name, path, errors);
     if !name.contains('/') {
-        if good_form && !STANDARD.contains(&name) && !is_hugepages(name) {
-            errors.invalid(path, name, "must be a standard resource type or fully qualified");
-        }
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_hugepages(name) {
             errors.invalid(path, name, "must be a standard resource for containers");
         }
@@ -101,7 +107,7 @@ pub(in crate::kinds) fn resource_value(
     amount
 }
 
-pub(super) fn requirements(
+pub(in crate::kinds) fn requirements(
     requirements: &core::ResourceRequirements,
     claims: &BTreeSet<&str>,
     path: &Path<'_>,

@@ -48,7 +48,7 @@ fn weight(weight: i32, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-fn node_selector(selector: &core::NodeSelector, path: &Path<'_>, errors: &mut Errors) {
+pub(in crate::kinds) fn node_selector(selector: &core::NodeSelector, path: &Path<'_>, errors: &mut Errors) {
     let list = path.child("nodeSelectorTerms");
     if selector.node_selector_terms.is_empty() {
         return errors.required(&list, "must have at least one node selector term");
@@ -158,7 +158,7 @@ pub(in crate::kinds::core) fn taint_effect(effect: &str, path: &Path<'_>, errors
     }
 }
 
-pub(super) fn tolerations(tolerations: &[core::Toleration], list: &Path<'_>, errors: &mut Errors) {
+pub(in crate::kinds) fn tolerations(tolerations: &[core::Toleration], list: &Path<'_>, errors: &mut Errors) {
     for (i, toleration) in tolerations.iter().enumerate() {
         let path = list.index(i);
         let [key, operator, value, effect] =

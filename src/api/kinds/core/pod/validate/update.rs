@@ -159,7 +159,7 @@ fn only_additions(new: &core::NodeSelectorTerm, old: &core::NodeSelectorTerm) ->
 }
 
 /// Where two values differ, one line each. An empty list is as good as none.
-pub(in crate::kinds::core::pod) fn diff(at: &str, old: &Value, new: &Value, out: &mut Vec<String>) {
+pub(in crate::kinds::core) fn diff(at: &str, old: &Value, new: &Value, out: &mut Vec<String>) {
     let empty = |v: &Value| v.is_null() || v.as_array().is_some_and(Vec::is_empty);
     match (old, new) {
         (old, new) if old == new || empty(old) && empty(new) => {}

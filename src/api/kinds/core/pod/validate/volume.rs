@@ -11,6 +11,7 @@ use crate::kinds::checks::{
     dns_label, dns_subdomain, file_mode, is_absolute, label_selector, local_path, no_backsteps, one_of_if_set,
     quantity, required, text,
 };
+use crate::kinds::core::persistent_volume_claim::claim_spec;
 use crate::names;
 
 const HOST_PATH_TYPES: &[&str] =
@@ -107,6 +108,15 @@ fn source(volume: &core::Volume, pod: Option<&str>, path: &Path<'_>, errors: &mu
     }
     if pod.is_some() && volume.image.as_ref().is_some_and(|i| text(&i.reference).is_empty()) {
         errors.required(&path.child("image.reference"), "");
+    }
+}
+
+/// A source that persistent volumes have in the same form.
+pub(in crate::kinds::core) fn same_source(volume: &core::Volume, path: &Path<'_>, errors: &mut Errors) {
+    match () {
+        () if volume.host_path.is_some() => host_path(volume, path, errors),
+        () if volume.nfs.is_some() => nfs(volume, path, errors),
+        () => remote(volume, path, errors),
     }
 }
 
@@ -374,22 +384,7 @@ fn ephemeral(volume: &core::Volume, path: &Path<'_>, errors: &mut Errors) {
     let Some(template) = volume.ephemeral.as_ref().and_then(|e| e.volume_claim_template.as_ref()) else {
         return errors.required(&path, "");
     };
-    let spec = path.child("spec");
-    if template.spec.access_modes.as_ref().is_none_or(Vec::is_empty) {
-        errors.required(&spec.child("accessModes"), "at least 1 access mode is required");
-    }
-    let storage = template.spec.resources.as_ref().and_then(|r| r.requests.as_ref()?.get("storage"));
-    let resources = spec.child("resources");
-    match storage {
-        None => errors.required(&resources.key("storage"), ""),
-        Some(amount) => {
-            let path = resources.key("storage");
-            let amount = quantity(amount, &path, errors);
-            if amount.is_negative() || amount.is_zero() {
-                errors.invalid(&path, amount.to_string(), "must be greater than zero");
-            }
-        }
-    }
+    claim_spec(&template.spec, &path.child("spec"), errors);
 }
 
 fn image(volume: &core::Volume, path: &Path<'_>, errors: &mut Errors) {

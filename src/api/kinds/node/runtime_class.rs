@@ -1,0 +1,63 @@
+//! RuntimeClass.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::node::v1 as node;
+use serde_json::Value;
+
+use crate::field::{Errors, Path};
+use crate::kinds::adapter::Kind;
+use crate::kinds::checks::{dns_label, immutable, labels_of};
+use crate::kinds::core::pod;
+use crate::kinds::facts::{AGE, Facts, NAME, text};
+use crate::kinds::peek::{Fill, Peek};
+use crate::kinds::row::Row;
+
+pub(super) struct RuntimeClasses;
+
+impl Kind for RuntimeClasses {
+    type Typed = node::RuntimeClass;
+    const FACTS: Facts = Facts {
+        namespaced: false,
+        columns: &[NAME, text("Handler", "What of the node runs pods of this class."), AGE],
+        unconditional_update: false,
+        ..Facts::new("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass")
+    };
+
+    fn default(class: &mut Value) {
+        let overhead = class.as_object_mut().and_then(|c| c.existing("overhead"));
+        if let Some(fixed) = overhead.and_then(|o| o.existing("podFixed")) {
+            pod::defaults::resource_list(fixed);
+        }
+    }
+
+    fn validate(class: &node::RuntimeClass, errors: &mut Errors) {
+        dns_label(&class.handler, &Path::new("handler"), errors);
+        if let Some(overhead) = &class.overhead {
+            let limits = core::ResourceRequirements {
+                limits: overhead.pod_fixed.clone(),
+                ..core::ResourceRequirements::default()
+            };
+            pod::validate::requirements(&limits, &BTreeSet::new(), &Path::new("overhead"), errors);
+        }
+        if let Some(scheduling) = &class.scheduling {
+            let path = Path::new("scheduling");
+            if let Some(labels) = &scheduling.node_selector {
+                labels_of(labels, &path.child("nodeSelector"), errors);
+            }
+            let tolerations = scheduling.tolerations.as_deref().unwrap_or_default();
+            pod::validate::tolerations(tolerations, &path.child("tolerations"), errors);
+        }
+    }
+
+    fn validate_update(class: &node::RuntimeClass, old: &node::RuntimeClass, errors: &mut Errors) {
+        immutable(&class.handler, &old.handler, &Path::new("handler"), errors);
+    }
+
+    fn cells(class: &Value, row: &mut Row) {
+        row.name(class);
+        row.push(class.text("handler"));
+        row.age(class);
+    }
+}
