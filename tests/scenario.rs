@@ -179,3 +179,70 @@ fn a_replication_controller_and_a_namespace_that_goes_with_everything() {
     machine.kubectl(&["delete", "rc", "elder"]);
     machine.until(&["pods"], "{.items[*].metadata.name}", "");
 }
+
+/// A pod that only waits, with more of its spec and metadata as flow YAML.
+fn waiting_pod(name: &str, metadata: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, {metadata}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
+         {spec}\n  containers:\n  - {{name: c, image: 'busybox:1.36', command: [sleep, '3600'], \
+         resources: {{requests: {{example.org/seat: 1}}, limits: {{example.org/seat: 1}}}}}}\n"
+    )
+}
+
+#[test]
+fn pods_keep_away_from_each_other_and_important_ones_take_room() {
+    let machine = Machine::with_server();
+    let node = machine.jsonpath(&["nodes"], "{.items[0].metadata.name}").expect("the node's name");
+    let seats = r#"{"status":{"capacity":{"example.org/seat":"3"},"allocatable":{"example.org/seat":"3"}}}"#;
+    machine.kubectl(&["patch", "node", &node, "--subresource=status", "--type=merge", "-p", seats]);
+    machine.until(&["node", &node], "{.status.allocatable.example\\.org/seat}", "3");
+
+    let alone = "affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: \
+                 kubernetes.io/hostname, labelSelector: {matchLabels: {app: alone}}}]}}";
+    machine.apply(&waiting_pod("one", "labels: {app: alone}", alone));
+    machine.until(&["pod", "one"], "{.status.phase}", "Running");
+    machine.apply(&waiting_pod("two", "labels: {app: alone}", alone));
+    machine.until(
+        &["pod", "two"],
+        "{.status.conditions[?(@.type=='PodScheduled')].message}",
+        "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules. preemption: 0/1 nodes are available: \
+         1 No preemption victims found for incoming pod.",
+    );
+    machine.kubectl(&["delete", "pod", "one"]);
+    machine.until(&["pod", "two"], "{.status.phase}", "Running");
+
+    let spread = "topologySpreadConstraints: [{maxSkew: 1, minDomains: 2, topologyKey: kubernetes.io/hostname, \
+                  whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: even}}}]";
+    machine.apply(&waiting_pod("three", "labels: {app: even}", spread));
+    machine.until(&["pod", "three"], "{.status.phase}", "Running");
+    machine.apply(&waiting_pod("four", "labels: {app: even}", spread));
+    eventually("there is no second host to spread over", LIMIT, || {
+        let path = "{.status.conditions[?(@.type=='PodScheduled')].message}";
+        let message = machine.jsonpath(&["pod", "four"], path)?;
+        if message.contains("1 node(s) didn't match pod topology spread constraints") { Ok(()) } else { Err(message) }
+    });
+    machine.kubectl(&["delete", "pod", "four"]);
+
+    machine.apply(&waiting_pod("gated", "labels: {app: gated}", "schedulingGates: [{name: example.org/wait}]"));
+    machine.until(&["pod", "gated"], "{.status.conditions[?(@.type=='PodScheduled')].reason}", "SchedulingGated");
+    machine.kubectl(&[
+        "patch",
+        "pod",
+        "gated",
+        "--type=json",
+        "-p",
+        r#"[{"op":"remove","path":"/spec/schedulingGates"}]"#,
+    ]);
+    machine.until(&["pod", "gated"], "{.status.phase}", "Running");
+
+    // Three seats, three pods: one of them has to go, the one that came last.
+    machine.apply(&waiting_pod("vip", "namespace: kube-system", "priorityClassName: system-cluster-critical"));
+    machine.until(&["pod", "vip", "-n", "kube-system"], "{.status.phase}", "Running");
+    machine.until(&["pods"], "{.items[*].metadata.name}", "three two");
+    let uid = machine.jsonpath(&["pod", "vip", "-n", "kube-system"], "{.metadata.uid}").expect("the uid");
+    eventually("the event tells for whom it went", LIMIT, || {
+        let events =
+            machine.kubectl(&["get", "events", "--field-selector=reason=Preempted", "-o", "jsonpath={..message}"]);
+        if events == format!("Preempted by pod {uid} on node {node}") { Ok(()) } else { Err(events) }
+    });
+}

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use skiff_base::chain;
-use skiff_client::{Client, PatchKind, Result};
+use skiff_client::{Client, DeleteOptions, PatchKind, Result};
 
 use crate::snapshot::PodInfo;
 
@@ -19,19 +19,62 @@ pub async fn bind(client: &Client, pod: &PodInfo, node: &str) -> Result<()> {
     client.namespaced::<Pod>(namespace).create_subresource(name, "binding", &binding).await.map(drop)
 }
 
-/// Tells in the pod's status why it is on no node.
-pub async fn report(client: &Client, pod: &PodInfo, reason: &str, message: &str) {
-    let Some(condition) = plan_condition(&pod.pod, reason, message, skiff_base::time::now()) else { return };
-    let patch: Value = json!({
-        // Not for another pod that has taken the name meanwhile.
-        "metadata": {"uid": pod.uid},
-        "status": {"conditions": [condition]},
-    });
+/// What becomes of the node that a pod is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Nomination {
+    Keep,
+    Clear,
+    Set(String),
+}
+
+/// Tells in the pod's status why it is on no node, and which one it is to have.
+pub async fn report(client: &Client, pod: &PodInfo, reason: &str, message: &str, nomination: &Nomination) {
+    let condition = plan_condition(&pod.pod, reason, message, skiff_base::time::now());
+    let mut status = serde_json::Map::new();
+    if let Some(condition) = condition {
+        status.insert("conditions".into(), json!([condition]));
+    }
+    match nomination {
+        Nomination::Set(node) if pod.nominated_node() != Some(node) => {
+            status.insert("nominatedNodeName".into(), json!(node));
+        }
+        Nomination::Clear if pod.nominated_node().is_some() => {
+            status.insert("nominatedNodeName".into(), Value::Null);
+        }
+        _ => {}
+    }
+    if !status.is_empty() {
+        patch_status(client, pod, status.into()).await;
+    }
+}
+
+/// Takes back what a pod was promised.
+pub async fn clear_nomination(client: &Client, pod: &PodInfo) {
+    patch_status(client, pod, json!({"nominatedNodeName": null})).await;
+}
+
+/// Deletes a pod so that a more important one has its room; the condition says why.
+pub async fn evict(client: &Client, victim: &PodInfo, preemptor: &PodInfo) -> Result<()> {
+    let scheduler = preemptor.spec().scheduler_name.as_deref().unwrap_or_default();
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+        "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
+        "observedGeneration": victim.pod.metadata.generation,
+        "lastTransitionTime": skiff_base::time::now_rfc3339()});
+    let patch = json!({"metadata": {"uid": victim.uid}, "status": {"conditions": [condition]}});
+    let pods = client.namespaced::<Pod>(&victim.key.namespace);
+    let options = DeleteOptions { uid: Some(victim.uid.clone()), ..DeleteOptions::default() };
+    pods.patch_status(&victim.key.name, PatchKind::Strategic, &patch).await?;
+    pods.delete(&victim.key.name, &options).await
+}
+
+async fn patch_status(client: &Client, pod: &PodInfo, status: Value) {
+    // Not for another pod that has taken the name meanwhile.
+    let patch = json!({"metadata": {"uid": pod.uid}, "status": status});
     let pods = client.namespaced::<Pod>(&pod.key.namespace);
     match pods.patch_status(&pod.key.name, PatchKind::Strategic, &patch).await {
         Ok(_) => {}
         Err(error) if error.is_not_found() || error.is_conflict() => {}
-        Err(error) => tracing::warn!(pod = %pod.key, error = %chain(&error), "condition PodScheduled not written"),
+        Err(error) => tracing::warn!(pod = %pod.key, error = %chain(&error), "status not written"),
     }
 }
 

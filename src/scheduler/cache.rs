@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Node;
 
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
+use crate::terms::{Labels, Namespaces};
 
 #[derive(Default)]
 pub struct Cache {
@@ -14,6 +15,7 @@ pub struct Cache {
     nodes: BTreeMap<String, Arc<NodeInfo>>,
     /// On which node a pod counts, by uid.
     placed: HashMap<String, Placed>,
+    namespaces: Arc<Namespaces>,
 }
 
 struct Placed {
@@ -24,7 +26,24 @@ struct Placed {
 
 impl Cache {
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot { nodes: self.nodes.values().filter(|node| node.is_known()).cloned().collect() }
+        Snapshot {
+            nodes: self.nodes.values().filter(|node| node.is_known()).cloned().collect(),
+            namespaces: self.namespaces.clone(),
+            ..Snapshot::default()
+        }
+    }
+
+    /// Says whether that is new.
+    pub fn put_namespace(&mut self, name: &str, labels: Labels) -> bool {
+        if self.namespaces.get(name) == Some(&labels) {
+            return false;
+        }
+        Arc::make_mut(&mut self.namespaces).insert(name.to_owned(), labels);
+        true
+    }
+
+    pub fn remove_namespace(&mut self, name: &str) {
+        Arc::make_mut(&mut self.namespaces).remove(name);
     }
 
     pub fn put_node(&mut self, node: Arc<Node>) {

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::checks::Checks;
 use crate::framework::{Happening, NoFit};
-use crate::plugins::{FILTERS, SCORES};
+use crate::plugins::SCORES;
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 
 /// With no more nodes than this all are looked at.
@@ -34,13 +35,19 @@ fn feasible<'a>(pod: &PodInfo, snapshot: &'a Snapshot, start: &mut usize) -> Res
     if nodes.is_empty() {
         return Err(none);
     }
+    let checks = Checks::new(pod, snapshot);
+    // Others may have gone from there for its sake.
+    let promised = snapshot.nomination_of(&pod.uid).and_then(|name| snapshot.node(name));
+    if let Some(node) = promised.filter(|node| checks.check(node).is_ok()) {
+        return Ok(vec![node]);
+    }
     let enough = enough(nodes.len());
     let mut seen = 0;
     for node in nodes.iter().cycle().skip(*start % nodes.len()).take(nodes.len()) {
         seen += 1;
-        match FILTERS.iter().find_map(|filter| filter.filter(pod, node).err().map(|refusal| (filter, refusal))) {
-            Some((filter, refusal)) => none.refuse(refusal, filter.wakes()),
-            None => {
+        match checks.check(node) {
+            Err(refused) => none.refuse(node.name(), refused.refusal, refused.wakes),
+            Ok(()) => {
                 found.push(node);
                 if found.len() >= enough {
                     break;
@@ -102,7 +109,8 @@ pub fn happenings(old: &k8s_openapi::api::core::v1::Node, new: &k8s_openapi::api
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{info, pod};
+    use crate::snapshot::Nominated;
+    use crate::testing::{info, pod, view};
     use serde_json::{Value, json};
 
     fn node(name: &str, cpu: &str, more: Value) -> Arc<NodeInfo> {
@@ -120,31 +128,46 @@ mod tests {
         let cordoned = json!({"spec": {"unschedulable": true}});
         let nodes = vec![node("big", "8", cordoned), node("middle", "4", json!({})), node("small", "1", json!({}))];
         let check = |cpu: &str, expect: Result<&str, &str>| {
-            let choice = choose(&asking(cpu), &Snapshot { nodes: nodes.clone() }, &mut 0, |_| 0);
-            let choice = choice.map_err(|none| none.message(true));
+            let choice = choose(&asking(cpu), &view(nodes.clone()), &mut 0, |_| 0);
+            let choice = choice.map_err(|none| none.message());
             assert_eq!(choice.as_deref().map_err(String::as_str), expect);
         };
         check("500m", Ok("middle"));
         check("2", Ok("middle"));
-        check(
-            "6",
-            Err(
-                "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu. preemption: 0/3 nodes are \
-                 available: 3 Preemption is not helpful for scheduling.",
-            ),
-        );
+        check("6", Err("0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu."));
     }
 
     #[test]
     fn spreads_equals_and_looks_at_enough_of_many() {
         let nodes: Vec<_> = (0..300).map(|n| node(&format!("n{n:03}"), "4", json!({}))).collect();
-        let snapshot = Snapshot { nodes };
+        let snapshot = view(nodes);
         assert_eq!((enough(100), enough(300), enough(5000), enough(10_000)), (100, 144, 500, 500));
         let mut start = 0;
         let first = choose(&asking("1"), &snapshot, &mut start, |_| 0);
         let second = choose(&asking("1"), &snapshot, &mut start, |equals| equals - 1);
         assert_eq!((first.expect("fits"), second.expect("fits")), ("n000".to_owned(), "n287".to_owned()));
         assert_eq!(start, 288);
+    }
+
+    #[test]
+    fn promised_room_is_kept_and_taken() {
+        let nodes = vec![node("a", "1", json!({})), node("b", "1", json!({}))];
+        let important = |name: &str, priority: i32| {
+            let containers = json!([{"name": "c", "resources": {"requests": {"cpu": "1"}}}]);
+            pod(name, json!({"containers": containers, "priority": priority}))
+        };
+        let check = |pod: &PodInfo, on: &[&str], expect: Result<&str, &str>| {
+            let promise =
+                |node: &&str| Nominated { node: (*node).to_owned(), pod: important(&format!("for-{node}"), 5) };
+            let nominated = Arc::new(on.iter().map(promise).collect());
+            let snapshot = Snapshot { nominated, ..view(nodes.clone()) };
+            let choice = choose(pod, &snapshot, &mut 0, |_| 0).map_err(|none| none.message());
+            assert_eq!(choice.as_deref().map_err(String::as_str), expect, "{on:?}");
+        };
+        check(&important("x", 1), &["a"], Ok("b"));
+        check(&important("x", 1), &["a", "b"], Err("0/2 nodes are available: 2 Insufficient cpu."));
+        check(&important("x", 6), &["a", "b"], Ok("a"));
+        check(&important("for-b", 5), &["b"], Ok("b"));
     }
 
     #[test]

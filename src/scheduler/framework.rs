@@ -39,6 +39,13 @@ impl Happening {
     pub const NODE_TAINTS: Self = Self(1 << 3);
     /// A pod that was on a node has gone, or takes less.
     pub const POD_GONE: Self = Self(1 << 4);
+    /// A pod has come onto a node.
+    pub const POD_ADDED: Self = Self(1 << 5);
+    /// Of a pod on a node.
+    pub const POD_LABELS: Self = Self(1 << 6);
+    pub const NODE_GONE: Self = Self(1 << 7);
+    /// A namespace has come, or has other labels.
+    pub const NAMESPACE_LABELS: Self = Self(1 << 8);
 
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -62,6 +69,23 @@ pub trait Filter: Sync {
     fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Result<(), Refusal>;
     /// What may change a refusal.
     fn wakes(&self) -> Happening;
+}
+
+/// Says which nodes will do, by what is on other nodes too.
+pub trait ClusterFilter: Sync {
+    fn name(&self) -> &'static str;
+    /// Counts once for all nodes; `None` where it has nothing to say about the pod.
+    fn count(&self, pod: &PodInfo, all: &Snapshot) -> Option<Box<dyn Counted>>;
+    /// What may change a refusal.
+    fn wakes(&self) -> Happening;
+}
+
+/// What a [`ClusterFilter`] has counted for one pod.
+pub trait Counted {
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Result<(), Refusal>;
+    /// As if `other` had come onto the node (`by` 1) or gone from it (-1).
+    fn shift(&mut self, pod: &PodInfo, other: &PodInfo, node: &NodeInfo, by: i64);
+    fn copy(&self) -> Box<dyn Counted>;
 }
 
 /// Says which nodes are better.
@@ -96,9 +120,12 @@ pub struct NoFit {
     pub nodes: usize,
     /// How many nodes were refused for each reason.
     reasons: BTreeMap<String, usize>,
-    resolvable: usize,
+    /// The nodes that might do if pods went away, in the order in which they were looked at.
+    pub resolvable: Vec<String>,
     /// What may let the pod in.
     pub wakes: Happening,
+    /// Why no pods were sent away for it.
+    pub preemption: Option<String>,
 }
 
 impl NoFit {
@@ -107,34 +134,33 @@ impl NoFit {
         Self { nodes, wakes: Happening::NODE_ADDED, ..Self::default() }
     }
 
-    pub fn refuse(&mut self, refusal: Refusal, wakes: Happening) {
+    pub fn refuse(&mut self, node: &str, refusal: Refusal, wakes: Happening) {
         for reason in refusal.reasons {
             *self.reasons.entry(reason).or_insert(0) += 1;
         }
-        self.resolvable += usize::from(refusal.resolvable);
+        if refusal.resolvable {
+            self.resolvable.push(node.to_owned());
+        }
         self.wakes = self.wakes.or(wakes);
     }
 
     /// The message of the condition and the event.
-    pub fn message(&self, preempts: bool) -> String {
+    pub fn message(&self) -> String {
         if self.nodes == 0 {
             return "no nodes available to schedule pods".into();
         }
-        let mut message = format!("0/{} nodes are available: {}.", self.nodes, histogram(&self.reasons));
-        if !preempts {
-            message.push_str(" preemption: not eligible due to preemptionPolicy=Never.");
-            return message;
+        let mut message = none_of(self.nodes, &self.reasons);
+        if let Some(preemption) = &self.preemption {
+            message.push_str(" preemption: ");
+            message.push_str(preemption);
         }
-        let mut why = BTreeMap::new();
-        if self.resolvable > 0 {
-            why.insert("No preemption victims found for incoming pod".to_owned(), self.resolvable);
-        }
-        if self.nodes > self.resolvable {
-            why.insert("Preemption is not helpful for scheduling".to_owned(), self.nodes - self.resolvable);
-        }
-        message.push_str(&format!(" preemption: 0/{} nodes are available: {}.", self.nodes, histogram(&why)));
         message
     }
+}
+
+/// `0/3 nodes are available: 1 too small, 2 too far.`
+pub fn none_of(nodes: usize, reasons: &BTreeMap<String, usize>) -> String {
+    format!("0/{nodes} nodes are available: {}.", histogram(reasons))
 }
 
 /// `1 too small, 2 too far`, in the order of the texts.
@@ -151,17 +177,16 @@ mod tests {
     #[test]
     fn says_it_in_upstreams_words() {
         let mut none = NoFit::new(3);
-        none.refuse(Refusal::until_pods_go("Insufficient cpu"), Happening::POD_GONE);
-        none.refuse(Refusal::until_pods_go("Insufficient cpu"), Happening::POD_GONE);
-        none.refuse(Refusal::final_("node(s) were unschedulable"), Happening::NODE_TAINTS);
-        assert_eq!(
-            none.message(true),
-            "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu. preemption: 0/3 nodes are \
-             available: 1 Preemption is not helpful for scheduling, 2 No preemption victims found for incoming pod."
-        );
-        assert!(none.message(false).ends_with("preemption: not eligible due to preemptionPolicy=Never."));
+        none.refuse("a", Refusal::until_pods_go("Insufficient cpu"), Happening::POD_GONE);
+        none.refuse("b", Refusal::until_pods_go("Insufficient cpu"), Happening::POD_GONE);
+        none.refuse("c", Refusal::final_("node(s) were unschedulable"), Happening::NODE_TAINTS);
+        let why = "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu.";
+        assert_eq!(none.message(), why);
+        assert_eq!(none.resolvable, ["a", "b"]);
+        none.preemption = Some("not eligible due to preemptionPolicy=Never.".into());
+        assert_eq!(none.message(), format!("{why} preemption: not eligible due to preemptionPolicy=Never."));
         assert!(none.wakes.meets(Happening::NODE_TAINTS) && !none.wakes.meets(Happening::NODE_LABELS));
-        assert_eq!(NoFit::new(0).message(true), "no nodes available to schedule pods");
+        assert_eq!(NoFit::new(0).message(), "no nodes available to schedule pods");
     }
 
     #[test]

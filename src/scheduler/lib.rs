@@ -1,10 +1,13 @@
 //! Puts pods on nodes.
 //!
-//! Bottom-up: `resources` adds up what pods ask for; `snapshot` is what a decision sees; `framework` has
-//! the points at which `plugins` (upstream's, by upstream's names) take part; `cycle` decides: filter,
-//! score, choose, all pure; `cache` counts the pods on nodes, those included that are just being bound;
-//! `queue` holds the pods that wait, and wakes refused ones by what their refusals named; `bind` writes to
-//! the API; `scheduler` ties them together.
+//! Bottom-up: `resources` adds up what pods ask for, `terms` reads what they say about other pods;
+//! `snapshot` is what a decision sees; `framework` has the points at which `plugins` (upstream's, by
+//! upstream's names) take part; `checks` asks all filters, also for what would be if pods came and went;
+//! `cycle` decides: filter, score, choose; `preemption` decides who goes where no node is left; all pure.
+//! `cache` counts the pods on nodes, those included that are just being bound; `nominations` keeps the
+//! nodes that were promised to pods, `queue` the pods that wait, and wakes refused ones by what their
+//! refusals named; `equals` knows which pods do the same; `bind` writes to the API; `scheduler` ties them
+//! together, `see` takes what the informers tell.
 //!
 //! Invariants: a decision sees an unchanging snapshot; a pod's room on its node is taken in the same
 //! step as the decision; nothing polls, every move is woken by a change or a timer.
@@ -13,19 +16,25 @@
 
 mod bind;
 mod cache;
+mod checks;
 mod cycle;
+mod equals;
 mod framework;
+mod nominations;
 mod plugins;
+mod preemption;
 mod queue;
 mod resources;
 mod scheduler;
+mod see;
 mod snapshot;
+mod terms;
 #[cfg(test)]
 mod testing;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use skiff_base::Scope;
 use skiff_client::Informers;
 
@@ -33,8 +42,11 @@ use crate::scheduler::Scheduler;
 
 /// Schedules, from when nodes and pods are known until the scope is stopped.
 pub fn start(informers: &Informers, scope: &Scope) {
-    let scheduler = Arc::new(Scheduler::new(informers.client().clone(), scope));
-    let (nodes, pods) = (informers.lister::<Node>(), informers.lister::<Pod>());
+    let scheduler = Arc::new(Scheduler::new(informers, scope));
+    let (namespaces, nodes, pods) =
+        (informers.lister::<Namespace>(), informers.lister::<Node>(), informers.lister::<Pod>());
+    let seeing = scheduler.clone();
+    namespaces.subscribe(move |change| seeing.see_namespace(change));
     let seeing = scheduler.clone();
     nodes.subscribe(move |change| seeing.see_node(change));
     let seeing = scheduler.clone();
@@ -42,14 +54,18 @@ pub fn start(informers: &Informers, scope: &Scope) {
     let token = scope.token().clone();
     scope.spawn(async move {
         let synced = async {
+            namespaces.synced().await;
             nodes.synced().await;
             pods.synced().await;
+            scheduler.synced().await;
         };
         tokio::select! {
             () = token.cancelled() => return,
             () = synced => {}
         }
-        let filters: Vec<_> = plugins::FILTERS.iter().map(|plugin| plugin.name()).collect();
+        let filters: Vec<_> = (plugins::FILTERS.iter().map(|plugin| plugin.name()))
+            .chain(plugins::CLUSTER_FILTERS.iter().map(|plugin| plugin.name()))
+            .collect();
         let scores: Vec<_> = plugins::SCORES.iter().map(|plugin| plugin.name()).collect();
         let pre_enqueue: Vec<_> = plugins::PRE_ENQUEUE.iter().map(|plugin| plugin.name()).collect();
         tracing::debug!(?pre_enqueue, ?filters, ?scores, "scheduling");

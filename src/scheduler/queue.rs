@@ -1,7 +1,7 @@
 //! Pods that wait for a node.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ pub struct Queue {
     active: BTreeSet<(Reverse<i32>, u64, String)>,
     /// When pods in back-off and refused ones become active.
     timers: BTreeSet<(Instant, String)>,
+    /// Refused ones and those in flight: what happens matters to them.
+    attentive: HashSet<String>,
     sequence: u64,
 }
 
@@ -130,10 +132,20 @@ impl Queue {
         self.move_to(uid, place);
     }
 
+    /// A refused pod may look again, whatever it waits for.
+    pub fn wake(&mut self, uid: &str, now: Instant) {
+        let Some(waiting) = self.pods.get(uid) else { return };
+        if let Place::Refused { at, .. } = waiting.place {
+            let place = backoff_from(at, waiting.attempts, now);
+            self.move_to(uid, place);
+        }
+    }
+
     /// Wakes the pods that this may let in; says whether there are any.
     pub fn happened(&mut self, happening: Happening, now: Instant) -> bool {
         let mut woken = Vec::new();
-        for (uid, waiting) in &mut self.pods {
+        for uid in &self.attentive {
+            let Some(waiting) = self.pods.get_mut(uid) else { continue };
             match &mut waiting.place {
                 Place::InFlight(happened) => *happened = happened.or(happening),
                 Place::Refused { wakes, at, .. } if wakes.meets(happening) => {
@@ -150,6 +162,7 @@ impl Queue {
     }
 
     fn leave(&mut self, uid: &str) {
+        self.attentive.remove(uid);
         let Some(waiting) = self.pods.get(uid) else { return };
         match waiting.place {
             Place::Active => {
@@ -174,6 +187,9 @@ impl Queue {
                 self.timers.insert((at, uid.to_owned()));
             }
             Place::Gated | Place::InFlight(_) => {}
+        }
+        if matches!(place, Place::Refused { .. } | Place::InFlight(_)) {
+            self.attentive.insert(uid.to_owned());
         }
     }
 }
@@ -235,6 +251,10 @@ mod tests {
         assert_eq!(pop(&mut queue, now), None, "its back-off is not over");
         assert_eq!(queue.next_timer(), Some(now + FIRST_BACKOFF));
         assert!(pop(&mut queue, now + FIRST_BACKOFF).is_some());
+        // Woken by name, whatever it waits for.
+        queue.refused("a", Happening::NONE, now);
+        queue.wake("a", now + LONGEST_BACKOFF);
+        assert!(pop(&mut queue, now + LONGEST_BACKOFF).is_some());
         // Woken long after: at once.
         queue.refused("a", Happening::POD_GONE, now);
         assert!(queue.happened(Happening::POD_GONE, now + LONGEST_BACKOFF));

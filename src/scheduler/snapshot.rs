@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, PodSpec, Taint};
 use skiff_api::ObjectKey;
+use skiff_api::selector::LabelSelector;
 
 use crate::resources::{Resources, requests, requests_or_modest, whole};
+use crate::terms::{Labels, Namespaces, Terms};
 
 /// A pod with what plugins want to know of it, worked out once.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub struct PodInfo {
     /// For comparing nodes; see [`requests_or_modest`].
     pub modest: Resources,
     pub ports: Vec<HostPort>,
+    /// What it says about other pods.
+    pub terms: Terms,
 }
 
 /// A port of the node that a pod takes.
@@ -46,8 +50,32 @@ impl PodInfo {
             requests: requests(&pod),
             modest: requests_or_modest(&pod),
             ports: pod.spec.as_ref().map(host_ports).unwrap_or_default(),
+            terms: Terms::of(&pod),
             pod,
         }
+    }
+
+    pub fn labels(&self) -> &Labels {
+        static NONE: Labels = Labels::new();
+        self.pod.metadata.labels.as_ref().unwrap_or(&NONE)
+    }
+
+    pub fn is_terminating(&self) -> bool {
+        self.pod.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether it is going so that a more important one finds room.
+    pub fn is_preempted(&self) -> bool {
+        let conditions = self.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let is_why = |c: &PodCondition| {
+            c.type_ == "DisruptionTarget" && c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler")
+        };
+        self.is_terminating() && conditions.into_iter().any(is_why)
+    }
+
+    /// The node that the API server shows it is to have.
+    pub fn nominated_node(&self) -> Option<&str> {
+        nominated_node(&self.pod)
     }
 
     /// Of an empty spec where the pod has none: the API server lets none through.
@@ -55,6 +83,10 @@ impl PodInfo {
         static NONE: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
         self.pod.spec.as_ref().unwrap_or(&NONE)
     }
+}
+
+pub fn nominated_node(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.nominated_node_name.as_deref().filter(|name| !name.is_empty())
 }
 
 fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
@@ -87,6 +119,10 @@ pub struct NodeInfo {
     pub modest: Resources,
     /// Size by name of the images that the node holds.
     pub images: HashMap<String, i64>,
+    /// How many of the pods say anything about other pods.
+    pub with_terms: usize,
+    /// How many of the pods keep others away.
+    pub with_required_anti_affinity: usize,
 }
 
 impl NodeInfo {
@@ -99,6 +135,8 @@ impl NodeInfo {
             requested: Resources::default(),
             modest: Resources::default(),
             images: HashMap::new(),
+            with_terms: 0,
+            with_required_anti_affinity: 0,
         }
     }
 
@@ -152,24 +190,57 @@ impl NodeInfo {
     }
 
     pub fn add(&mut self, pod: Arc<PodInfo>) {
+        self.remove(&pod.uid);
         self.requested.add(&pod.requests);
         self.modest.add(&pod.modest);
-        if let Some(old) = self.pods.insert(pod.uid.clone(), pod) {
-            self.requested.subtract(&old.requests);
-            self.modest.subtract(&old.modest);
-        }
+        self.with_terms += usize::from(!pod.terms.are_none());
+        self.with_required_anti_affinity += usize::from(!pod.terms.required_anti_affinity.is_empty());
+        self.pods.insert(pod.uid.clone(), pod);
     }
 
     pub fn remove(&mut self, uid: &str) {
-        if let Some(old) = self.pods.remove(uid) {
-            self.requested.subtract(&old.requests);
-            self.modest.subtract(&old.modest);
-        }
+        let Some(old) = self.pods.remove(uid) else { return };
+        self.requested.subtract(&old.requests);
+        self.modest.subtract(&old.modest);
+        self.with_terms -= usize::from(!old.terms.are_none());
+        self.with_required_anti_affinity -= usize::from(!old.terms.required_anti_affinity.is_empty());
     }
 }
 
-/// All known nodes, by name.
-#[derive(Clone, Default)]
+/// A pod that is on no node, with the node that it is to have when others have gone from there.
+#[derive(Debug, Clone)]
+pub struct Nominated {
+    pub node: String,
+    pub pod: Arc<PodInfo>,
+}
+
+/// All known nodes, by name, and what else a decision looks at.
+#[derive(Clone)]
 pub struct Snapshot {
     pub nodes: Vec<Arc<NodeInfo>>,
+    pub namespaces: Arc<Namespaces>,
+    pub nominated: Arc<Vec<Nominated>>,
+    /// The pods that do the same as the one that is decided on, by its services and its controller.
+    pub equals: LabelSelector,
+}
+
+impl Snapshot {
+    pub fn node(&self, name: &str) -> Option<&Arc<NodeInfo>> {
+        self.nodes.binary_search_by(|node| node.name().cmp(name)).ok().map(|at| &self.nodes[at])
+    }
+
+    pub fn nomination_of(&self, uid: &str) -> Option<&str> {
+        self.nominated.iter().find(|nominated| nominated.pod.uid == uid).map(|nominated| &*nominated.node)
+    }
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self {
+            nodes: Vec::new(),
+            namespaces: Arc::default(),
+            nominated: Arc::default(),
+            equals: LabelSelector::nothing(),
+        }
+    }
 }

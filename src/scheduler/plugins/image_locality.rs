@@ -65,8 +65,8 @@ mod tests {
         let with = Arc::new(info("a", image("r.io/x:latest", 523 * MIB)));
         let without = Arc::new(info("b", json!({})));
         let pod = pod("p", json!({"containers": [{"name": "c", "image": "r.io/x"}]}));
-        let alone = Snapshot { nodes: vec![with.clone()] };
-        let both = Snapshot { nodes: vec![with.clone(), without.clone()] };
+        let alone = crate::testing::view(vec![with.clone()]);
+        let both = crate::testing::view(vec![with.clone(), without.clone()]);
         assert_eq!(ImageLocality.score(&pod, &with, &alone), 51);
         assert_eq!(ImageLocality.score(&pod, &with, &both), 24);
         assert_eq!(ImageLocality.score(&pod, &without, &both), 0);

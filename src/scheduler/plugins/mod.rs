@@ -2,15 +2,17 @@
 
 mod balanced_allocation;
 mod image_locality;
+mod inter_pod_affinity;
 mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_unschedulable;
+mod pod_topology_spread;
 mod resources_fit;
 mod scheduling_gates;
 mod taint_toleration;
 
-use crate::framework::{Filter, PreEnqueue, Score};
+use crate::framework::{ClusterFilter, Filter, PreEnqueue, Score};
 
 pub static PRE_ENQUEUE: &[&dyn PreEnqueue] = &[&scheduling_gates::SchedulingGates];
 
@@ -23,10 +25,16 @@ pub static FILTERS: &[&dyn Filter] = &[
     &resources_fit::NodeResourcesFit,
 ];
 
+/// Asked after all of [`FILTERS`].
+pub static CLUSTER_FILTERS: &[&dyn ClusterFilter] =
+    &[&pod_topology_spread::PodTopologySpread, &inter_pod_affinity::InterPodAffinity];
+
 pub static SCORES: &[&dyn Score] = &[
     &taint_toleration::TaintToleration,
     &node_affinity::NodeAffinity,
     &resources_fit::NodeResourcesFit,
+    &pod_topology_spread::PodTopologySpread,
+    &inter_pod_affinity::InterPodAffinity,
     &balanced_allocation::BalancedAllocation,
     &image_locality::ImageLocality,
 ];

@@ -12,11 +12,7 @@ impl Filter for NodeAffinity {
     }
 
     fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Result<(), Refusal> {
-        let selected = pod.spec().node_selector.iter().flatten().all(|(key, value)| node.label(key) == Some(value));
-        let required = affinity(pod).and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-        let wanted =
-            required.is_none_or(|selector| selector.node_selector_terms.iter().any(|term| matches(term, node)));
-        if selected && wanted {
+        if allows(pod, node) {
             return Ok(());
         }
         Err(Refusal::final_("node(s) didn't match Pod's node affinity/selector"))
@@ -53,6 +49,13 @@ impl Score for NodeAffinity {
     fn normalize(&self, scores: &mut [i64]) {
         stretch(scores, false);
     }
+}
+
+/// Whether the node is one of those that the pod must have.
+pub fn allows(pod: &PodInfo, node: &NodeInfo) -> bool {
+    let selected = pod.spec().node_selector.iter().flatten().all(|(key, value)| node.label(key) == Some(value));
+    let required = affinity(pod).and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    selected && required.is_none_or(|selector| selector.node_selector_terms.iter().any(|term| matches(term, node)))
 }
 
 fn affinity(pod: &PodInfo) -> Option<&Affinity> {

@@ -13,9 +13,7 @@ impl Filter for TaintToleration {
     }
 
     fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Result<(), Refusal> {
-        let tolerations = pod.spec().tolerations.as_deref();
-        let keeps_out = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
-        if node.taints().iter().filter(keeps_out).all(|taint| tolerates(tolerations, taint)) {
+        if allows(pod, node) {
             return Ok(());
         }
         Err(Refusal::final_("node(s) had untolerated taint(s)"))
@@ -24,6 +22,13 @@ impl Filter for TaintToleration {
     fn wakes(&self) -> Happening {
         Happening::NODE_ADDED.or(Happening::NODE_TAINTS)
     }
+}
+
+/// Whether the pod tolerates all taints that keep pods out.
+pub fn allows(pod: &PodInfo, node: &NodeInfo) -> bool {
+    let tolerations = pod.spec().tolerations.as_deref();
+    let keeps_out = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
+    node.taints().iter().filter(keeps_out).all(|taint| tolerates(tolerations, taint))
 }
 
 impl Score for TaintToleration {
