@@ -83,14 +83,15 @@ fn stop_everything(place: &PlaceArgs) -> Result<()> {
         skiff_runtime::Runtime::kill_all(&runtime_options(place, None)).await.context("end the containers")?;
         skiff_network::Network::remove_all(&place.data_dir.join("agent/network")).await.context("remove the network")
     })?;
-    for directory in [place.kubelet_dir.join("pods"), place.run_dir.clone()] {
-        unmount_below(&directory)?;
-        remove_tree(&directory)?;
-    }
-    for directory in ["/var/log/pods", "/var/log/containers"] {
-        remove_tree(Path::new(directory))?;
-    }
-    Ok(())
+    unmount_below(&place.run_dir)?;
+    remove_tree(&place.run_dir)?;
+    // Another kubelet of this machine has its pods beside ours.
+    let places = skiff_kubelet::PodPlaces {
+        pods: place.kubelet_dir.join("pods"),
+        logs: "/var/log/pods".into(),
+        links: "/var/log/containers".into(),
+    };
+    places.remove_all().map_err(|failures| anyhow::anyhow!("remove what pods left:\n  {}", failures.join("\n  ")))
 }
 
 /// Ends the server that wrote the file and holds its lock; without the lock, the number in it is a stranger's.

@@ -149,6 +149,11 @@ fn uninstalling_leaves_nothing() {
     machine.apply(WEB);
     machine.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     assert_ne!(state(&machine), before);
+    // What another kubelet of the machine has.
+    let foreign = "mkdir -p /var/lib/kubelet/pods/other/volumes /var/log/pods/default_other_other/c
+        echo precious > /var/log/pods/default_other_other/c/0.log
+        ln -s /var/log/pods/default_other_other/c/0.log /var/log/containers/other.log";
+    machine.inside.must(&["sh", "-ec", foreign]);
     assert!(!machine.cgroup_directories().is_empty(), "the server keeps to its cgroup");
     let output = machine.command(skiff()).arg("uninstall").output().expect("run skiff uninstall");
     assert!(output.status.success(), "{}", harness::text(&output));
@@ -156,17 +161,17 @@ fn uninstalling_leaves_nothing() {
         let after = state(&machine);
         if after == before { Ok(()) } else { Err(format!("before: {before:?}\nafter: {after:?}")) }
     });
-    for path in [
-        "/etc/skiff/skiff.yaml",
-        "/run/skiff",
-        "/var/lib/skiff/server",
-        "/var/lib/skiff/agent",
-        "/var/log/pods",
-        "/var/lib/kubelet/pods",
-    ] {
+    for path in ["/etc/skiff/skiff.yaml", "/run/skiff", "/var/lib/skiff/server", "/var/lib/skiff/agent"] {
         let found = machine.inside.command("test").args(["-e", path]).status().expect("run test");
         assert!(!found.success(), "{path} is left");
     }
+    let left = machine.inside.must(&[
+        "sh",
+        "-c",
+        "ls /var/lib/kubelet/pods /var/log/pods /var/log/containers; cat /var/log/containers/*",
+    ]);
+    let expect = "/var/lib/kubelet/pods:\nother\n\n/var/log/containers:\nother.log\n\n/var/log/pods:\ndefault_other_other\nprecious\n";
+    assert_eq!(left, expect);
     assert_eq!(machine.cgroup_directories(), Vec::<std::path::PathBuf>::new());
     eventually("the server has ended", Duration::from_secs(5), || {
         if machine.server_runs() { Err("it runs".to_owned()) } else { Ok(()) }

@@ -12,6 +12,7 @@ use skiff_runtime::{Container, ContainerState, RuntimeEvent};
 use tokio::sync::{broadcast, mpsc};
 
 use crate::context::Context;
+use crate::leftovers::PodPlaces;
 use crate::options::Error;
 use crate::pod::{self, PodUid, annotation, label};
 use crate::volume::tree;
@@ -49,9 +50,9 @@ impl Pods {
             () = pods.synced() => {}
         }
         // Read before the first worker makes any: what is not among these is somebody's.
-        let (pods_at, logs_at) = (ctx.options.pods_directory(), ctx.options.log_directory.clone());
-        let names = tokio::task::spawn_blocking(move || [names(&pods_at), names(&logs_at)]).await;
-        let earlier = names.unwrap_or_else(|error| {
+        let places = PodPlaces::of(&ctx.options);
+        let names = tokio::task::spawn_blocking(move || places.ours()).await;
+        let earlier = names.unwrap_or_else(|error| Err(std::io::Error::other(error))).unwrap_or_else(|error| {
             tracing::warn!(%error, "directories of earlier pods were not looked at");
             Default::default()
         });
@@ -130,6 +131,11 @@ impl Pods {
                     }
                 }
                 Ok(RuntimeEvent::ContainerStarted(_)) => {}
+                Ok(RuntimeEvent::SandboxEnded(id)) => {
+                    for mailbox in self.mailboxes() {
+                        drop(mailbox.send(Event::SandboxEnded { id: id.clone() }).await);
+                    }
+                }
                 Ok(RuntimeEvent::Resync) | Err(broadcast::error::RecvError::Lagged(_)) => self.resync().await,
                 Err(broadcast::error::RecvError::Closed) => {
                     tracing::error!("the runtime tells nothing any more");
@@ -145,10 +151,13 @@ impl Pods {
 
     async fn resync(&self) {
         // Each worker looks for itself, since a list would be old by then: a container that began meanwhile is not lost.
-        let workers: Vec<mpsc::Sender<Event>> = self.lock().workers.values().map(|h| h.events.clone()).collect();
-        for mailbox in workers {
+        for mailbox in self.mailboxes() {
             drop(mailbox.send(Event::Resync).await);
         }
+    }
+
+    fn mailboxes(&self) -> Vec<mpsc::Sender<Event>> {
+        self.lock().workers.values().map(|h| h.events.clone()).collect()
     }
 
     /// Ends sandboxes, directories and logs of pods that the API no longer knows.
@@ -169,16 +178,19 @@ impl Pods {
                 }
             });
         }
-        let (pods, logs) = (self.ctx.options.pods_directory(), self.ctx.options.log_directory.clone());
-        let links = self.ctx.options.containers_log_directory.clone();
+        let places = PodPlaces::of(&self.ctx.options);
         let sweep = move || {
             let keep = |uid: &str| {
                 let uid = PodUid(uid.to_owned());
                 known.contains(&uid) || ended.contains(&uid)
             };
-            sweep(&pods, pod_names, |name| keep(name));
-            sweep(&logs, log_names, |name| name.rsplit('_').next().is_some_and(keep));
-            sweep_links(&links);
+            for name in pod_names.iter().filter(|name| !keep(name)) {
+                told(name, tree::remove_tree(&places.pods.join(name)));
+            }
+            for name in log_names.iter().filter(|name| !name.rsplit('_').next().is_some_and(keep)) {
+                told(name, places.remove_logs(name));
+            }
+            told("links to logs", places.remove_dangling_links());
         };
         if let Err(e) = tokio::task::spawn_blocking(sweep).await {
             tracing::warn!(error = %e, "directories of earlier pods were not looked at");
@@ -214,38 +226,22 @@ async fn end_orphan(ctx: &Arc<Context>, uid: &PodUid, leftover: Leftover) {
     });
     futures::future::join_all(stops).await;
     worker::clean(ctx, uid, &leftover.sandboxes, true).await;
-    let suffix = format!("_{uid}");
-    let logs = ctx.options.log_directory.clone();
-    let sweep = move || sweep(&logs, names(&logs), |name| !name.ends_with(&suffix));
+    let (suffix, places) = (format!("_{uid}"), PodPlaces::of(&ctx.options));
+    let sweep = move || match places.ours() {
+        Ok([_, logs]) => {
+            for name in logs.iter().filter(|name| name.ends_with(&suffix)) {
+                told(name, places.remove_logs(name));
+            }
+        }
+        Err(error) => told("logs", Err(error)),
+    };
     if let Err(e) = tokio::task::spawn_blocking(sweep).await {
         tracing::warn!(error = %e, "the logs of an earlier pod were not removed");
     }
 }
 
-fn names(directory: &std::path::Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-}
-
-/// Removes those of the entries of a directory that are not to be kept.
-fn sweep(directory: &std::path::Path, names: Vec<String>, keep: impl Fn(&str) -> bool) {
-    for name in names.into_iter().filter(|name| !keep(name)) {
-        let path = directory.join(name);
-        if let Err(e) = tree::remove_tree(&path) {
-            tracing::warn!(path = %path.display(), error = %e, "what an earlier pod left can't be removed");
-        }
-    }
-}
-
-/// Removes links to logs that are no more.
-fn sweep_links(directory: &std::path::Path) {
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_symlink()
-            && !path.exists()
-            && let Err(e) = std::fs::remove_file(&path)
-        {
-            tracing::warn!(path = %path.display(), error = %e, "a dangling link to a log can't be removed");
-        }
+fn told(what: &str, removed: std::io::Result<()>) {
+    if let Err(error) = removed {
+        tracing::warn!(what, %error, "what an earlier pod left can't be removed");
     }
 }

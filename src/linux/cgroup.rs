@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
+use crate::mark;
+
 /// What a group may use; `None` leaves a value as it is, -1 is no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -44,10 +46,6 @@ pub enum Cgroups {
 
 const V1_CONTROLLERS: [&str; 9] =
     ["memory", "cpu", "cpuacct", "pids", "devices", "freezer", "blkio", "cpuset", "hugetlb"];
-
-/// By which a group is known as ours, whoever else has groups beside it. The second one where the first may not be
-/// set, in a user namespace.
-const MARKS: [&str; 2] = ["trusted.skiff", "user.skiff"];
 
 /// Turned on for the children of each group above ours.
 const V2_CONTROLLERS: [&str; 6] = ["cpu", "memory", "pids", "cpuset", "io", "hugetlb"];
@@ -158,15 +156,32 @@ impl Cgroups {
         self.ensure(path)?;
         for directory in self.directories(path) {
             // Without a mark it is no less a group; only after a crash nobody would know whose.
-            let _ = MARKS.iter().any(|name| xattr::set(&directory, name, b"1").is_ok());
+            let _ = mark::set(&directory);
         }
         Ok(())
     }
 
     /// Whether the group was made by [`Cgroups::ensure_ours`]; others have groups of the same names.
     pub fn is_ours(&self, path: &str) -> bool {
-        let marked = |directory: &PathBuf| MARKS.iter().any(|name| matches!(xattr::get(directory, name), Ok(Some(_))));
-        self.directories(path).iter().any(marked)
+        self.directories(path).iter().any(|directory| mark::is_set(directory))
+    }
+
+    /// Takes back what [`Cgroups::ensure`] had to do to the root of a v2 hierarchy that is no real root (in a container):
+    /// its processes go back into it. Only while no group of ours is left, since a group with processes of its own
+    /// controls none below it.
+    pub fn restore_root(&self) -> io::Result<()> {
+        let Self::V2 { mount } = self else { return Ok(()) };
+        let leaf = mount.join(LEAF);
+        if !mark::is_set(&leaf) {
+            return Ok(());
+        }
+        let control = mount.join("cgroup.subtree_control");
+        let enabled: Vec<String> = read(&control)?.split_whitespace().map(|name| format!("-{name}")).collect();
+        if !enabled.is_empty() {
+            write(&control, &enabled.join(" "))?;
+        }
+        move_all(&leaf, mount)?;
+        fs::remove_dir(&leaf).map_err(at(&leaf))
     }
 
     /// Removes the group where it is empty in each hierarchy: neither processes nor groups are in it.
@@ -470,13 +485,27 @@ fn ensure_v2(mount: &Path, path: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves the processes of a group into a leaf below it.
+/// Where the processes of the root of a container's hierarchy go.
+const LEAF: &str = "init";
+
+/// Moves the processes of a group into a leaf below it; [`Cgroups::restore_root`] takes it back.
 fn move_down(directory: &Path) -> io::Result<()> {
-    let leaf = directory.join("init");
-    fs::create_dir_all(&leaf).map_err(at(&leaf))?;
-    for pid in read(&directory.join("cgroup.procs"))?.lines() {
+    let leaf = directory.join(LEAF);
+    match fs::create_dir(&leaf) {
+        // One that somebody else has made is not ours to remove.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => {
+            made.map_err(at(&leaf))?;
+            let _ = mark::set(&leaf);
+        }
+    }
+    move_all(directory, &leaf)
+}
+
+fn move_all(from: &Path, to: &Path) -> io::Result<()> {
+    for pid in read(&from.join("cgroup.procs"))?.lines() {
         // It may have ended; kernel threads stay.
-        let _ = write(&leaf.join("cgroup.procs"), pid);
+        let _ = write(&to.join("cgroup.procs"), pid);
     }
     Ok(())
 }
@@ -578,6 +607,33 @@ mod tests {
             ("pids.max", "max"),
         ];
         assert_eq!(plan, expect.map(|(file, value)| (file, value.to_owned())));
+    }
+
+    #[test]
+    fn what_was_moved_down_comes_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        nix::mount::mount(Some("none"), directory.path(), Some("cgroup2"), nix::mount::MsFlags::empty(), None::<&str>)
+            .expect("cgroup2 (needs root)");
+        let root = directory.path().join(format!("skiff-root-{}", std::process::id()));
+        fs::create_dir(&root).expect("a group");
+        let mut sleeper = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let pid = sleeper.id().to_string();
+        write(&root.join("cgroup.procs"), &pid).expect("moved");
+        let cgroups = Cgroups::V2 { mount: root.clone() };
+        let within = |group: &Path| read(&group.join("cgroup.procs")).expect("processes").trim() == pid;
+        cgroups.restore_root().expect("nothing was moved");
+        move_down(&root).expect("moved down");
+        assert!(within(&root.join(LEAF)) && !within(&root));
+        cgroups.restore_root().expect("moved back");
+        assert!(within(&root) && !root.join(LEAF).exists());
+        // Somebody else's group of that name stays.
+        fs::create_dir(root.join(LEAF)).expect("a group");
+        move_down(&root).expect("moved down");
+        cgroups.restore_root().expect("nothing of ours");
+        assert!(within(&root.join(LEAF)));
+        sleeper.kill().and_then(|()| sleeper.wait()).expect("ended");
+        remove_tree(&root).expect("removed");
+        nix::mount::umount(directory.path()).expect("unmounted");
     }
 
     #[test]

@@ -1,0 +1,185 @@
+//! What pods have left in directories that other kubelets of the machine may have things in, too: each pod's directory
+//! carries a mark, and only what carries it is ours to remove.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use skiff_linux::mark;
+
+use crate::options::Options;
+use crate::volume::tree;
+
+/// Where pods have things; each entry of the first two is one pod's.
+#[derive(Debug, Clone)]
+pub struct PodPlaces {
+    /// `/var/lib/kubelet/pods`.
+    pub pods: PathBuf,
+    /// `/var/log/pods`.
+    pub logs: PathBuf,
+    /// `/var/log/containers`: links into the former.
+    pub links: PathBuf,
+}
+
+impl PodPlaces {
+    pub(crate) fn of(options: &Options) -> Self {
+        Self {
+            pods: options.pods_directory(),
+            logs: options.log_directory.clone(),
+            links: options.containers_log_directory.clone(),
+        }
+    }
+
+    /// The names of our pods' directories, below `pods` and below `logs`.
+    pub(crate) fn ours(&self) -> io::Result<[Vec<String>; 2]> {
+        Ok([ours(&self.pods)?, ours(&self.logs)?])
+    }
+
+    /// Removes the logs of one pod, the links to them first: from the directory they are known as ours.
+    pub(crate) fn remove_logs(&self, name: &str) -> io::Result<()> {
+        let directory = self.logs.join(name);
+        for (link, _) in links(&self.links)?.into_iter().filter(|(_, target)| target.starts_with(&directory)) {
+            fs::remove_file(link)?;
+        }
+        tree::remove_tree(&directory)
+    }
+
+    /// Removes our links whose log is no more.
+    pub(crate) fn remove_dangling_links(&self) -> io::Result<()> {
+        for (link, target) in links(&self.links)? {
+            let pod = target.strip_prefix(&self.logs).ok().and_then(|path| path.iter().next());
+            if pod.is_some_and(|name| mark::is_set(&self.logs.join(name))) && !target.exists() {
+                fs::remove_file(link)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything of ours, for when no pod is to stay; the directories themselves where nothing else is in them.
+    /// Goes on where something can't be removed, and says what.
+    pub fn remove_all(&self) -> Result<(), Vec<String>> {
+        let mut failures = Vec::new();
+        let mut note = |place: &Path, result: io::Result<()>| {
+            if let Err(error) = result {
+                failures.push(format!("{}: {error}", place.display()));
+            }
+        };
+        match self.ours() {
+            Ok([pods, logs]) => {
+                for name in pods {
+                    let pod = self.pods.join(name);
+                    note(&pod, tree::remove_tree(&pod));
+                }
+                for name in logs {
+                    note(&self.logs.join(&name), self.remove_logs(&name));
+                }
+            }
+            Err(error) => note(&self.logs, Err(error)),
+        }
+        for directory in [&self.pods, &self.logs, &self.links] {
+            match fs::remove_dir(directory) {
+                Err(error)
+                    if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty)
+                        // Mounted there by the operator.
+                        && error.kind() != io::ErrorKind::ResourceBusy =>
+                {
+                    note(directory, Err(error));
+                }
+                _ => {}
+            }
+        }
+        if failures.is_empty() { Ok(()) } else { Err(failures) }
+    }
+}
+
+/// Makes a pod's directory, marked as ours.
+pub(crate) fn ensure_ours(directory: &Path, mode: u32) -> io::Result<()> {
+    tree::ensure_directory(directory, mode)?;
+    mark::set(directory).map_err(|error| {
+        io::Error::new(error.kind(), format!("mark {} by an extended attribute: {error}", directory.display()))
+    })
+}
+
+fn ours(directory: &Path) -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in entries(directory)? {
+        if entry.file_type()?.is_dir()
+            && mark::is_set(&entry.path())
+            && let Ok(name) = entry.file_name().into_string()
+        {
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
+fn links(directory: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
+    let links = entries(directory)?.into_iter().map(|entry| entry.path());
+    Ok(links.filter_map(|link| fs::read_link(&link).ok().map(|target| (link, target))).collect())
+}
+
+/// None where there is no directory.
+fn entries(directory: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A pod's directory, its log, and the link to it.
+    fn pod(places: &PodPlaces, uid: &str, ours: bool) {
+        let logs = places.logs.join(format!("default_{uid}_{uid}"));
+        for directory in [places.pods.join(uid), logs.clone()] {
+            if ours {
+                ensure_ours(&directory, 0o755).expect("marked");
+            } else {
+                fs::create_dir_all(&directory).expect("a directory");
+            }
+        }
+        fs::create_dir_all(logs.join("c")).expect("a directory");
+        fs::write(logs.join("c/0.log"), "said").expect("a log");
+        fs::create_dir_all(&places.links).expect("a directory");
+        symlink(logs.join("c/0.log"), places.links.join(format!("{uid}.log"))).expect("a link");
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<String> = entries(directory)
+            .expect("listed")
+            .into_iter()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn only_what_is_ours_goes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        let places = PodPlaces { pods: at("pods"), logs: at("logs"), links: at("links") };
+        places.remove_all().expect("nothing is there");
+        pod(&places, "mine", true);
+        pod(&places, "gone", true);
+        pod(&places, "other", false);
+        assert_eq!(places.ours().expect("listed")[0].len(), 2);
+        // A link of ours and one of theirs lost their logs.
+        fs::remove_file(places.logs.join("default_gone_gone/c/0.log")).expect("removed");
+        fs::remove_file(places.logs.join("default_other_other/c/0.log")).expect("removed");
+        places.remove_dangling_links().expect("swept");
+        assert_eq!(names(&places.links), ["mine.log", "other.log"]);
+        places.remove_all().expect("removed");
+        assert_eq!(names(&places.pods), ["other"]);
+        assert_eq!(names(&places.logs), ["default_other_other"]);
+        assert_eq!(names(&places.links), ["other.log"]);
+        fs::remove_dir_all(directory.path()).expect("emptied");
+        pod(&places, "mine", true);
+        places.remove_all().expect("removed");
+        assert_eq!(names(directory.path()), Vec::<String>::new());
+    }
+}
