@@ -25,6 +25,8 @@ pub struct Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Call {
     List,
+    /// The process 1 of each shared process namespace that lives.
+    ListSandboxes,
     /// Descriptor 0: a [`SandboxPlan`].
     RunSandbox,
     StopSandbox(String),
@@ -80,9 +82,23 @@ pub enum Answer {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Event {
-    Started { id: String, at_ns: i64 },
-    Exited { id: String, exit: ExitRecord },
-    ExecExited { id: String, code: i32, timed_out: bool },
+    Started {
+        id: String,
+        at_ns: i64,
+    },
+    Exited {
+        id: String,
+        exit: ExitRecord,
+    },
+    ExecExited {
+        id: String,
+        code: i32,
+        timed_out: bool,
+    },
+    /// Process 1 of its shared process namespace has ended unasked, and all others in it with it.
+    SandboxEnded {
+        id: String,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 //! Rules: what has no record goes; what has a record and is not known to the supervisor does not run any more, and what
 //! is left of it goes; what is known goes on untouched.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use skiff_linux::cgroup::Cgroups;
@@ -11,8 +11,8 @@ use skiff_linux::mount;
 use tracing::{info, warn};
 
 use crate::link::Link;
-use crate::plan::cgroup_path;
-use crate::protocol::{Call, Known, now_ns};
+use crate::plan::{cgroup_path, sandbox_of_cgroup};
+use crate::protocol::{Call, Event, Known, now_ns};
 use crate::record::{self, ContainerRecord, EXIT, RECORD, SandboxRecord, ensure_removed, names};
 use crate::state::{ContainerEntry, Inner, Tables};
 use crate::{Error, record::exit_of_lost};
@@ -21,8 +21,8 @@ fn io(operation: &'static str) -> impl Fn(std::io::Error) -> Error {
     move |source| Error::Io { operation, source }
 }
 
-/// Fills the tables; blocking.
-pub fn recover(inner: &Inner, link: &Link, known: Vec<Known>) -> Result<(), Error> {
+/// Fills the tables; blocking. What the supervisor tells meanwhile goes to `events`.
+pub fn recover(inner: &Inner, link: &Link, known: Vec<Known>, events: &mut Vec<Event>) -> Result<(), Error> {
     let mut known: HashMap<String, Known> = known.into_iter().map(|known| (known.id.clone(), known)).collect();
     let mut tables = Tables::default();
     let data = &inner.layout.data;
@@ -49,9 +49,11 @@ pub fn recover(inner: &Inner, link: &Link, known: Vec<Known>) -> Result<(), Erro
     if inner.owner.is_some() {
         for id in known.into_keys() {
             info!(container = %id, "removing a container without a record");
-            link.call_alone("remove container", Call::Remove(id), &mut Vec::new())?;
+            link.call_alone("remove container", Call::Remove(id), events)?;
         }
-        bury(inner, &mut tables);
+        let inits = link.call_alone("list sandboxes", Call::ListSandboxes, events)?;
+        let inits: HashSet<String> = inits.into_iter().map(|init| init.id).collect();
+        bury(inner, &mut tables, &inits);
         sweep(inner, &tables);
     }
     let mut current = inner.tables();
@@ -61,8 +63,9 @@ pub fn recover(inner: &Inner, link: &Link, known: Vec<Known>) -> Result<(), Erro
     Ok(())
 }
 
-/// Ends what runs without the supervisor's knowledge, and notes how it ended.
-fn bury(inner: &Inner, tables: &mut Tables) {
+/// Ends what runs without the supervisor's knowledge, and notes how it ended. `inits`: the sandboxes whose process 1
+/// the supervisor looks after.
+fn bury(inner: &Inner, tables: &mut Tables, inits: &HashSet<String>) {
     for entry in tables.containers.values_mut().filter(|entry| !entry.known && entry.exit.is_none()) {
         let id = &entry.record.id;
         if let Err(error) = end_group(inner, &entry.record.cgroup) {
@@ -83,8 +86,8 @@ fn bury(inner: &Inner, tables: &mut Tables) {
         let pinned = |name: &str| mounts.contains(&ns.join(name));
         let lost = (!record.config.host_network && !pinned("net"))
             || (!record.config.host_ipc && !pinned("ipc"))
-            // Its process 1 was the supervisor's child.
-            || (record.config.share_process_namespace && !record.config.host_pid && !has_processes(inner, &record.cgroup));
+            // Nobody would hear of the end of a process 1 that is not the supervisor's child.
+            || (record.config.share_process_namespace && !record.config.host_pid && !inits.contains(&record.id));
         if lost {
             info!(sandbox = %record.id, "found a sandbox whose namespaces are gone");
             record.stopped = true;
@@ -93,10 +96,6 @@ fn bury(inner: &Inner, tables: &mut Tables) {
             }
         }
     }
-}
-
-fn has_processes(inner: &Inner, cgroup: &str) -> bool {
-    inner.cgroups.processes(&format!("{cgroup}/sandbox")).is_ok_and(|processes| !processes.is_empty())
 }
 
 /// Kills everything in a group, waits until it is gone, and removes the group. Blocking.
@@ -137,10 +136,8 @@ fn sweep(inner: &Inner, tables: &Tables) {
             }
         }
     }
-    let pods: Vec<&String> = tables.sandboxes.values().map(|record| &record.cgroup).collect();
-    let containers: Vec<&String> = tables.containers.values().map(|entry| &entry.record.cgroup).collect();
     let root = cgroup_path(&inner.options.cgroup_root, "kubepods");
-    sweep_groups(inner, &root, &pods, &containers, &mut errors);
+    sweep_groups(inner, &root, tables, &mut errors);
     for error in errors {
         warn!(%error, "leftovers stay");
     }
@@ -148,13 +145,20 @@ fn sweep(inner: &Inner, tables: &Tables) {
 
 /// Pods' groups of ours that nothing is in any more, and such containers' groups in the others. What another kubelet has
 /// there is its own, and so is what is inside a container.
-fn sweep_groups(inner: &Inner, path: &str, pods: &[&String], containers: &[&String], errors: &mut Vec<std::io::Error>) {
+fn sweep_groups(inner: &Inner, path: &str, tables: &Tables, errors: &mut Vec<std::io::Error>) {
+    let sandboxes = &tables.sandboxes;
+    let pods: Vec<&String> = sandboxes.values().map(|record| &record.cgroup).collect();
+    let containers: Vec<&String> = tables.containers.values().map(|entry| &entry.record.cgroup).collect();
     for pod in pod_groups(&inner.cgroups, path) {
         let below = format!("{pod}/");
         let mut gone = Vec::new();
         if pods.contains(&&pod) || containers.iter().any(|container| container.starts_with(&below)) {
-            let all = inner.cgroups.children(&pod).into_iter().filter(|name| is_container_id(name));
-            gone.extend(all.map(|name| format!("{below}{name}")).filter(|group| !containers.contains(&group)));
+            let of_nobody = |name: &String| match sandbox_of_cgroup(name) {
+                Some(id) => !sandboxes.contains_key(id),
+                None => is_container_id(name) && !containers.contains(&&format!("{below}{name}")),
+            };
+            let all = inner.cgroups.children(&pod).into_iter().filter(of_nobody);
+            gone.extend(all.map(|name| format!("{below}{name}")));
         } else {
             gone.push(pod);
         }

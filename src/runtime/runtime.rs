@@ -189,6 +189,10 @@ fn kill_all(options: &RuntimeOptions) -> Result<(), Error> {
         // Made for us; it stays where others are in it.
         cgroups.remove_empty(&options.cgroup_root);
     }
+    if let Err(error) = cgroups.restore_root() {
+        // Others have groups there meanwhile, that need it so.
+        warn!(%error, "processes that were moved out of the root group stay in a group below it");
+    }
     if layout.run.exists() {
         let run = layout.run.canonicalize().map_err(io("find the run directory"))?;
         errors.extend(mount::ensure_unmounted_below(&run).err().map(|error| error.to_string()));

@@ -40,11 +40,27 @@ impl Inner {
         }
     }
 
+    /// Directories, record and cgroup; blocking.
+    fn prepare(&self, record: &SandboxRecord) -> Result<SandboxPlan, Error> {
+        std::fs::create_dir_all(self.layout.sandbox_data(&record.id)).map_err(io("create sandbox directory"))?;
+        std::fs::create_dir_all(self.layout.sandbox_run(&record.id)).map_err(io("create sandbox directory"))?;
+        std::fs::create_dir_all(&record.config.log_directory).map_err(io("create log directory"))?;
+        // First, so that whatever is made has a record by which it is found.
+        record::write(&self.layout.sandbox_data(&record.id).join(RECORD), record)
+            .map_err(io("write sandbox record"))?;
+        self.cgroups.ensure_ours(&record.cgroup).map_err(io("create pod cgroup"))?;
+        let missing = self.cgroups.limit(&record.cgroup, &limits(&record.config.resources)).map_err(io("limit pod"))?;
+        if !missing.is_empty() {
+            tracing::warn!(sandbox = %record.id, ?missing, "cgroup controllers are missing: limits have no effect");
+        }
+        Ok(self.sandbox_plan(record))
+    }
+
     /// Takes down what a sandbox has on the host; blocking, idempotent.
     fn dismantle(&self, record: &SandboxRecord) -> Result<(), Error> {
         let directory = self.layout.sandbox_run(&record.id);
         // Its process 1, which a supervisor that is gone may have left.
-        end_group(self, &format!("{}/sandbox", record.cgroup)).map_err(io("end sandbox"))?;
+        end_group(self, &self.sandbox_plan(record).init_cgroup()).map_err(io("end sandbox"))?;
         mount::ensure_unmounted(&directory).map_err(io("unmount sandbox"))?;
         mount::ensure_unmounted_below(&directory).map_err(io("unmount sandbox"))?;
         ensure_removed(&directory).map_err(io("remove sandbox directory"))
@@ -58,47 +74,32 @@ impl Runtime {
         let inner = self.inner.clone();
         let cgroup = cgroup_path(&inner.options.cgroup_root, &config.cgroup_parent);
         let record = SandboxRecord { id: id.clone(), config, cgroup, created_ns: now_ns(), stopped: false };
-        let plan = {
+        let prepared = {
             let (inner, record) = (inner.clone(), record.clone());
-            blocking(move || {
-                std::fs::create_dir_all(inner.layout.sandbox_data(&record.id)).map_err(io("create sandbox directory"))?;
-                std::fs::create_dir_all(inner.layout.sandbox_run(&record.id)).map_err(io("create sandbox directory"))?;
-                std::fs::create_dir_all(&record.config.log_directory).map_err(io("create log directory"))?;
-                // First, so that whatever is made has a record by which it is found.
-                record::write(&inner.layout.sandbox_data(&record.id).join(RECORD), &record)
-                    .map_err(io("write sandbox record"))?;
-                inner.cgroups.ensure_ours(&record.cgroup).map_err(io("create pod cgroup"))?;
-                let missing =
-                    inner.cgroups.limit(&record.cgroup, &limits(&record.config.resources)).map_err(io("limit pod"))?;
-                if !missing.is_empty() {
-                    tracing::warn!(sandbox = %record.id, ?missing, "cgroup controllers are missing: limits have no effect");
-                }
-                Ok(inner.sandbox_plan(&record))
-            })
-            .await
+            blocking(move || inner.prepare(&record))
         };
-        let made = match plan {
-            Ok(plan) => {
-                let plan = seal(&plan)?;
-                inner.link()?.call("run sandbox", Call::RunSandbox, &[plan.as_fd()]).await
-            }
-            Err(error) => Err(error),
+        let made = async {
+            let plan = seal(&prepared.await?)?;
+            inner.link()?.call("run sandbox", Call::RunSandbox, &[plan.as_fd()]).await
         };
-        if let Err(error) = made {
-            let (inner, record) = (inner.clone(), record.clone());
-            let cleaned = blocking(move || {
-                inner.dismantle(&record)?;
-                inner.cgroups.remove(&record.cgroup).map_err(io("remove pod cgroup"))?;
-                ensure_removed(&inner.layout.sandbox_data(&record.id)).map_err(io("remove sandbox record"))
-            });
-            if let Err(left) = cleaned.await {
-                tracing::warn!(sandbox = %id, error = %skiff_base::chain(&left), "a failed sandbox leaves something");
-            }
+        if let Err(error) = made.await {
+            self.give_up(record).await;
             return Err(error);
         }
         let sandbox = inner.sandbox(&record);
         inner.tables().sandboxes.insert(id, record);
         Ok(sandbox)
+    }
+
+    /// Takes away what a sandbox that could not be made has left. Where that fails, it counts as a stopped one, so that it
+    /// can be removed later.
+    async fn give_up(&self, mut record: SandboxRecord) {
+        let id = SandboxId(record.id.clone());
+        record.stopped = true;
+        self.inner.tables().sandboxes.insert(id.0.clone(), record);
+        if let Err(left) = self.remove_sandbox(&id).await {
+            tracing::warn!(sandbox = %id.0, error = %skiff_base::chain(&left), "a failed sandbox leaves something");
+        }
     }
 
     /// Kills what is left and unmounts the namespaces; idempotent.

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use crate::images::ImageStore;
 use crate::link::{Link, start_supervisor};
 use crate::protocol::{Call, Event, ExitRecord, Known, Layout, timestamp};
-use crate::record::{ContainerRecord, SandboxRecord};
+use crate::record::{self, ContainerRecord, RECORD, SandboxRecord};
 use crate::{Container, ContainerId, ContainerState, Error, ImageId, RuntimeEvent, RuntimeOptions, SandboxId, recover};
 
 /// Finished execs whose exit nobody has asked for yet; the oldest go.
@@ -123,7 +123,7 @@ impl Inner {
     /// Connects, or starts a supervisor; brings tables and host in line with what it knows. Blocking.
     pub fn connect(&self) -> Result<Arc<Link>, Error> {
         let mut attempts = 0;
-        let (link, known, events) = loop {
+        let (link, known, mut events) = loop {
             let link = self.reach()?;
             let mut events = Vec::new();
             match link.call_alone("list containers", Call::List, &mut events) {
@@ -137,7 +137,7 @@ impl Inner {
                 Err(error) => return Err(error),
             }
         };
-        recover::recover(self, &link, known)?;
+        recover::recover(self, &link, known, &mut events)?;
         for event in events {
             self.apply(event);
         }
@@ -228,6 +228,14 @@ impl Inner {
                 }
                 None
             }
+            Event::SandboxEnded { id } => tables.sandboxes.get_mut(&id).map(|record| {
+                record.stopped = true;
+                if let Err(error) = record::write(&self.layout.sandbox_data(&id).join(RECORD), record) {
+                    // It is found out once more by the next start.
+                    warn!(sandbox = %id, %error, "the end of a sandbox could not be recorded");
+                }
+                RuntimeEvent::SandboxEnded(SandboxId(id))
+            }),
         };
         drop(tables);
         self.changed.notify_waiters();

@@ -17,7 +17,18 @@ use crate::{sandbox, volume};
 /// Takes down sandboxes and volumes; with `whole`, the records of the containers too. True where all of it worked.
 pub(crate) async fn clean(ctx: &Arc<Context>, uid: &PodUid, sandboxes: &[Sandbox], whole: bool) -> bool {
     let mut good = true;
-    for one in sandboxes {
+    let mut all = sandboxes.to_vec();
+    match ctx.engine.sandboxes().await {
+        // One that could not be made is known to the runtime alone.
+        Ok(found) => {
+            all.extend(found.into_iter().filter(|s| s.pod_uid == uid.0 && !sandboxes.iter().any(|o| o.id == s.id)))
+        }
+        Err(e) => {
+            tracing::warn!(pod = %uid, error = %chain(&e), "the sandboxes of a pod can't be listed");
+            good = false;
+        }
+    }
+    for one in &all {
         good &= if whole { sandbox::discard(ctx, one).await } else { sandbox::stop(ctx, one).await };
     }
     if let Err(e) = volume::remove(ctx, uid).await {

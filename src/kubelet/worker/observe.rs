@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container as Spec, ContainerStatus, Pod};
 use skiff_base::{chain, time};
 use skiff_client::EventKind;
-use skiff_runtime::{Container, ContainerId, ContainerState, Exit};
+use skiff_runtime::{Container, ContainerId, ContainerState, Exit, SandboxId};
 
 use super::{Desired, Event, Leftover, Making, Phase, Worker, finish, lost, message};
 use crate::image::StartError;
@@ -174,6 +174,7 @@ impl Worker {
             Event::StartDone { name, result } => self.take_start(&name, result),
             Event::Exited { id, exit } => self.take_exit(&id, exit).await,
             Event::Probed { id, kind, healthy } => self.take_probe(&id, kind, healthy),
+            Event::SandboxEnded { id } => self.lose_frame(&id),
             Event::Resync => self.take_resync().await,
             Event::Terminated => self.terminated = true,
             Event::Cleaned { good } => {
@@ -335,7 +336,24 @@ impl Worker {
         }
     }
 
+    /// A lost sandbox is made anew by the next step.
+    fn lose_frame(&mut self, id: &SandboxId) {
+        if matches!(&self.frame, Making::Ready(frame) if frame.sandbox.id == *id) {
+            tracing::info!(pod = %pod::format(&self.pod), sandbox = id.0, "a sandbox is lost");
+            self.frame = Making::Absent;
+        }
+    }
+
     async fn take_resync(&mut self) {
+        if let Making::Ready(frame) = &self.frame {
+            let id = frame.sandbox.id.clone();
+            match self.ctx.engine.sandboxes().await {
+                Ok(all) if !all.iter().any(|s| s.id == id && sandbox::is_ready(s)) => self.lose_frame(&id),
+                Ok(_) => {}
+                Err(e) => tracing::warn!(sandbox = id.0, error = %chain(&e), "a sandbox can't be looked at"),
+            }
+        }
+
         let alive: Vec<ContainerId> = self
             .slots
             .values()

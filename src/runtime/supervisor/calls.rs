@@ -38,6 +38,7 @@ impl Supervisor {
         // `Ok(None)`: the answer comes later.
         let result = match request.call {
             Call::List => self.list(asker),
+            Call::ListSandboxes => Ok(Some(self.list_sandboxes())),
             Call::RunSandbox => self.run_sandbox(asker, plan),
             Call::StopSandbox(id) => self.stop_sandbox(&id),
             Call::Create => self.create(asker, plan),
@@ -74,6 +75,14 @@ impl Supervisor {
             self.reply(asker, Ok(Answer::List { containers, more: true }));
         }
         Ok(Some(Answer::List { containers: all, more: false }))
+    }
+
+    fn list_sandboxes(&self) -> Answer {
+        let init = |(id, sandbox): (&String, &Sandbox)| {
+            let pid = sandbox.init.as_ref()?.0.as_raw();
+            Some(Known { id: id.clone(), pid: Some(pid), started_ns: None, exit: None })
+        };
+        Answer::List { containers: self.sandboxes.iter().filter_map(init).collect(), more: false }
     }
 
     fn run_sandbox(&mut self, asker: Asker, plan: Option<OwnedFd>) -> Result<Option<Answer>, String> {

@@ -264,8 +264,12 @@ impl Supervisor {
         if let Some(id) = self.execs.iter().find(|(_, exec)| exec.pid == Some(pid)).map(|(id, _)| id.clone()) {
             return self.exec_exited(&id, code);
         }
-        if let Some(sandbox) = self.sandboxes.values_mut().find(|s| s.init.as_ref().is_some_and(|init| init.0 == pid)) {
+        let ended = self.sandboxes.iter_mut().find(|(_, s)| s.init.as_ref().is_some_and(|init| init.0 == pid));
+        if let Some((id, sandbox)) = ended {
             sandbox.init = None;
+            let id = id.clone();
+            report(format_args!("process 1 of sandbox {id} has ended"));
+            self.broadcast(&Event::SandboxEnded { id });
         } else if !self.jobs.is_empty() {
             self.unclaimed.insert(pid.as_raw(), (status, Instant::now()));
         }

@@ -66,7 +66,7 @@ fn make(plan: &SandboxPlan, cgroups: &Cgroups) -> Result<Option<i32>, String> {
     if !plan.process {
         return Ok(None);
     }
-    let cgroup = format!("{}/sandbox", plan.cgroup);
+    let cgroup = plan.init_cgroup();
     at("create cgroup", cgroups.ensure(&cgroup))?;
     at("join cgroup", cgroups.add(&cgroup, Pid::from_raw(0)))?;
     let pid = at("fork", process::fork_sibling(reap_forever))?;

@@ -14,6 +14,7 @@ crate::tests![
     namespaces_of_a_pod,
     host_namespaces,
     a_shared_process_namespace,
+    a_shared_process_namespace_is_lost,
     mounts_and_propagation,
     mounts_of_a_container_reach_the_host_where_they_may,
     stop_with_grace,
@@ -85,12 +86,8 @@ async fn a_command_that_cannot_run() {
         assert!(exit.message.contains(expect));
     }
     let mut config = node.config("");
-    config.mounts = vec![Mount {
-        host_path: "/no/such/path".into(),
-        container_path: "/mnt".into(),
-        read_only: false,
-        propagation: Propagation::Private,
-    }];
+    config.mounts =
+        vec![Mount { host_path: "/no/such/path".into(), container_path: "/mnt".into(), ..Mount::default() }];
     let error = node.runtime().create_container(&sandbox.id, config).await.expect_err("not created");
     assert!(error.to_string().contains("/no/such/path"), "{error}");
     assert_eq!(node.runtime().containers().await.expect("listed").len(), 4);
@@ -153,8 +150,8 @@ async fn host_namespaces() {
     let script = "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done; (sleep 1000 & ); \
                   until [ -e /tmp/go ]; do usleep 1000; done";
     let id = node.start(&sandbox, node.config(script)).await;
-    let result = node.runtime().exec_sync(&id, &["touch".into(), "/tmp/go".into()], None).await.expect("an exec");
-    assert_eq!(result.exit_code, 0);
+    // It may be killed with all the rest when the first process has seen the file.
+    node.runtime().exec_sync(&id, &["touch".into(), "/tmp/go".into()], None).await.expect("an exec");
     let exit = node.wait(&id).await;
     assert_eq!(exit.code, 0);
     let log = node.log("host", "main/0.log");
@@ -187,6 +184,45 @@ async fn a_shared_process_namespace() {
     node.end().await;
 }
 
+async fn a_shared_process_namespace_is_lost() {
+    let mut node = Node::new().await;
+    let mut config = node.sandbox_config("pod");
+    config.share_process_namespace = true;
+    let lost = node.runtime().run_sandbox(config.clone()).await.expect("a sandbox");
+    let id = node.start(&lost, node.config("exec sleep 1000")).await;
+    let init = |node: &Node, sandbox: &skiff_runtime::SandboxId| {
+        let group = format!("{}/kubepods/burstable/poduid-pod/sandbox-{}", node.options.cgroup_root, sandbox.0);
+        skiff_linux::cgroup::Cgroups::detect().expect("cgroups").processes(&group).expect("processes")
+    };
+    let mut events = node.runtime().events();
+    nix::sys::signal::kill(init(&node, &lost.id)[0], nix::sys::signal::Signal::SIGKILL).expect("killed");
+    loop {
+        if let RuntimeEvent::SandboxEnded(ended) = events.recv().await.expect("an event") {
+            assert_eq!(ended, lost.id);
+            break;
+        }
+    }
+    assert_eq!(node.wait(&id).await.signal, Some(9));
+    assert_eq!(node.runtime().sandboxes().await.expect("listed")[0].state, SandboxState::NotReady);
+    // A second one of the same pod, beside what is left of the first.
+    config.attempt = 1;
+    let second = node.runtime().run_sandbox(config).await.expect("a second sandbox");
+    let id = node.start(&second, node.config("exec sleep 1000")).await;
+    node.runtime().remove_sandbox(&lost.id).await.expect("removed");
+    assert_eq!(init(&node, &second.id).len(), 1);
+    assert!(matches!(node.runtime().container(&id).await.expect("known").state, ContainerState::Running { .. }));
+    // It ends while nobody listens.
+    let pid = init(&node, &second.id)[0];
+    node.runtime = None;
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("killed");
+    let gone = || async { init(&node, &second.id).is_empty() };
+    crate::node::eventually("its end", gone, |gone| *gone).await;
+    node.restart_agent().await;
+    let state = || async { node.runtime().sandboxes().await.expect("listed")[0].state.clone() };
+    crate::node::eventually("word of it", state, |state| *state == SandboxState::NotReady).await;
+    node.end().await;
+}
+
 async fn mounts_and_propagation() {
     let node = Node::new().await;
     let host = node.directory.path().join("volumes");
@@ -199,13 +235,14 @@ async fn mounts_and_propagation() {
         let path = host.join(name);
         std::fs::create_dir_all(&path).expect("a directory");
         std::fs::write(path.join("file"), name).expect("a file");
-        mounts.push(Mount { host_path: path, container_path: format!("/mnt/{name}").into(), read_only, propagation });
+        let container_path = format!("/mnt/{name}").into();
+        mounts.push(Mount { host_path: path, container_path, read_only, propagation, ..Mount::default() });
     }
     mounts.push(Mount {
         host_path: host.join("ro/file"),
         container_path: "/etc/resolv.conf".into(),
         read_only: true,
-        propagation: Propagation::Private,
+        ..Mount::default()
     });
     skiff_linux::mount::bind(&host, &host).expect("a mount");
     skiff_linux::mount::set_propagation(&host, nix::mount::MsFlags::MS_SHARED).expect("shared");
@@ -253,8 +290,8 @@ async fn mounts_of_a_container_reach_the_host_where_they_may() {
     config.mounts = vec![Mount {
         host_path: host.clone(),
         container_path: "/mnt".into(),
-        read_only: false,
         propagation: Propagation::Bidirectional,
+        ..Mount::default()
     }];
     let id = node.start(&sandbox, config).await;
     assert_eq!(node.wait(&id).await.code, 0);
@@ -369,5 +406,16 @@ async fn sysctls_of_a_pod() {
     let error = node.runtime().run_sandbox(config).await.expect_err("refused");
     assert!(error.to_string().contains("vm.swappiness"), "{error}");
     assert_eq!(node.runtime().sandboxes().await.expect("listed").len(), 1);
+    // One that fails beside another of the same pod leaves nothing but the other.
+    let mut config = node.sandbox_config("pod");
+    config.sysctls.insert("vm.swappiness".into(), "1".into());
+    node.runtime().run_sandbox(config).await.expect_err("refused");
+    for parent in [&node.options.run_directory, &node.options.data_directory] {
+        assert_eq!(std::fs::read_dir(parent.join("sandboxes")).expect("a directory").count(), 1);
+    }
+    let mut again = node.config("true");
+    again.log_path = "again/0.log".into();
+    let again = node.start(&sandbox, again).await;
+    assert_eq!(node.wait(&again).await.code, 0);
     node.end().await;
 }
