@@ -143,6 +143,9 @@ pub struct NodeArgs {
     /// Mirrors, credentials and TLS of image registries
     #[arg(long, default_value = REGISTRIES)]
     pub private_registry: PathBuf,
+    /// Sysctls that pods may set besides the safe ones; a prefix ends in *
+    #[arg(long, value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
 }
 
 #[derive(Args)]

@@ -310,6 +310,7 @@ fn kubelet_options(arguments: &ServerArgs, facts: &Facts, pki: &ClusterPki) -> R
         serving: pki.kubelet_serving(&facts.node_name, &[IpAddr::V4(facts.node_ip)])?,
         client_ca_pem: pki.client_ca_pem().to_owned(),
         max_pods: MAX_PODS,
+        allowed_unsafe_sysctls: arguments.node.allowed_unsafe_sysctls.clone(),
         cluster_cidr: network_cidr(arguments.cluster_cidr),
         service_cidr: network_cidr(arguments.service_cidr),
     })

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext, VolumeMount};
-use skiff_runtime::{ContainerConfig, Image, Mount, Propagation, Seccomp, Security};
+use skiff_runtime::{AppArmor, ContainerConfig, Image, Mount, Propagation, SeLinux, Seccomp, Security};
 
 use crate::context::Context;
 use crate::environment::{self, Objects};
@@ -54,7 +54,7 @@ pub(crate) async fn configure(inputs: Inputs<'_>) -> Result<ContainerConfig, Sta
     let mut add = |host: PathBuf, path: &str| {
         if !taken.iter().any(|t| t == Path::new(path)) {
             let container_path = PathBuf::from(path);
-            mounts.push(Mount { host_path: host, container_path, read_only: false, propagation: Propagation::Private });
+            mounts.push(Mount { host_path: host, container_path, relabel: true, ..Mount::default() });
         }
     };
     add(directory.join(HOSTS_FILE), "/etc/hosts");
@@ -147,6 +147,7 @@ struct WantedMount {
     container_path: PathBuf,
     read_only: bool,
     propagation: Propagation,
+    relabel: bool,
 }
 
 fn plan_mounts(
@@ -185,6 +186,7 @@ fn plan_mounts(
             sub_path,
             container_path,
             read_only: volume.read_only || mount.read_only == Some(true),
+            relabel: volume.ours,
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => Propagation::HostToContainer,
                 Some("Bidirectional") => Propagation::Bidirectional,
@@ -225,6 +227,7 @@ fn make_mounts(
             container_path: mount.container_path,
             read_only: mount.read_only,
             propagation: mount.propagation,
+            relabel: mount.relabel,
         });
     }
     let make = |what: &str, done: std::io::Result<()>| done.map_err(|e| format!("make the {what}: {e}"));
@@ -280,6 +283,21 @@ fn security(pod: &Pod, container: &Container, root_directory: &Path) -> Security
         Some(("Localhost", Some(name))) => Seccomp::Localhost(root_directory.join("seccomp").join(name)),
         _ => Seccomp::Unconfined,
     };
+    let profile = own.app_armor_profile.as_ref().or(shared.app_armor_profile.as_ref());
+    let app_armor = match profile.map(|p| (p.type_.as_str(), p.localhost_profile.as_deref())) {
+        None => AppArmor::Unset,
+        Some(("RuntimeDefault", _)) => AppArmor::RuntimeDefault,
+        Some(("Localhost", name)) => AppArmor::Localhost(name.unwrap_or_default().to_owned()),
+        Some(_) => AppArmor::Unconfined,
+    };
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    let se_linux = own.se_linux_options.as_ref().or(shared.se_linux_options.as_ref());
+    let se_linux = se_linux.map(|options| SeLinux {
+        user: part(&options.user),
+        role: part(&options.role),
+        kind: part(&options.type_),
+        level: part(&options.level),
+    });
     let unmasked = own.proc_mount.as_deref() == Some("Unmasked");
     Security {
         run_as_user: own.run_as_user.or(shared.run_as_user),
@@ -292,6 +310,8 @@ fn security(pod: &Pod, container: &Container, root_directory: &Path) -> Security
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
         seccomp,
+        app_armor,
+        se_linux,
         masked_paths: unmasked.then(Vec::new),
         readonly_paths: unmasked.then(Vec::new),
     }
@@ -366,14 +386,22 @@ mod tests {
         );
         let found = security(&pod, &pod::spec(&pod).containers[0], Path::new("/k"));
         assert_eq!(found.seccomp, Seccomp::Localhost("/k/seccomp/p/a.json".into()));
+        assert_eq!((found.app_armor, found.se_linux), (AppArmor::Unset, None));
+        let pod = sample(
+            json!({"appArmorProfile": {"type": "RuntimeDefault"}, "seLinuxOptions": {"level": "s0:c1"}}),
+            json!({"name": "c", "securityContext": {"appArmorProfile": {"type": "Localhost", "localhostProfile": "tight"}}}),
+        );
+        let found = security(&pod, &pod::spec(&pod).containers[0], Path::new("/k"));
+        assert_eq!(found.app_armor, AppArmor::Localhost("tight".into()));
+        assert_eq!(found.se_linux, Some(SeLinux { level: "s0:c1".into(), ..SeLinux::default() }));
     }
 
     #[test]
     fn mounts() {
         let volumes = Volumes {
             mounted: [
-                ("data".to_owned(), Mounted { path: "/v/data".into(), read_only: false }),
-                ("map".to_owned(), Mounted { path: "/v/map".into(), read_only: true }),
+                ("data".to_owned(), Mounted { path: "/v/data".into(), read_only: false, ours: true }),
+                ("map".to_owned(), Mounted { path: "/v/map".into(), read_only: true, ours: true }),
             ]
             .into(),
             renew: None,

@@ -8,6 +8,7 @@ use skiff_client::{Client, EventKind, EventRecorder, Lister};
 use skiff_runtime::ContainerId;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::admit;
 use crate::engine::Engine;
 use crate::options::Options;
 use crate::pod::{self, PodUid, Role};
@@ -28,6 +29,7 @@ pub(crate) struct Context {
     pub(crate) allocatable: BTreeMap<String, Quantity>,
     /// Bytes.
     pub(crate) memory_capacity: i64,
+    pub(crate) host: admit::Host,
     /// Whose container it is: where the runtime's events go.
     pub(crate) routes: Mutex<HashMap<ContainerId, PodUid>>,
     /// Bounds the pulls that run at once.

@@ -1,19 +1,21 @@
 //! The node agent: makes the pods that are bound to this node run, and says how they are.
 //!
 //! Bottom-up. Pure: `pod` asks a Pod object, `quantity`, `resources` (quality of service, cgroup values), `expand`
-//! (`$(VAR)`), `fields` (downward API), `environment`, `etc_files` (hosts, resolv.conf), `backoff`, `plan` (what to do
+//! (`$(VAR)`), `fields` (downward API), `admit` (whether a pod is taken at all), `environment`, `etc_files` (hosts, resolv.conf), `backoff`, `plan` (what to do
 //! with containers), `slot` (what is known of a container), `status` (what the API is told).
 //! With effects: `engine` is the seam to runtime and network, `source` observes ConfigMaps and Secrets, `token` asks for
-//! service-account tokens, `image`, `volume`, `container`, `sandbox`, `hook`, `probe` (on `http_get`, `grpc_health`).
+//! service-account tokens, `image`, `volume`, `leftovers`, `container`, `sandbox`, `hook`, `probe` (on `http_get`, `grpc_health`).
 //! Above: `worker`, one for each pod; `pods` hands events to them and ends what has no pod; `node` registers and keeps
-//! the heartbeat; `logs` and `server` answer on port 10250.
+//! the heartbeat; `logs`, `connections` and `server` answer on port 10250.
 //!
 //! Invariants: a pod's containers are decided on by its worker alone; a UID never goes back to an earlier phase;
 //! nothing polls; a stop of the agent touches no container; whatever a pod made on the host is found by name.
 //!
 //! Must not know: the store, the API server.
 
+mod admit;
 mod backoff;
+mod connections;
 mod container;
 mod context;
 mod engine;
@@ -25,6 +27,7 @@ mod grpc_health;
 mod hook;
 mod http_get;
 mod image;
+mod leftovers;
 mod logs;
 mod node;
 mod options;
@@ -44,6 +47,7 @@ mod token;
 mod volume;
 mod worker;
 
+pub use leftovers::PodPlaces;
 pub use node::VERSION;
 pub use options::{Error, Options};
 pub use start::{Kubelet, start};

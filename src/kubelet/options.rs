@@ -29,6 +29,8 @@ pub struct Options {
     /// Given at the first registration only.
     pub taints: Vec<Taint>,
     pub max_pods: u32,
+    /// Sysctls that pods may set besides the safe ones; a prefix ends in `*`.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// `0.0.0.0:10250`.
     pub listen: SocketAddr,
     pub serving: KeyPairPem,

@@ -15,9 +15,9 @@ use skiff_runtime::{Error, Sandbox, SandboxConfig, SandboxState};
 
 use crate::context::Context;
 use crate::etc_files::{self, Resolver};
+use crate::leftovers;
 use crate::pod::{self, annotation, label};
 use crate::resources;
-use crate::volume::tree;
 
 pub(crate) const HOSTS_FILE: &str = "etc-hosts";
 pub(crate) const RESOLV_FILE: &str = "resolv.conf";
@@ -79,11 +79,14 @@ fn plan_sysctls(pod: &Pod) -> BTreeMap<String, String> {
     }
     let asked = pod::spec(pod).security_context.as_ref().and_then(|c| c.sysctls.as_ref());
     // One may be written with slashes; it must not stand beside the default.
-    sysctls.extend(asked.into_iter().flatten().map(|s| {
-        let name = if s.name.contains('.') { s.name.clone() } else { s.name.replace('/', ".") };
-        (name, s.value.clone())
-    }));
+    sysctls.extend(asked.into_iter().flatten().map(|s| (plain_name(&s.name), s.value.clone())));
     sysctls
+}
+
+/// With dots, but for names that themselves hold some (of VLAN devices): those keep slashes between their parts.
+fn plain_name(name: &str) -> String {
+    let dotted = crate::admit::dotted(name);
+    if dotted.contains('/') { name.to_owned() } else { dotted }
 }
 
 /// The ports that containers ask for on the node.
@@ -118,12 +121,7 @@ fn refusal(pod: &Pod) -> Option<String> {
     if let Some(class) = spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) {
         return Some(format!("RuntimeClass {class:?} not found"));
     }
-    let shared = spec.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref());
-    let own = pod::containers(pod)
-        .filter_map(|(_, c)| c.security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref()));
-    let profile = shared.into_iter().chain(own).find(|profile| profile.type_ == "Localhost")?;
-    let name = profile.localhost_profile.as_deref().unwrap_or_default();
-    Some(format!("Cannot enforce AppArmor: the profile {name:?} can't be loaded by this node"))
+    None
 }
 
 /// Makes a new sandbox with network and files. The error is the text of `FailedCreatePodSandBox`.
@@ -133,6 +131,11 @@ pub(crate) async fn create(ctx: &Arc<Context>, pod: &Arc<Pod>, attempt: u32) -> 
     }
     let uid = pod::uid(pod);
     let config = plan_config(ctx, pod, attempt);
+    let logs = config.log_directory.clone();
+    let marked = tokio::task::spawn_blocking(move || leftovers::ensure_ours(&logs, 0o755)).await;
+    marked
+        .unwrap_or_else(|e| Err(io::Error::other(e)))
+        .map_err(|e| format!("Failed to create pod sandbox: make its log directory: {e}"))?;
     let sandbox =
         ctx.engine.run_sandbox(config).await.map_err(|e| format!("Failed to create pod sandbox: {}", chain(&e)))?;
     match connect(ctx, pod, &sandbox).await {
@@ -173,7 +176,7 @@ pub(crate) async fn connect(ctx: &Arc<Context>, pod: &Arc<Pod>, sandbox: &Sandbo
 fn write_files(ctx: &Context, pod: &Pod, pod_ips: &[IpAddr]) -> io::Result<Option<String>> {
     let options = &ctx.options;
     let directory = options.pod_directory(&pod::uid(pod));
-    tree::ensure_directory(&directory, 0o750)?;
+    leftovers::ensure_ours(&directory, 0o750)?;
     let host_hosts = if host_network(pod) { Some(read_text(Path::new("/etc/hosts"))?) } else { None };
     let hosts = etc_files::hosts(pod, pod_ips, &options.cluster_domain, host_hosts.as_deref());
     let host_resolver = Resolver::parse(&read_text(&options.resolv_conf)?);
@@ -203,11 +206,11 @@ pub(crate) fn is_ready(sandbox: &Sandbox) -> bool {
     sandbox.state == SandboxState::Ready
 }
 
-/// Stops a sandbox and frees its network; its containers' records stay. True where all of it worked.
+/// Stops a sandbox, then frees its network: until its last process has ended, nobody else may get its address. Its
+/// containers' records stay. True where all of it worked.
 pub(crate) async fn stop(ctx: &Context, sandbox: &Sandbox) -> bool {
-    let (detached, stopped) = tokio::join!(detach(ctx, sandbox), ctx.engine.stop_sandbox(&sandbox.id));
-    match stopped {
-        Ok(()) | Err(Error::SandboxNotFound(_)) => detached,
+    match ctx.engine.stop_sandbox(&sandbox.id).await {
+        Ok(()) | Err(Error::SandboxNotFound(_)) => detach(ctx, sandbox).await,
         Err(e) => {
             tracing::warn!(sandbox = sandbox.id.0, error = %chain(&e), "a sandbox can't be stopped");
             false
@@ -217,9 +220,11 @@ pub(crate) async fn stop(ctx: &Context, sandbox: &Sandbox) -> bool {
 
 /// Stops and removes a sandbox with its containers. True where all of it worked.
 pub(crate) async fn discard(ctx: &Context, sandbox: &Sandbox) -> bool {
-    let (detached, removed) = tokio::join!(detach(ctx, sandbox), ctx.engine.remove_sandbox(&sandbox.id));
-    match removed {
-        Ok(()) | Err(Error::SandboxNotFound(_)) => detached,
+    if !stop(ctx, sandbox).await {
+        return false;
+    }
+    match ctx.engine.remove_sandbox(&sandbox.id).await {
+        Ok(()) | Err(Error::SandboxNotFound(_)) => true,
         Err(e) => {
             tracing::warn!(sandbox = sandbox.id.0, error = %chain(&e), "a sandbox can't be removed");
             false
@@ -252,11 +257,6 @@ mod tests {
             (
                 json!({"runtimeClassName": "gvisor", "containers": [{"name": "a"}]}),
                 Some("RuntimeClass \"gvisor\" not found"),
-            ),
-            (
-                json!({"containers": [{"name": "a", "securityContext":
-                    {"appArmorProfile": {"type": "Localhost", "localhostProfile": "tight"}}}]}),
-                Some("Cannot enforce AppArmor: the profile \"tight\" can't be loaded by this node"),
             ),
         ] {
             let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("a pod");

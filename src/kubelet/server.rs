@@ -27,6 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, mpsc};
 use tokio_rustls::TlsAcceptor;
 
+use crate::connections;
 use crate::context::Context;
 use crate::logs::{self, Ending, LogOptions};
 use crate::options::{Error, Options};
@@ -40,6 +41,10 @@ const API_SERVER: &str = "kube-apiserver";
 const MASTERS: &str = "system:masters";
 /// A client that does not finish its handshake is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Connections at once; more wait to be accepted. Followed logs hold theirs for long.
+const MAX_CONNECTIONS: usize = 1024;
+/// Who is not trusted has nothing to ask for longer: health is told at once.
+const ANONYMOUS_LIMIT: Duration = Duration::from_secs(30);
 /// Chunks of a log that wait for a slow client.
 const CHUNKS: usize = 4;
 
@@ -90,31 +95,7 @@ pub(crate) fn tls(options: &Options) -> Result<TlsAcceptor, Error> {
 /// Serves until the agent stops.
 pub(crate) fn spawn(ctx: &Arc<Context>, pods: Arc<Pods>, listener: TcpListener, tls: TlsAcceptor) {
     let server = Server { ctx: ctx.clone(), pods };
-    let (scope, stop) = (ctx.scope.clone(), ctx.scope.token().clone());
-    ctx.scope.spawn(async move {
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let (server, tls, stop) = (server.clone(), tls.clone(), stop.clone());
-                    scope.spawn(async move {
-                        tokio::select! {
-                            () = stop.cancelled() => {}
-                            () = serve(server, tls, stream) => {}
-                        }
-                    });
-                }
-                Err(e) => {
-                    // Out of descriptors, mostly: let others give some back.
-                    tracing::warn!(error = %e, "a connection can't be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    });
+    connections::take(&ctx.scope, listener, MAX_CONNECTIONS, move |stream| serve(server.clone(), tls.clone(), stream));
 }
 
 async fn serve(server: Server, tls: TlsAcceptor, stream: TcpStream) {
@@ -131,12 +112,22 @@ async fn serve(server: Server, tls: TlsAcceptor, stream: TcpStream) {
         Some((name, groups)) => Caller::User { name, groups },
         None => Caller::Anonymous,
     };
+    let limited = !caller.is_trusted();
     let service = service_fn(move |request| {
         let (server, caller) = (server.clone(), caller.clone());
         async move { Ok::<_, Infallible>(server.answer(request, &caller).await) }
     });
-    let connection = auto::Builder::new(TokioExecutor::new());
-    if let Err(e) = connection.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let served = if limited {
+        match tokio::time::timeout(ANONYMOUS_LIMIT, connection).await {
+            Ok(served) => served,
+            Err(_) => return,
+        }
+    } else {
+        connection.await
+    };
+    if let Err(e) = served {
         tracing::debug!(error = %e, "a connection ended early");
     }
 }

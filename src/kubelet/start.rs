@@ -7,11 +7,13 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use skiff_base::{Backoff, Scope, chain};
 use skiff_client::{EventKind, EventRecorder, Informers, Lister, Selector};
+use skiff_linux::security_module::SecurityModules;
 use skiff_network::{Cidr, Network, NetworkOptions};
 use skiff_runtime::{Image, Runtime};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::admit;
 use crate::context::Context;
 use crate::engine::Machine;
 use crate::node::{self, MachineFacts};
@@ -94,6 +96,10 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         tokens: Tokens::new(client.clone()),
         allocatable: facts.capacity(options.max_pods),
         memory_capacity: facts.memory_bytes,
+        host: admit::Host {
+            app_armor: SecurityModules::detect().app_armor,
+            allowed_unsafe_sysctls: options.allowed_unsafe_sysctls.clone(),
+        },
         routes: Default::default(),
         pulls: Semaphore::new(PARALLEL_PULLS),
         images_changed: images_changed.clone(),

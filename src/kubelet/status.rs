@@ -30,6 +30,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) terminal: bool,
     /// The agent itself ended the pod: reason and message.
     pub(crate) failed: Option<(&'a str, &'a str)>,
+    /// It was not taken: nothing of it was ever begun.
+    pub(crate) rejected: bool,
     pub(crate) now: Timestamp,
 }
 
@@ -38,6 +40,9 @@ const CONDITIONS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Read
 
 pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
     let pod = seen.pod;
+    if seen.rejected {
+        return rejected(seen);
+    }
     let has_inits = pod::spec(pod).init_containers.as_ref().is_some_and(|i| !i.is_empty());
     let (mut inits, mut mains) = (Vec::new(), Vec::new());
     for (role, container) in pod::containers(pod) {
@@ -74,6 +79,18 @@ pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
         container_statuses: Some(mains),
         qos_class: Some(resources::qos(pod).as_str().to_owned()),
         observed_generation: pod.metadata().generation,
+        ..PodStatus::default()
+    }
+}
+
+fn rejected(seen: &Seen<'_>) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: seen.failed.map(|(reason, _)| reason.to_owned()),
+        message: seen.failed.map(|(_, message)| message.to_owned()),
+        start_time: seen.last.start_time.clone().or_else(|| Some(pod::time(seen.now))),
+        qos_class: Some(resources::qos(seen.pod).as_str().to_owned()),
+        observed_generation: seen.pod.metadata().generation,
         ..PodStatus::default()
     }
 }
@@ -486,6 +503,7 @@ mod tests {
             host_ip: "192.0.2.1".parse().expect("an address"),
             terminal,
             failed: None,
+            rejected: false,
             now: at(100),
         })
     }

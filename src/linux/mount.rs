@@ -100,12 +100,13 @@ fn set_attributes(tree: BorrowedFd<'_>, set: u64) -> io::Result<()> {
 /// again after a crash. Otherwise the unmount, in the exit of the last process that uses it, writes out all that is dirty
 /// in the file system below.
 ///
-/// New kernels take every directory by itself; older ones get one string, which a page limits.
-pub fn overlay(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
-    match overlay_by_context(lower, upper, target) {
+/// New kernels take every directory by itself; older ones get one string, which a page limits. `label`: the SELinux
+/// context of all files in it.
+pub fn overlay(lower: &[PathBuf], upper: Option<(&Path, &Path)>, label: Option<&str>, target: &Path) -> io::Result<()> {
+    match overlay_by_context(lower, upper, label, target) {
         // Before 6.8 there is no `lowerdir+`, before 5.2 no fsopen.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
-            overlay_by_string(lower, upper, target)
+            overlay_by_string(lower, upper, label, target)
         }
         other => other,
     }
@@ -115,7 +116,12 @@ const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
 
-fn overlay_by_context(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
+fn overlay_by_context(
+    lower: &[PathBuf],
+    upper: Option<(&Path, &Path)>,
+    label: Option<&str>,
+    target: &Path,
+) -> io::Result<()> {
     // SAFETY: a constant string.
     let context = fd_of(unsafe { libc::syscall(libc::SYS_fsopen, c"overlay".as_ptr(), 1) })?;
     for directory in lower {
@@ -128,6 +134,9 @@ fn overlay_by_context(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: 
         unit_of(unsafe {
             libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_SET_FLAG, c"volatile".as_ptr(), 0, 0)
         })?;
+    }
+    if let Some(label) = label {
+        set_string(context.as_fd(), c"context", Path::new(label))?;
     }
     // SAFETY: no further arguments are read.
     unit_of(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, 0, 0, 0) })?;
@@ -144,7 +153,12 @@ fn set_string(context: BorrowedFd<'_>, key: &std::ffi::CStr, value: &Path) -> io
     })
 }
 
-fn overlay_by_string(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: &Path) -> io::Result<()> {
+fn overlay_by_string(
+    lower: &[PathBuf],
+    upper: Option<(&Path, &Path)>,
+    label: Option<&str>,
+    target: &Path,
+) -> io::Result<()> {
     let mut data: Vec<u8> = b"lowerdir=".to_vec();
     for (index, directory) in lower.iter().enumerate() {
         if index > 0 {
@@ -157,6 +171,10 @@ fn overlay_by_string(lower: &[PathBuf], upper: Option<(&Path, &Path)>, target: &
         escape(upper, &mut data);
         data.extend_from_slice(b",workdir=");
         escape(work, &mut data);
+    }
+    if let Some(label) = label {
+        // Quoted, since a level may hold commas.
+        data.extend_from_slice(format!(",context=\"{label}\"").as_bytes());
     }
     if data.len() >= 4096 {
         return Err(io::Error::other("the image has too many layers for this kernel's overlayfs options"));

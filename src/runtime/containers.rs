@@ -3,9 +3,10 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use skiff_linux::security_module::{SecurityModules, app_armor_profiles};
 use uuid::Uuid;
 
-use crate::plan::{ContainerPlan, limits, plan_paths, plan_process, plan_user};
+use crate::plan::{ContainerPlan, limits, plan_app_armor, plan_paths, plan_process, plan_se_linux, plan_user};
 use crate::protocol::{Call, now_ns, seal};
 use crate::record::{self, ContainerRecord, RECORD, ensure_removed};
 use crate::recover::end_group;
@@ -29,6 +30,12 @@ impl Runtime {
         let log_path = sandbox_record.config.log_directory.join(&config.log_path);
         let (masked_paths, readonly_paths) = plan_paths(&config.security);
         let privileged = config.security.privileged;
+        let modules = SecurityModules::detect();
+        let profiles = modules.app_armor.then(app_armor_profiles).transpose().map_err(io("list AppArmor profiles"))?;
+        let labels = plan_se_linux(&config.security, modules.se_linux);
+        let mut process = plan_process(&config, &image.config, &sandbox_plan)?;
+        process.app_armor = plan_app_armor(&config.security, profiles.as_deref())?;
+        process.se_linux = labels.as_ref().map(|labels| labels.0.clone());
         let plan = ContainerPlan {
             id: id.clone(),
             run_directory: inner.layout.container_run(&id),
@@ -36,7 +43,7 @@ impl Runtime {
             lower_directories: layers.lower_directories,
             cgroup: cgroup.clone(),
             resources: config.resources.clone(),
-            process: plan_process(&config, &image.config, &sandbox_plan)?,
+            process,
             user: plan_user(&config.security, &image.config)?,
             sandbox: sandbox_plan,
             mounts: config.mounts.clone(),
@@ -46,6 +53,7 @@ impl Runtime {
             read_only_root: config.security.read_only_root,
             masked_paths,
             readonly_paths,
+            file_label: labels.map(|labels| labels.1),
             stdin: config.stdin,
             stdin_once: config.stdin_once,
             log_path: log_path.clone(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use skiff_linux::capability::{self, CapabilitySet};
 
-use crate::{ContainerConfig, Error, ImageConfig, Mount, Resources, SandboxConfig, Seccomp, Security};
+use crate::{AppArmor, ContainerConfig, Error, ImageConfig, Mount, Resources, SandboxConfig, Seccomp, Security};
 
 /// The environment's search path where the image gives none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -81,6 +81,11 @@ impl SandboxPlan {
         self.network
     }
 
+    /// Of process 1 of a shared process namespace. A pod may have two sandboxes for a moment, each with one.
+    pub fn init_cgroup(&self) -> String {
+        init_cgroup(&self.cgroup, &self.id)
+    }
+
     pub fn namespace(&self, name: &str) -> PathBuf {
         self.directory.join("ns").join(name)
     }
@@ -98,6 +103,11 @@ pub struct ProcessPlan {
     pub capabilities: CapabilitySet,
     pub no_new_privileges: bool,
     pub seccomp: Seccomp,
+    /// The profile and the label to run under, where the kernel knows such.
+    #[serde(default)]
+    pub app_armor: Option<String>,
+    #[serde(default)]
+    pub se_linux: Option<String>,
     pub tty: bool,
     pub oom_score_adj: Option<i32>,
 }
@@ -137,6 +147,9 @@ pub struct ContainerPlan {
     pub read_only_root: bool,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
+    /// The SELinux label of its files.
+    #[serde(default)]
+    pub file_label: Option<String>,
     pub stdin: bool,
     pub stdin_once: bool,
     pub log_path: PathBuf,
@@ -242,6 +255,41 @@ pub fn plan_user(security: &Security, image: &ImageConfig) -> Result<UserPlan, E
     })
 }
 
+/// Profiles for containers that a host may have loaded; policies are compiled by AppArmor's own tools.
+const APP_ARMOR_DEFAULTS: [&str; 3] = ["skiff-default", "cri-containerd.apparmor.d", "docker-default"];
+
+/// The AppArmor profile; `loaded`: what the kernel has, `None` where AppArmor is not in force.
+pub fn plan_app_armor(security: &Security, loaded: Option<&[String]>) -> Result<Option<String>, Error> {
+    let default = |loaded: &[String]| {
+        let found = APP_ARMOR_DEFAULTS.iter().find(|name| loaded.iter().any(|profile| profile == *name));
+        found.map(|name| (*name).to_owned())
+    };
+    match (&security.app_armor, loaded) {
+        (AppArmor::Unset | AppArmor::Unconfined, None) | (AppArmor::Unconfined, Some(_)) => Ok(None),
+        (_, None) => Err(failed("AppArmor is not enabled on the host".to_owned())),
+        (AppArmor::Unset, Some(_)) if security.privileged => Ok(None),
+        (AppArmor::Unset, Some(loaded)) => Ok(default(loaded)),
+        (AppArmor::RuntimeDefault, Some(loaded)) => match default(loaded) {
+            Some(profile) => Ok(Some(profile)),
+            None => Err(failed(format!(
+                "none of the AppArmor profiles for containers is loaded ({})",
+                APP_ARMOR_DEFAULTS.join(", ")
+            ))),
+        },
+        (AppArmor::Localhost(name), Some(loaded)) if loaded.contains(name) => Ok(Some(name.clone())),
+        (AppArmor::Localhost(name), Some(_)) => Err(failed(format!("the AppArmor profile {name:?} is not loaded"))),
+    }
+}
+
+/// SELinux labels of the process and of its files, where SELinux is in force.
+pub fn plan_se_linux(security: &Security, in_force: bool) -> Option<(String, String)> {
+    let options = security.se_linux.as_ref().filter(|_| in_force)?;
+    let part = |given: &str, usual: &str| if given.is_empty() { usual.to_owned() } else { given.to_owned() };
+    let (user, level) = (part(&options.user, "system_u"), part(&options.level, "s0"));
+    let (role, kind) = (part(&options.role, "system_r"), part(&options.kind, "container_t"));
+    Some((format!("{user}:{role}:{kind}:{level}"), format!("{user}:object_r:container_file_t:{level}")))
+}
+
 /// What is hidden and what is read-only in `/proc` and `/sys`: (masked, read-only).
 pub fn plan_paths(security: &Security) -> (Vec<String>, Vec<String>) {
     if security.privileged {
@@ -250,7 +298,38 @@ pub fn plan_paths(security: &Security) -> (Vec<String>, Vec<String>) {
     let or_default = |given: &Option<Vec<String>>, default: &[&str]| {
         given.clone().unwrap_or_else(|| default.iter().map(|path| (*path).to_owned()).collect())
     };
-    (or_default(&security.masked_paths, &MASKED_PATHS), or_default(&security.readonly_paths, &READONLY_PATHS))
+    let mut masked = or_default(&security.masked_paths, &MASKED_PATHS);
+    if security.masked_paths.is_none() {
+        masked.extend(thermal_throttles(Path::new("/sys/devices/system/cpu")));
+    }
+    (masked, or_default(&security.readonly_paths, &READONLY_PATHS))
+}
+
+/// How often each CPU was too hot tells what others do on it.
+fn thermal_throttles(cpus: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(cpus).into_iter().flatten().flatten();
+    let is_cpu = |name: &str| {
+        name.strip_prefix("cpu").is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let mut found: Vec<String> = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_cpu))
+        .map(|entry| entry.path().join("thermal_throttle"))
+        .filter(|path| path.is_dir())
+        .map(|path| path.to_string_lossy().into_owned())
+        .collect();
+    found.sort();
+    found
+}
+
+const INIT_CGROUP: &str = "sandbox-";
+
+fn init_cgroup(pod: &str, sandbox: &str) -> String {
+    format!("{pod}/{INIT_CGROUP}{sandbox}")
+}
+
+/// The sandbox that a group below a pod's is of; the name alone counts.
+pub fn sandbox_of_cgroup(name: &str) -> Option<&str> {
+    name.strip_prefix(INIT_CGROUP)
 }
 
 /// `root` and `path` as one path of a cgroup.
@@ -339,6 +418,61 @@ mod tests {
         assert_eq!(one, CapabilitySet::EMPTY.with(10));
         assert!(!set(&["all"], &["SYS_ADMIN"]).expect("all but one").has("SYS_ADMIN"));
         assert!(set(&["NONSENSE"], &[]).is_err());
+    }
+
+    #[test]
+    fn app_armor_profiles() {
+        let loaded = strings(&["docker-default", "cri-containerd.apparmor.d", "mine"]);
+        let other = strings(&["mine"]);
+        let local = |name: &str| AppArmor::Localhost(name.to_owned());
+        for (app_armor, privileged, loaded, expect) in [
+            (AppArmor::Unset, false, None, Ok(None)),
+            (AppArmor::Unset, false, Some(&loaded), Ok(Some("cri-containerd.apparmor.d"))),
+            (AppArmor::Unset, true, Some(&loaded), Ok(None)),
+            (AppArmor::Unset, false, Some(&other), Ok(None)),
+            (AppArmor::Unconfined, false, Some(&loaded), Ok(None)),
+            (AppArmor::RuntimeDefault, false, Some(&loaded), Ok(Some("cri-containerd.apparmor.d"))),
+            (
+                AppArmor::RuntimeDefault,
+                false,
+                Some(&other),
+                Err("none of the AppArmor profiles for containers is loaded"),
+            ),
+            (AppArmor::RuntimeDefault, false, None, Err("AppArmor is not enabled on the host")),
+            (local("mine"), false, Some(&other), Ok(Some("mine"))),
+            (local("theirs"), false, Some(&other), Err("the AppArmor profile \"theirs\" is not loaded")),
+            (local("mine"), false, None, Err("AppArmor is not enabled on the host")),
+        ] {
+            let security = Security { app_armor: app_armor.clone(), privileged, ..Security::default() };
+            match (plan_app_armor(&security, loaded.map(Vec::as_slice)), expect) {
+                (Ok(found), Ok(expect)) => assert_eq!(found.as_deref(), expect, "{app_armor:?}"),
+                (Err(error), Err(expect)) => assert!(error.to_string().contains(expect), "{error}"),
+                (found, expect) => panic!("{app_armor:?}: {found:?}, not {expect:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn se_linux_labels() {
+        let options = crate::SeLinux { level: "s0:c1,c2".into(), ..crate::SeLinux::default() };
+        let security = Security { se_linux: Some(options), ..Security::default() };
+        assert_eq!(plan_se_linux(&security, false), None);
+        assert_eq!(plan_se_linux(&Security::default(), true), None);
+        let labels = plan_se_linux(&security, true).expect("labels");
+        assert_eq!(labels.0, "system_u:system_r:container_t:s0:c1,c2");
+        assert_eq!(labels.1, "system_u:object_r:container_file_t:s0:c1,c2");
+    }
+
+    #[test]
+    fn thermal_counters_of_every_cpu() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in ["cpu0/thermal_throttle", "cpu12/thermal_throttle", "cpu3", "cpufreq/thermal_throttle"] {
+            std::fs::create_dir_all(directory.path().join(name)).expect("a directory");
+        }
+        let found = thermal_throttles(directory.path());
+        let expect = ["cpu0", "cpu12"].map(|cpu| directory.path().join(cpu).join("thermal_throttle"));
+        assert_eq!(found, expect.map(|path| path.to_string_lossy().into_owned()));
+        assert!(thermal_throttles(&directory.path().join("none")).is_empty());
     }
 
     #[test]

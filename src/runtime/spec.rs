@@ -136,19 +136,31 @@ pub fn plan_device_rules(devices: &[Device], privileged: bool) -> Vec<DeviceRule
 pub fn host_devices(paths: &[PathBuf]) -> std::io::Result<Vec<Device>> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let mut found: Vec<Device> = Vec::new();
-    let mut queue: Vec<PathBuf> = paths.to_vec();
-    while let Some(path) = queue.pop() {
+    // With whether it was asked for by name: others may go while we look.
+    let mut queue: Vec<(PathBuf, bool)> = paths.iter().map(|path| (path.clone(), true)).collect();
+    while let Some((path, named)) = queue.pop() {
         let at = |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        let metadata = std::fs::metadata(&path).map_err(at)?;
+        let gone = |error: &std::io::Error| !named && error.kind() == std::io::ErrorKind::NotFound;
+        let metadata = match std::fs::metadata(&path) {
+            Err(error) if gone(&error) => continue,
+            found => found.map_err(at)?,
+        };
         let kind = metadata.file_type();
         if kind.is_dir() {
-            for entry in std::fs::read_dir(&path).map_err(at)? {
+            let entries = match std::fs::read_dir(&path) {
+                Err(error) if gone(&error) => continue,
+                found => found.map_err(at)?,
+            };
+            for entry in entries {
                 let entry = entry?;
-                let kind = entry.file_type()?;
+                let kind = match entry.file_type() {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                    kind => kind?,
+                };
                 // These have file systems of their own in the container.
                 let own = ["pts", "shm", "mqueue", "fd"].iter().any(|name| entry.file_name() == *name);
                 if (kind.is_dir() && !own) || kind.is_block_device() || kind.is_char_device() {
-                    queue.push(entry.path());
+                    queue.push((entry.path(), false));
                 }
             }
         } else if kind.is_block_device() || kind.is_char_device() {
@@ -161,7 +173,7 @@ pub fn host_devices(paths: &[PathBuf]) -> std::io::Result<Vec<Device>> {
                 uid: metadata.uid(),
                 gid: metadata.gid(),
             });
-        } else {
+        } else if named {
             return Err(at(std::io::Error::other("not a device")));
         }
     }
@@ -191,6 +203,33 @@ mod tests {
         assert_eq!(rules[..3], ["c *:* m", "b *:* m", "c 1:3 rwm"]);
         assert_eq!(rules.last().map(String::as_str), Some("c 10:229 rwm"));
         assert_eq!(plan_device_rules(&[], true).len(), 2);
+    }
+
+    #[test]
+    fn devices_come_and_go_while_they_are_listed() {
+        use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+        let directory = tempfile::tempdir().expect("a directory");
+        let node = |path: &Path| mknod(path, SFlag::S_IFCHR, Mode::S_IRUSR, makedev(1, 3)).expect("made (needs root)");
+        node(&directory.path().join("stays"));
+        let (parent, stop) = (directory.path().to_owned(), std::sync::atomic::AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let sub = parent.join("sub");
+                    std::fs::create_dir(&sub).expect("a directory");
+                    node(&sub.join("node"));
+                    node(&parent.join("goes"));
+                    std::fs::remove_file(parent.join("goes")).expect("removed");
+                    std::fs::remove_dir_all(&sub).expect("removed");
+                }
+            });
+            let listed: Vec<_> = (0..2000).map(|_| host_devices(&[parent.clone()])).collect();
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            for found in listed {
+                let found = found.expect("what goes is no failure");
+                assert!(found.iter().any(|device| device.path.ends_with("stays")));
+            }
+        });
     }
 
     #[test]

@@ -52,12 +52,15 @@ pub struct Resources {
     pub oom_score_adj: Option<i32>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     pub host_path: PathBuf,
     pub container_path: PathBuf,
     pub read_only: bool,
     pub propagation: Propagation,
+    /// With SELinux: it gets the label of the container's files.
+    #[serde(default)]
+    pub relabel: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -83,6 +86,11 @@ pub struct Security {
     pub add_capabilities: Vec<String>,
     pub drop_capabilities: Vec<String>,
     pub seccomp: Seccomp,
+    #[serde(default)]
+    pub app_armor: AppArmor,
+    /// Has an effect where SELinux is in force; an empty part is the usual one.
+    #[serde(default)]
+    pub se_linux: Option<SeLinux>,
     /// `None`: the runtime's default list.
     pub masked_paths: Option<Vec<String>>,
     pub readonly_paths: Option<Vec<String>>,
@@ -94,6 +102,25 @@ pub enum Seccomp {
     Unconfined,
     RuntimeDefault,
     Localhost(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum AppArmor {
+    /// The runtime's default where there is one, nothing for a privileged container.
+    #[default]
+    Unset,
+    Unconfined,
+    RuntimeDefault,
+    /// A profile that is loaded already.
+    Localhost(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SeLinux {
+    pub user: String,
+    pub role: String,
+    pub kind: String,
+    pub level: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -191,6 +218,8 @@ pub struct Container {
 pub enum RuntimeEvent {
     ContainerStarted(ContainerId),
     ContainerExited(ContainerId, Exit),
+    /// It is not ready any more, though nobody has stopped it: process 1 of its shared process namespace has ended.
+    SandboxEnded(SandboxId),
     /// Events may have been missed: list again.
     Resync,
 }

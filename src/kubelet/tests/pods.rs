@@ -64,6 +64,7 @@ impl World {
             labels: BTreeMap::new(),
             taints: Vec::new(),
             max_pods: 110,
+            allowed_unsafe_sysctls: Vec::new(),
             listen: SocketAddr::new(localhost, self.port),
             serving: self.pki.kubelet_serving("node-1", &[localhost]).expect("a certificate"),
             client_ca_pem: self.pki.client_ca_pem().to_owned(),

@@ -21,8 +21,10 @@ use crate::context::Context;
 use crate::environment::Objects;
 use crate::fields::Facts;
 use crate::image;
+use crate::leftovers;
 use crate::pod::{self, PodUid};
 use crate::quantity;
+use crate::resources;
 use crate::source::Observed;
 use payload::TokenTexts;
 use writer::Files;
@@ -110,6 +112,8 @@ pub(crate) struct Mounted {
     pub(crate) path: PathBuf,
     /// Containers may not write to it, whatever they ask.
     pub(crate) read_only: bool,
+    /// Made for this pod alone.
+    pub(crate) ours: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -140,14 +144,16 @@ pub(crate) async fn ensure(ctx: &Arc<Context>, pod: &Arc<Pod>, objects: &PodObje
         let tokens = tokens(ctx, pod, volume, &mut volumes.renew).await.map_err(failed)?;
         let make = plan(pod, volume, &directory, &facts, objects, &tokens).map_err(failed)?;
         let mounted = match &make {
-            Make::Files { path, .. } => Mounted { path: path.clone(), read_only: true },
-            Make::EmptyDir { path, .. } => Mounted { path: path.clone(), read_only: false },
-            Make::HostPath(source) => Mounted { path: PathBuf::from(&source.path), read_only: false },
+            Make::Files { path, .. } => Mounted { path: path.clone(), read_only: true, ours: true },
+            Make::EmptyDir { path, .. } => Mounted { path: path.clone(), read_only: false, ours: true },
+            Make::HostPath(source) => Mounted { path: PathBuf::from(&source.path), read_only: false, ours: false },
         };
         volumes.mounted.insert(volume.name.clone(), mounted);
         makes.push((volume.name.clone(), make));
     }
     let work = move || {
+        leftovers::ensure_ours(&directory, 0o750)
+            .map_err(|e| format!("failed to make the directory of the pod: {e}"))?;
         for (name, make) in makes {
             apply(make, group).map_err(|e| format!("MountVolume.SetUp failed for volume {name:?} : {e}"))?;
         }
@@ -197,13 +203,21 @@ fn plan(
             Some("Memory") => true,
             Some(other) => return Err(format!("the storage medium {other:?} is not supported by this node")),
         };
-        let size_bytes = source.size_limit.as_ref().map(quantity::value).filter(|s| *s > 0);
+        let size_limit = source.size_limit.as_ref().map(quantity::value);
+        let size_bytes = memory.then(|| memory_size(pod, facts, size_limit)).flatten();
         return Ok(Make::EmptyDir { path: at("empty-dir"), memory, size_bytes });
     }
     if let Some(source) = &volume.host_path {
         return Ok(Make::HostPath(source.clone()));
     }
     Err(format!("{} volumes are not supported by this node", source_kind(volume)))
+}
+
+/// As upstream: the least of the volume's limit, the pod's, and what the node has for pods.
+fn memory_size(pod: &Pod, facts: &Facts, size_limit: Option<i64>) -> Option<i64> {
+    let node = facts.allocatable.get("memory").map(quantity::value);
+    let limits = [node, resources::pod(pod).memory_limit_bytes, size_limit];
+    limits.into_iter().flatten().filter(|bytes| *bytes > 0).min()
 }
 
 /// The field of a volume's source, for a message.
@@ -309,6 +323,39 @@ mod tests {
         }
         let source = HostPathVolumeSource { path: "/dev/null".into(), type_: Some("CharDevice".into()) };
         ensure_host_path(&source).expect("a character device");
+    }
+
+    #[test]
+    fn how_large_memory_may_get() {
+        let facts = Facts {
+            host_ip: "192.0.2.1".parse().expect("an address"),
+            pod_ips: Vec::new(),
+            allocatable: [("memory".to_owned(), k8s_openapi::apimachinery::pkg::api::resource::Quantity("1Gi".into()))]
+                .into(),
+        };
+        for (pod_limit, size_limit, expected) in [
+            (None, None, 1 << 30),
+            (Some("64Mi"), None, 64 << 20),
+            (Some("64Mi"), Some("16Mi"), 16 << 20),
+            (Some("64Mi"), Some("1Gi"), 64 << 20),
+            (Some("4Gi"), Some("0"), 1 << 30),
+        ] {
+            let limits = pod_limit.map_or(json!({}), |limit| json!({"limits": {"memory": limit}}));
+            let pod: Pod = serde_json::from_value(
+                json!({"metadata": {}, "spec": {"containers": [{"name": "c", "resources": limits}]}}),
+            )
+            .expect("a pod");
+            let volume: Volume =
+                serde_json::from_value(json!({"name": "v", "emptyDir": {"medium": "Memory", "sizeLimit": size_limit}}))
+                    .expect("a volume");
+            let objects = PodObjects { config_maps: BTreeMap::new(), secrets: BTreeMap::new() };
+            match plan(&pod, &volume, Path::new("/p"), &facts, &objects, &TokenTexts::new()) {
+                Ok(Make::EmptyDir { memory: true, size_bytes, .. }) => {
+                    assert_eq!(size_bytes, Some(expected), "{pod_limit:?} {size_limit:?}")
+                }
+                _ => panic!("an emptyDir in memory"),
+            }
+        }
     }
 
     #[test]

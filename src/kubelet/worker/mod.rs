@@ -25,7 +25,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use skiff_base::{Backoff, CancellationToken, Scope};
-use skiff_runtime::{Container, ContainerId, Exit, Sandbox};
+use skiff_runtime::{Container, ContainerId, Exit, Sandbox, SandboxId};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::context::Context;
@@ -80,6 +80,10 @@ pub(crate) enum Event {
         id: ContainerId,
         kind: ProbeKind,
         healthy: bool,
+    },
+    /// It is lost, whoever's it is.
+    SandboxEnded {
+        id: SandboxId,
     },
     /// Events of the runtime were lost: each container is to be looked at.
     Resync,
@@ -143,6 +147,8 @@ struct Worker {
     terminated: bool,
     /// The agent ended the pod by itself: reason and message.
     failed: Option<(String, String)>,
+    /// Whether the node takes it; `None` until that was asked.
+    admitted: Option<bool>,
     status: StatusWriter,
     end: End,
 }
@@ -204,6 +210,7 @@ impl Worker {
             killing: false,
             terminated: false,
             failed: None,
+            admitted: None,
             status: StatusWriter {
                 written: status.clone(),
                 revision: observe::revision(&pod),

@@ -12,6 +12,7 @@ use skiff_runtime::ContainerId;
 use super::start::Start;
 use super::stop::{self, Kill};
 use super::{Event, Making, Phase, Worker, finish};
+use crate::admit;
 use crate::plan::{Action, ContainerView, Plan, plan_containers, restarts};
 use crate::pod::{self, RestartPolicy, Role};
 use crate::probe::{self, ProbeKind, Subject};
@@ -54,6 +55,9 @@ impl Worker {
     fn sync(&mut self, now: Timestamp, wake: &mut Wake) {
         if self.removed || pod::is_deleted(&self.pod) {
             self.begin_end(pod::deletion_grace_s(&self.pod));
+            return;
+        }
+        if !self.admit() {
             return;
         }
         if self.past_deadline(now, wake) {
@@ -102,6 +106,24 @@ impl Worker {
         self.start_probes();
     }
 
+    /// Whether the node takes the pod; what has begun is not asked again.
+    fn admit(&mut self) -> bool {
+        if let Some(admitted) = self.admitted {
+            return admitted;
+        }
+        let pending = matches!(self.pod.status.as_ref().and_then(|s| s.phase.as_deref()), None | Some("Pending"));
+        let fresh = pending && self.sandboxes.is_empty() && self.slots.is_empty();
+        let judged = if fresh { admit::admit(&self.pod, &self.ctx.host) } else { Ok(()) };
+        self.admitted = Some(judged.is_ok());
+        if let Err(rejection) = judged {
+            tracing::info!(pod = %pod::format(&self.pod), reason = rejection.reason, "a pod is rejected");
+            self.ctx.event(&self.pod, EventKind::Warning, rejection.reason, rejection.message.clone());
+            self.failed = Some((rejection.reason.to_owned(), format!("Pod was rejected: {}", rejection.message)));
+            self.begin_end(0);
+        }
+        self.admitted == Some(true)
+    }
+
     fn plan(&self, now: Timestamp) -> Plan {
         let views: BTreeMap<String, ContainerView> = pod::containers(&self.pod)
             .filter_map(|(_, c)| Some((c.name.clone(), self.slots.get(&c.name)?.view(c))))
@@ -131,6 +153,11 @@ impl Worker {
             }
             Making::Working | Making::Ready(_) => return,
         }
+        if self.slots.values().any(|s| s.starting || s.is_alive()) {
+            // What is left of a lost sandbox ends first.
+            self.end_lost();
+            return;
+        }
         // Containers of an earlier sandbox are history; some pods don't want a second one.
         let ran = self.slots.values().any(|s| s.current.is_some());
         if ran {
@@ -153,6 +180,22 @@ impl Worker {
             let framed = sandbox::create(&ctx, &pod, attempt).await;
             drop(tell.send(Event::Framed(framed)).await);
         });
+    }
+
+    /// Ends the containers of a sandbox that is lost; hooks have nowhere to run.
+    fn end_lost(&mut self) {
+        let pod = self.pod.clone();
+        for (role, container) in pod::containers(&pod) {
+            let alive = self.slots.get(&container.name).and_then(|s| s.current.as_ref());
+            if alive.is_none_or(|run| run.stopping) {
+                continue;
+            }
+            let message = format!("Stopping container {}", container.name);
+            if let Some(kill) = self.kill(&container.name, role, pod::grace_s(&pod), message, false) {
+                self.end_probes(&kill.id);
+                self.background(async move { kill.run().await });
+            }
+        }
     }
 
     /// A new sandbox starts everything over, but for what need not run again.
@@ -404,6 +447,7 @@ impl Worker {
             host_ip: self.ctx.options.node_ip.into(),
             terminal: self.phase == Phase::Terminated,
             failed: self.failed.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
+            rejected: self.admitted == Some(false),
             now,
         });
         self.status.wanted = wanted;

@@ -243,7 +243,9 @@ impl Engine for FakeMachine {
         Ok(vec!["10.42.0.5".parse().expect("an address")])
     }
 
-    async fn detach_network(&self, _: &SandboxId) -> Result<(), skiff_network::Error> {
+    async fn detach_network(&self, id: &SandboxId) -> Result<(), skiff_network::Error> {
+        let stopped = self.lock().sandboxes.get(id).is_none_or(|s| s.state == SandboxState::NotReady);
+        self.log(if stopped { "detach" } else { "detach what still runs" }.to_owned());
         Ok(())
     }
 }
@@ -285,6 +287,7 @@ impl World {
             labels: BTreeMap::new(),
             taints: Vec::new(),
             max_pods: 110,
+            allowed_unsafe_sysctls: Vec::new(),
             listen: "127.0.0.1:0".parse().expect("an address"),
             serving: KeyPairPem { certificate: String::new(), key: String::new() },
             client_ca_pem: String::new(),
@@ -313,6 +316,7 @@ impl World {
             options,
             allocatable: BTreeMap::new(),
             memory_capacity: 1 << 30,
+            host: Default::default(),
             routes: Mutex::default(),
             pulls: Semaphore::new(4),
             images_changed: Arc::default(),
@@ -409,7 +413,7 @@ async fn runs_and_is_deleted() {
     world.eventually("it is gone", |w| w.pod("a").is_null()).await;
     // The fake server ends the object with the last status write.
     world.eventually("the sandbox is gone", |w| w.machine.lock().sandboxes.is_empty()).await;
-    assert_eq!(world.log(), ["sandbox", "start c#0", "stop c 5s", "remove sandbox"]);
+    assert_eq!(world.log(), ["sandbox", "start c#0", "stop c 5s", "detach", "remove sandbox"]);
     let options = world.options();
     let empty = |directory: &Path| directory.read_dir().map_or(0, Iterator::count) == 0;
     world
@@ -471,7 +475,7 @@ async fn init_containers_and_sidecars_in_order() {
     world.phase("p", "Running").await;
     world.machine.end("c", 0);
     world.phase("p", "Succeeded").await;
-    assert_eq!(world.log(), ["sandbox", "start i#0", "start s#0", "start c#0", "stop s 7s"]);
+    assert_eq!(world.log()[..5], ["sandbox", "start i#0", "start s#0", "start c#0", "stop s 7s"]);
     world.scope.stop().await;
 }
 
@@ -495,12 +499,59 @@ async fn survives_a_restart_of_the_agent() {
     client.namespaced::<Pod>("default").delete("b", &Default::default()).await.expect("deleted");
     world.restart().await;
     world.eventually("the orphan is ended", |w| w.machine.lock().sandboxes.len() == 1).await;
-    assert_eq!(world.log()[before.len()..], ["stop c 7s", "remove sandbox"]);
+    assert_eq!(world.log()[before.len()..], ["stop c 7s", "detach", "remove sandbox"]);
     assert!(world.machine.lock().containers.contains_key(&of_a));
 
     world.machine.exit(&of_a, 1);
     world.eventually("it is started again", |w| w.log().contains(&"start c#1".to_owned())).await;
     world.eventually("and told", |w| w.pod("a")["status"]["containerStatuses"][0]["restartCount"] == 1).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_sandbox_is_made_anew() {
+    let world = World::new().await;
+    world.create("a", one("Always", json!({})));
+    world.create("once", one("Never", json!({})));
+    world.phase("a", "Running").await;
+    world.phase("once", "Running").await;
+    // Process 1 of their namespaces ends, and with it all others; the word of the one comes before the other's.
+    let lost: Vec<(SandboxId, ContainerId)> = {
+        let mut machine = world.machine.lock();
+        machine.sandboxes.values_mut().for_each(|s| s.state = SandboxState::NotReady);
+        machine.log.clear();
+        machine.containers.values().map(|c| (c.sandbox.clone(), c.id.clone())).collect()
+    };
+    for (sandbox, container) in lost {
+        drop(world.machine.events.send(RuntimeEvent::SandboxEnded(sandbox)));
+        world.machine.exit(&container, 137);
+    }
+    world.eventually("a second start", |w| w.log().contains(&"start c#1".to_owned())).await;
+    world.phase("once", "Failed").await;
+    let status = |w: &World| w.pod("a")["status"]["containerStatuses"][0].clone();
+    world.eventually("it is told", |w| status(w)["restartCount"] == 1 && status(w)["ready"] == true).await;
+    assert_eq!(status(&world)["lastState"]["terminated"]["exitCode"], 137);
+    assert!(world.reasons().contains(&"SandboxChanged".to_owned()), "{:?}", world.reasons());
+    assert_eq!(world.log().iter().filter(|line| *line == "sandbox").count(), 1, "{:?}", world.log());
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn what_another_kubelet_has_stays() {
+    let mut world = World::new().await;
+    world.scope.stop().await;
+    let options = world.options();
+    let others = [options.root_directory.join("pods/uid-other"), options.log_directory.join("default_other_uid-other")];
+    let ours = [options.root_directory.join("pods/uid-ours"), options.log_directory.join("default_ours_uid-ours")];
+    for directory in others.iter().chain(&ours) {
+        std::fs::create_dir_all(directory).expect("a directory");
+    }
+    for directory in &ours {
+        skiff_linux::mark::set(directory).expect("marked");
+    }
+    world.start().await;
+    world.eventually("ours are swept", |_| ours.iter().all(|directory| !directory.exists())).await;
+    assert!(others.iter().all(|directory| directory.exists()));
     world.scope.stop().await;
 }
 
@@ -583,6 +634,23 @@ async fn a_deadline_ends_a_pod() {
     world.phase("p", "Failed").await;
     assert_eq!(world.pod("p")["status"]["reason"], "DeadlineExceeded");
     assert!(world.log().contains(&"stop c 7s".to_owned()), "{:?}", world.log());
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_the_node_does_not_take() {
+    let world = World::new().await;
+    let mut spec = one("Always", json!({}));
+    spec["securityContext"] = json!({"sysctls": [{"name": "kernel.msgmax", "value": "1"}]});
+    world.create("p", spec);
+    world.phase("p", "Failed").await;
+    let status = world.pod("p")["status"].clone();
+    assert_eq!(status["reason"], "SysctlForbidden");
+    assert_eq!(status["message"], "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted");
+    world.eventually("an event", |w| w.reasons() == ["SysctlForbidden"]).await;
+    assert_eq!(world.log(), Vec::<String>::new());
+    world.delete("p", 0);
+    world.eventually("it is gone", |w| w.pod("p").is_null()).await;
     world.scope.stop().await;
 }
 

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use skiff_linux::cgroup::Cgroups;
 use skiff_linux::seccomp::Filter;
-use skiff_linux::{mount, process, socket};
+use skiff_linux::{mount, process, security_module, socket};
 
 use super::copy::copy_layers;
 use super::entry::Entry;
@@ -108,6 +108,11 @@ fn try_create(
             .map_err(|error| format!("create directory {directory}: {error}"))?;
     }
     drop(root);
+    if let Some(label) = &plan.file_label {
+        for mount in plan.mounts.iter().filter(|mount| mount.relabel) {
+            at("label a volume", security_module::relabel(&mount.host_path, label))?;
+        }
+    }
     raise_limits(&mut outcome.warnings);
 
     let views = at("view of cgroups", cgroup_views(plan, cgroups))?;
@@ -201,7 +206,8 @@ fn mount_root(plan: &ContainerPlan, warnings: &mut Vec<String>) -> io::Result<()
         std::fs::set_permissions(&upper, std::os::unix::fs::PermissionsExt::from_mode(metadata.mode() & 0o7777))?;
     }
     std::fs::create_dir_all(plan.rootfs())?;
-    match mount::overlay(&plan.lower_directories, Some((&upper, &work)), &plan.rootfs()) {
+    let label = plan.file_label.as_deref();
+    match mount::overlay(&plan.lower_directories, Some((&upper, &work)), label, &plan.rootfs()) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP)) => {
             warnings.push(format!("overlayfs does not work here ({error}): the image is copied for each container"));
             copy_layers(&plan.lower_directories, &upper)?;

@@ -11,7 +11,7 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 use nix::mount::MsFlags;
 use skiff_linux::capability::CapabilitySet;
 use skiff_linux::seccomp::{Filter, Profile};
-use skiff_linux::{mount, process};
+use skiff_linux::{mount, process, security_module};
 
 use crate::plan::ProcessPlan;
 use crate::{Propagation, Seccomp};
@@ -48,6 +48,12 @@ fn try_become(plan: &ProcessPlan, filter: Option<&Filter>) -> Result<std::conver
         list.iter().map(|text| CString::new(text.as_str()).map_err(|_| "a NUL in the command".to_owned())).collect()
     };
     let (args, env) = (strings(&plan.args)?, strings(&plan.env)?);
+    if let Some(profile) = &plan.app_armor {
+        security_module::set_app_armor_profile(profile).map_err(step("apply the AppArmor profile"))?;
+    }
+    if let Some(label) = &plan.se_linux {
+        security_module::set_se_linux_label(label).map_err(step("apply the SELinux label"))?;
+    }
     process::limit_bounding_set(plan.capabilities).map_err(step("limit capabilities"))?;
     if plan.no_new_privileges {
         process::set_no_new_privileges().map_err(step("set no_new_privs"))?;

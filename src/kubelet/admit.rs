@@ -1,0 +1,170 @@
+//! Whether this node takes a pod that it has not begun to run: a pure function of the pod and the node.
+
+use k8s_openapi::api::core::v1::{AppArmorProfile, Pod};
+
+use crate::pod;
+
+/// Why a pod is not taken, in upstream's words: reason and message of its status and of the event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// What the decision asks of the node.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Host {
+    /// AppArmor is in force.
+    pub(crate) app_armor: bool,
+    /// Names, or prefixes that end in `*`.
+    pub(crate) allowed_unsafe_sysctls: Vec<String>,
+}
+
+/// Those that reach nobody but the pod itself.
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+const APP_ARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
+
+pub(crate) fn admit(pod: &Pod, host: &Host) -> Result<(), Rejection> {
+    if let Err(why) = check_sysctls(pod, host) {
+        return Err(Rejection { reason: "SysctlForbidden", message: format!("forbidden sysctl: {why}") });
+    }
+    if !host.app_armor && needs_app_armor(pod) {
+        let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned();
+        return Err(Rejection { reason: "AppArmor", message });
+    }
+    Ok(())
+}
+
+fn check_sysctls(pod: &Pod, host: &Host) -> Result<(), String> {
+    let spec = pod::spec(pod);
+    for sysctl in spec.security_context.iter().flat_map(|c| c.sysctls.iter().flatten()) {
+        let name = dotted(&sysctl.name);
+        let unsafe_allowed = host.allowed_unsafe_sysctls.iter().any(|allowed| match allowed.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == *allowed,
+        });
+        if !SAFE_SYSCTLS.contains(&name.as_str()) && !unsafe_allowed {
+            return Err(format!("{name:?} not allowlisted"));
+        }
+        let (shared, namespace) = match name.starts_with("net.") {
+            true => (spec.host_network == Some(true), "net"),
+            false => (spec.host_ipc == Some(true), "ipc"),
+        };
+        if shared {
+            return Err(format!("{name:?} not allowed with host {namespace} enabled"));
+        }
+    }
+    Ok(())
+}
+
+/// With dots between the parts, as upstream compares them; where slashes separate, dots belong to the parts.
+pub(crate) fn dotted(name: &str) -> String {
+    match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
+        Some(b'/') => name
+            .chars()
+            .map(|c| {
+                if c == '/' {
+                    '.'
+                } else if c == '.' {
+                    '/'
+                } else {
+                    c
+                }
+            })
+            .collect(),
+        _ => name.to_owned(),
+    }
+}
+
+/// Upstream's rule: any profile but none.
+fn needs_app_armor(pod: &Pod) -> bool {
+    let confined = |profile: &AppArmorProfile| profile.type_ != "Unconfined";
+    let shared = pod::spec(pod).security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref());
+    let own = pod::containers(pod)
+        .filter_map(|(_, c)| c.security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref()));
+    let annotations = pod.metadata.annotations.iter().flatten();
+    shared.into_iter().chain(own).any(confined)
+        || annotations.into_iter().any(|(key, value)| key.starts_with(APP_ARMOR_ANNOTATION) && value != "unconfined")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn who_is_taken() {
+        let armored = Host { app_armor: true, ..Host::default() };
+        let bare = Host::default();
+        let lax =
+            Host { allowed_unsafe_sysctls: vec!["kernel.msg*".into(), "net.core.somaxconn".into()], ..Host::default() };
+        let sysctl = |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
+        let with = |mut spec: Value, field: &str| {
+            spec[field] = json!(true);
+            spec
+        };
+        let profile = |kind: &str| json!({"securityContext": {"appArmorProfile": {"type": kind}}});
+        let own = json!({"containers": [{"name": "c", "securityContext": {"appArmorProfile": {"type": "Localhost", "localhostProfile": "p"}}}]});
+        let no_armor = "AppArmor: Cannot enforce AppArmor: AppArmor is not enabled on the host";
+        for (spec, host, expected) in [
+            (json!({}), &bare, ""),
+            (profile("RuntimeDefault"), &bare, no_armor),
+            (profile("Unconfined"), &bare, ""),
+            (profile("RuntimeDefault"), &armored, ""),
+            (own.clone(), &bare, no_armor),
+            (own, &armored, ""),
+            (sysctl("kernel.shm_rmid_forced"), &bare, ""),
+            (sysctl("net/ipv4/tcp_syncookies"), &bare, ""),
+            (sysctl("kernel.msgmax"), &bare, "SysctlForbidden: forbidden sysctl: \"kernel.msgmax\" not allowlisted"),
+            (sysctl("kernel.msgmax"), &lax, ""),
+            (sysctl("net.core.somaxconn"), &lax, ""),
+            (sysctl("net.core.other"), &lax, "SysctlForbidden: forbidden sysctl: \"net.core.other\" not allowlisted"),
+            (
+                with(sysctl("net.ipv4.tcp_syncookies"), "hostNetwork"),
+                &bare,
+                "SysctlForbidden: forbidden sysctl: \"net.ipv4.tcp_syncookies\" not allowed with host net enabled",
+            ),
+            (
+                with(sysctl("kernel.shm_rmid_forced"), "hostIPC"),
+                &bare,
+                "SysctlForbidden: forbidden sysctl: \"kernel.shm_rmid_forced\" not allowed with host ipc enabled",
+            ),
+            (with(sysctl("kernel.shm_rmid_forced"), "hostNetwork"), &bare, ""),
+        ] {
+            let mut spec = spec;
+            if spec["containers"].is_null() {
+                spec["containers"] = json!([{"name": "c"}]);
+            }
+            let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("a pod");
+            let found = admit(&pod, host).err().map(|r| format!("{}: {}", r.reason, r.message)).unwrap_or_default();
+            assert_eq!(found, expected, "{spec}");
+        }
+        let annotated: Pod = serde_json::from_value(json!({"spec": {"containers": []},
+            "metadata": {"annotations": {"container.apparmor.security.beta.kubernetes.io/c": "runtime/default"}}}))
+        .expect("a pod");
+        assert_eq!(admit(&annotated, &bare).map_err(|r| r.reason), Err("AppArmor"));
+    }
+
+    #[test]
+    fn separators() {
+        for (name, expected) in
+            [("a.b.c", "a.b.c"), ("a/b/c", "a.b.c"), ("net/ipv4/conf/eth0.1/x", "net.ipv4.conf.eth0/1.x")]
+        {
+            assert_eq!(dotted(name), expected);
+        }
+    }
+}

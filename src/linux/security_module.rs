@@ -1,0 +1,134 @@
+//! AppArmor and SELinux: whether the kernel enforces them, and the profile or label that the next program gets.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Which of them are in force.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SecurityModules {
+    pub app_armor: bool,
+    pub se_linux: bool,
+}
+
+impl SecurityModules {
+    pub fn detect() -> Self {
+        Self::detect_below(Path::new("/sys"))
+    }
+
+    fn detect_below(sys: &Path) -> Self {
+        let enabled = fs::read_to_string(sys.join("module/apparmor/parameters/enabled"));
+        Self {
+            app_armor: sys.join("kernel/security/apparmor").exists() && enabled.is_ok_and(|text| text.starts_with('Y')),
+            se_linux: sys.join("fs/selinux/enforce").exists(),
+        }
+    }
+}
+
+/// The names of the AppArmor profiles that are loaded.
+pub fn app_armor_profiles() -> io::Result<Vec<String>> {
+    fs::read_to_string("/sys/kernel/security/apparmor/profiles").map(|text| profile_names(&text))
+}
+
+/// Of lines like `docker-default (enforce)`.
+fn profile_names(list: &str) -> Vec<String> {
+    list.lines().filter_map(|line| line.rsplit_once(" (")).map(|(name, _)| name.trim().to_owned()).collect()
+}
+
+/// The next execve of this process runs under that AppArmor profile.
+pub fn set_app_armor_profile(profile: &str) -> io::Result<()> {
+    let text = format!("exec {profile}");
+    match fs::write("/proc/thread-self/attr/apparmor/exec", &text) {
+        // Before Linux 5.8 there is one file for all modules.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound && !Path::new("/proc/thread-self/attr/apparmor").exists() =>
+        {
+            fs::write("/proc/thread-self/attr/exec", text)
+        }
+        other => other,
+    }
+}
+
+/// The next execve of this process runs with that SELinux label.
+pub fn set_se_linux_label(label: &str) -> io::Result<()> {
+    fs::write("/proc/thread-self/attr/exec", label)
+}
+
+/// Gives a file, or a directory with all in it on its file system, an SELinux label.
+pub fn relabel(path: &Path, label: &str) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let device = fs::symlink_metadata(path)?.dev();
+    let mut queue = vec![path.to_owned()];
+    while let Some(path) = queue.pop() {
+        let metadata = match fs::symlink_metadata(&path) {
+            // Containers that run already may remove what they like.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            found => found?,
+        };
+        if metadata.dev() != device {
+            continue;
+        }
+        match xattr::set(&path, "security.selinux", label.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        }
+        if metadata.is_dir() {
+            queue.extend(fs::read_dir(&path)?.flatten().map(|entry| entry.path()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_says() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |path: &str| directory.path().join(path);
+        let detect = || SecurityModules::detect_below(directory.path());
+        assert_eq!(detect(), SecurityModules::default());
+        for path in ["module/apparmor/parameters", "kernel/security/apparmor", "fs/selinux"] {
+            fs::create_dir_all(at(path)).expect("a directory");
+        }
+        fs::write(at("module/apparmor/parameters/enabled"), "N\n").expect("written");
+        assert_eq!(detect(), SecurityModules::default());
+        fs::write(at("module/apparmor/parameters/enabled"), "Y\n").expect("written");
+        fs::write(at("fs/selinux/enforce"), "1").expect("written");
+        assert_eq!(detect(), SecurityModules { app_armor: true, se_linux: true });
+    }
+
+    #[test]
+    fn names_of_profiles() {
+        let list = "docker-default (enforce)\n/usr/bin/man (complain)\nnot a profile\n:ns://a b (enforce)\n";
+        assert_eq!(profile_names(list), ["docker-default", "/usr/bin/man", ":ns://a b"]);
+    }
+
+    /// Where no module takes them, that is said, not passed over.
+    #[test]
+    fn a_profile_that_no_kernel_takes() {
+        let modules = SecurityModules::detect();
+        if !modules.app_armor {
+            assert!(set_app_armor_profile("none").is_err());
+        }
+        if !modules.se_linux {
+            assert!(set_se_linux_label("system_u:system_r:container_t:s0").is_err());
+        }
+    }
+
+    #[test]
+    fn labels_reach_every_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::create_dir(directory.path().join("sub")).expect("a directory");
+        fs::write(directory.path().join("sub/file"), "").expect("a file");
+        std::os::unix::fs::symlink("/etc", directory.path().join("link")).expect("a link");
+        // The attribute is a plain one for root where SELinux is not there to judge it.
+        relabel(directory.path(), "system_u:object_r:container_file_t:s0").expect("labelled (needs root)");
+        for path in ["", "sub", "sub/file", "link"] {
+            let label = xattr::get(directory.path().join(path), "security.selinux").expect("read");
+            assert_eq!(label.as_deref(), Some(&b"system_u:object_r:container_file_t:s0"[..]), "{path}");
+        }
+        assert_eq!(xattr::get("/etc", "security.selinux").expect("read"), None);
+    }
+}
