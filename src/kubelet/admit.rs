@@ -39,6 +39,10 @@ const SAFE_SYSCTLS: [&str; 12] = [
 const APP_ARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 pub(crate) fn admit(pod: &Pod, host: &Host) -> Result<(), Rejection> {
+    if pod::spec(pod).os.as_ref().is_some_and(|os| os.name != "linux") {
+        let message = "Failed to admit pod as the OS field doesn't match node OS".to_owned();
+        return Err(Rejection { reason: "PodOSNotSupported", message });
+    }
     if let Err(why) = check_sysctls(pod, host) {
         return Err(Rejection { reason: "SysctlForbidden", message: format!("forbidden sysctl: {why}") });
     }

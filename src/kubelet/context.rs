@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use skiff_base::Scope;
 use skiff_client::{Client, EventKind, EventRecorder, Lister};
@@ -22,6 +23,7 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) recorder: EventRecorder,
     pub(crate) services: Lister<Service>,
+    pub(crate) runtime_classes: Lister<RuntimeClass>,
     pub(crate) config_maps: Sources<ConfigMap>,
     pub(crate) secrets: Sources<Secret>,
     pub(crate) tokens: Tokens,

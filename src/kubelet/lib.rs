@@ -1,7 +1,7 @@
 //! The node agent: makes the pods that are bound to this node run, and says how they are.
 //!
 //! Bottom-up. Pure: `pod` asks a Pod object, `quantity`, `resources` (quality of service, cgroup values), `expand`
-//! (`$(VAR)`), `fields` (downward API), `admit` (whether a pod is taken at all), `environment`, `etc_files` (hosts, resolv.conf), `backoff`, `plan` (what to do
+//! (`$(VAR)`), `fields` (downward API), `admit` (whether a pod is taken at all), `unsupported`, `environment`, `etc_files` (hosts, resolv.conf), `backoff`, `plan` (what to do
 //! with containers), `slot` (what is known of a container), `status` (what the API is told).
 //! With effects: `engine` is the seam to runtime and network, `source` observes ConfigMaps and Secrets, `token` asks for
 //! service-account tokens, `image`, `volume`, `leftovers`, `container`, `sandbox`, `hook`, `probe` (on `http_get`, `grpc_health`).
@@ -33,6 +33,8 @@ mod node;
 mod options;
 mod plan;
 mod pod;
+#[cfg(test)]
+mod pod_fields;
 mod pods;
 mod probe;
 mod quantity;
@@ -44,6 +46,7 @@ mod source;
 mod start;
 mod status;
 mod token;
+mod unsupported;
 mod volume;
 mod worker;
 

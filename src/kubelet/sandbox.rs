@@ -18,6 +18,7 @@ use crate::etc_files::{self, Resolver};
 use crate::leftovers;
 use crate::pod::{self, annotation, label};
 use crate::resources;
+use crate::unsupported::unsupported;
 
 pub(crate) const HOSTS_FILE: &str = "etc-hosts";
 pub(crate) const RESOLV_FILE: &str = "resolv.conf";
@@ -111,22 +112,25 @@ pub(crate) fn plan_host_ports(pod: &Pod) -> Vec<HostPort> {
         .collect()
 }
 
-/// What a pod asks of its sandbox that this node can't give: run without it, the pod would be less apart from others
-/// than it was promised.
-fn refusal(pod: &Pod) -> Option<String> {
-    let spec = pod::spec(pod);
-    if spec.host_users == Some(false) {
-        return Some("user namespaces (hostUsers: false) are not supported by this node".to_owned());
+/// Runtime handlers by their names in RuntimeClasses; there is one runtime.
+const HANDLER: &str = "runc";
+
+/// What a pod asks of its sandbox that this node can't give.
+fn refusal(ctx: &Context, pod: &Pod) -> Option<String> {
+    if let Some(why) = unsupported(pod) {
+        return Some(why);
     }
-    if let Some(class) = spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) {
-        return Some(format!("RuntimeClass {class:?} not found"));
+    let name = pod::spec(pod).runtime_class_name.as_deref().filter(|name| !name.is_empty())?;
+    match ctx.runtime_classes.get(&skiff_api::ObjectKey::cluster(name)) {
+        None => Some(format!("failed to get RuntimeClass {name}: runtimeclass.node.k8s.io {name:?} not found")),
+        Some(class) if class.handler == HANDLER => None,
+        Some(class) => Some(format!("no runtime for {:?} is configured", class.handler)),
     }
-    None
 }
 
 /// Makes a new sandbox with network and files. The error is the text of `FailedCreatePodSandBox`.
 pub(crate) async fn create(ctx: &Arc<Context>, pod: &Arc<Pod>, attempt: u32) -> Result<Frame, String> {
-    if let Some(why) = refusal(pod) {
+    if let Some(why) = refusal(ctx, pod) {
         return Err(format!("Failed to create pod sandbox: {why}"));
     }
     let uid = pod::uid(pod);
@@ -244,25 +248,6 @@ async fn detach(ctx: &Context, sandbox: &Sandbox) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn what_can_not_be_given_is_refused() {
-        for (spec, expected) in [
-            (json!({"containers": [{"name": "a"}]}), None),
-            (json!({"hostUsers": true, "containers": [{"name": "a"}]}), None),
-            (
-                json!({"hostUsers": false, "containers": [{"name": "a", "securityContext": {"procMount": "Unmasked"}}]}),
-                Some("user namespaces (hostUsers: false) are not supported by this node"),
-            ),
-            (
-                json!({"runtimeClassName": "gvisor", "containers": [{"name": "a"}]}),
-                Some("RuntimeClass \"gvisor\" not found"),
-            ),
-        ] {
-            let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("a pod");
-            assert_eq!(refusal(&pod).as_deref(), expected);
-        }
-    }
 
     #[test]
     fn sysctls() {

@@ -91,6 +91,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         engine: Arc::new(Machine { runtime, network: network.clone() }),
         recorder: EventRecorder::new(client.clone(), scope, "kubelet", &options.node_name),
         services,
+        runtime_classes: informers.lister(),
         config_maps: Sources::new(client.clone(), scope.clone()),
         secrets: Sources::new(client.clone(), scope.clone()),
         tokens: Tokens::new(client.clone()),

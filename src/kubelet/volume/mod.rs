@@ -26,6 +26,7 @@ use crate::pod::{self, PodUid};
 use crate::quantity;
 use crate::resources;
 use crate::source::Observed;
+use crate::unsupported::source_kind;
 use payload::TokenTexts;
 use writer::Files;
 
@@ -218,13 +219,6 @@ fn memory_size(pod: &Pod, facts: &Facts, size_limit: Option<i64>) -> Option<i64>
     let node = facts.allocatable.get("memory").map(quantity::value);
     let limits = [node, resources::pod(pod).memory_limit_bytes, size_limit];
     limits.into_iter().flatten().filter(|bytes| *bytes > 0).min()
-}
-
-/// The field of a volume's source, for a message.
-fn source_kind(volume: &Volume) -> String {
-    let value = serde_json::to_value(volume).unwrap_or_default();
-    let field = value.as_object().into_iter().flatten().map(|(k, _)| k.as_str()).find(|k| *k != "name");
-    field.unwrap_or("unknown").to_owned()
 }
 
 fn apply(make: Make, group: Option<u32>) -> io::Result<()> {

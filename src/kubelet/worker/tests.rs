@@ -309,6 +309,7 @@ impl World {
             engine: self.machine.clone(),
             recorder: EventRecorder::new(client.clone(), &self.scope, "kubelet", "node-1"),
             services: informers.lister(),
+            runtime_classes: informers.lister(),
             config_maps: Sources::new(client.clone(), self.scope.clone()),
             secrets: Sources::new(client.clone(), self.scope.clone()),
             tokens: Tokens::new(client.clone()),
@@ -651,6 +652,26 @@ async fn a_pod_that_the_node_does_not_take() {
     assert_eq!(world.log(), Vec::<String>::new());
     world.delete("p", 0);
     world.eventually("it is gone", |w| w.pod("p").is_null()).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn runtime_classes() {
+    let world = World::new().await;
+    for (name, handler) in [("plain", "runc"), ("other", "gvisor")] {
+        world.api.put(json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name}, "handler": handler}));
+    }
+    for class in ["plain", "other", "none"] {
+        let mut spec = one("Always", json!({}));
+        spec["runtimeClassName"] = json!(class);
+        world.create(class, spec);
+    }
+    world.phase("plain", "Running").await;
+    let said = |w: &World, text: &str| {
+        w.api.objects("/api/v1/events").iter().any(|e| e["message"].as_str().is_some_and(|m| m.contains(text)))
+    };
+    world.eventually("no such runtime", |w| said(w, "no runtime for \"gvisor\" is configured")).await;
+    world.eventually("no such class", |w| said(w, "runtimeclass.node.k8s.io \"none\" not found")).await;
     world.scope.stop().await;
 }
 

@@ -1,0 +1,65 @@
+//! What a pod may ask that this node can't give. It is said, and the pod waits: run without it, the pod would not be what
+//! its author was promised.
+
+use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeProjection};
+use serde_json::Value;
+
+use crate::pod;
+
+/// The sources of volumes that this node makes.
+const VOLUMES: [&str; 6] = ["configMap", "downwardAPI", "emptyDir", "hostPath", "projected", "secret"];
+const PROJECTIONS: [&str; 4] = ["configMap", "downwardAPI", "secret", "serviceAccountToken"];
+
+/// The first thing that can't be given.
+pub(crate) fn unsupported(pod: &Pod) -> Option<String> {
+    let spec = pod::spec(pod);
+    let asked = |what: &str| Some(format!("{what} not supported by this node"));
+    if spec.host_users == Some(false) {
+        return asked("user namespaces (hostUsers: false) are");
+    }
+    if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
+        return asked("dynamic resource allocation (resourceClaims) is");
+    }
+    if spec.resources.is_some() {
+        return asked("resources of the pod as a whole (spec.resources) are");
+    }
+    for volume in spec.volumes.iter().flatten() {
+        if let Some(kind) = other_field(volume, &VOLUMES) {
+            return asked(&format!("{kind} volumes are"));
+        }
+        for projection in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
+            if let Some(kind) = other_field::<VolumeProjection>(projection, &PROJECTIONS) {
+                return asked(&format!("{kind} projections are"));
+            }
+        }
+    }
+    pod::containers(pod).find_map(|(_, container)| in_container(container))
+}
+
+fn in_container(container: &Container) -> Option<String> {
+    let name = &container.name;
+    let asked = |what: &str| Some(format!("{what} of the container {name:?} not supported by this node"));
+    if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
+        return asked("volumeDevices");
+    }
+    if container.volume_mounts.iter().flatten().any(|mount| mount.recursive_read_only.as_deref() == Some("Enabled")) {
+        return asked("recursiveReadOnly volume mounts");
+    }
+    if container.env.iter().flatten().any(|env| env.value_from.as_ref().is_some_and(|from| from.file_key_ref.is_some()))
+    {
+        return asked("fileKeyRef variables");
+    }
+    None
+}
+
+/// The name of a field that is set and not among `known`.
+fn other_field<T: serde::Serialize>(value: &T, known: &[&str]) -> Option<String> {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    let mut fields = value.as_object().into_iter().flatten().filter(|(_, v)| **v != Value::Null).map(|(k, _)| k);
+    fields.find(|name| *name != "name" && !known.contains(&name.as_str())).cloned()
+}
+
+/// The field of a volume's source, for a message.
+pub(crate) fn source_kind(volume: &Volume) -> String {
+    other_field(volume, &[]).unwrap_or_else(|| "unknown".to_owned())
+}
