@@ -283,6 +283,19 @@ impl<K: Metadata<Ty = ObjectMeta>> Content<K> {
         self.objects.entry(key.namespace).or_default().insert(key.name, held);
     }
 
+    /// An object whose new state can't be read stays as it was last: it is still there, and whoever were told otherwise
+    /// would end what runs for it. Only an older namesake goes.
+    fn keep(&mut self, unreadable: &Object, changes: &mut Vec<Change<K>>) {
+        let key = unreadable.key();
+        match self.get(&key) {
+            Some(held) if held.uid == unreadable.meta.uid => {
+                tracing::warn!(object = %key, revision = held.revision, "the cache keeps the last state that could be read");
+            }
+            Some(_) => self.remove(&key, None, changes),
+            None => {}
+        }
+    }
+
     /// `last` is the object as it was when it was deleted, if that is known.
     fn remove(&mut self, key: &ObjectKey, last: Option<Arc<K>>, changes: &mut Vec<Change<K>>) {
         let Some(objects) = self.objects.get_mut(&key.namespace) else { return };
@@ -314,9 +327,11 @@ where
         match update {
             Update::Replace(objects) => self.replace(&objects, &mut changes),
             Update::Put(object) => {
-                if let Some(held) = hold::<K>(&object) {
-                    self.write(|content| content.put(object.key(), held, &mut changes));
-                }
+                let held = hold::<K>(&object);
+                self.write(|content| match held {
+                    Some(held) => content.put(object.key(), held, &mut changes),
+                    None => content.keep(&object, &mut changes),
+                });
             }
             Update::Delete(object) => {
                 let last = hold::<K>(&object).map(|held| held.object);
@@ -330,9 +345,9 @@ where
 
     fn replace(&self, objects: &[Arc<Object>], changes: &mut Vec<Change<K>>) {
         // Parsed before the lock is taken: readers don't wait for it.
-        let new: Vec<(ObjectKey, Held<K>)> =
-            objects.iter().filter_map(|object| Some((object.key(), hold::<K>(object)?))).collect();
-        let kept: HashSet<ObjectKey> = new.iter().map(|(key, _)| key.clone()).collect();
+        let new: Vec<(&Arc<Object>, Option<Held<K>>)> =
+            objects.iter().map(|object| (object, hold::<K>(object))).collect();
+        let kept: HashSet<ObjectKey> = objects.iter().map(|object| object.key()).collect();
         self.write(|content| {
             let gone: Vec<ObjectKey> = content
                 .objects
@@ -345,8 +360,11 @@ where
             for key in gone {
                 content.remove(&key, None, changes);
             }
-            for (key, held) in new {
-                content.put(key, held, changes);
+            for (object, held) in new {
+                match held {
+                    Some(held) => content.put(object.key(), held, changes),
+                    None => content.keep(object, changes),
+                }
             }
         });
     }
@@ -356,7 +374,7 @@ where
     }
 }
 
-/// An object that can't be read is left out, and tells why: one broken object must not hide all others.
+/// Nothing for an object that can't be read, which tells why: one broken object must not hide all others.
 fn hold<K>(object: &Arc<Object>) -> Option<Held<K>>
 where
     K: Resource + Metadata<Ty = ObjectMeta> + DeserializeOwned + Send + Sync + 'static,
@@ -364,7 +382,7 @@ where
     match object.typed::<K>() {
         Ok(typed) => Some(Held { revision: object.revision, uid: object.meta.uid.clone(), object: typed }),
         Err(error) => {
-            tracing::error!(kind = K::KIND, object = %object.key(), error = %chain(&error), "left out of the cache");
+            tracing::error!(kind = K::KIND, object = %object.key(), error = %chain(&error), "an object can't be read");
             None
         }
     }
@@ -424,6 +442,32 @@ mod tests {
         );
         check(Update::Replace(vec![object("c", "3", 8, "p")]), &["deleted b false"]);
         assert_eq!(lister.len(), 1);
+    }
+
+    #[test]
+    fn what_can_not_be_read_stays_as_it_was() {
+        let (lister, told) = cache();
+        let broken = |uid: &str, revision: u64| {
+            let value = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "x", "uid": uid,
+                "resourceVersion": revision.to_string()}, "data": ["no map"]});
+            Arc::new(Object::from_wire(value).expect("an object"))
+        };
+        let check = |update: Update, expect: &[&str], version: Option<&str>| {
+            lister.cache.take(update);
+            assert_eq!(std::mem::take(&mut *told.lock().expect("unpoisoned")), expect);
+            let held =
+                lister.get(&ObjectKey::new("x", "a")).and_then(|object| object.metadata.resource_version.clone());
+            assert_eq!(held.as_deref(), version);
+        };
+        check(Update::Put(broken("1", 1)), &[], None);
+        check(Update::Put(object("a", "1", 2, "p")), &["added a true"], Some("2"));
+        check(Update::Put(broken("1", 3)), &[], Some("2"));
+        check(Update::Replace(vec![broken("1", 4)]), &[], Some("2"));
+        check(Update::Put(object("a", "1", 5, "p")), &["modified a true"], Some("5"));
+        // Another object of the name: the one that is held is gone.
+        check(Update::Replace(vec![broken("2", 6)]), &["deleted a false"], None);
+        check(Update::Put(object("a", "2", 7, "p")), &["added a true"], Some("7"));
+        check(Update::Delete(broken("2", 8)), &["deleted a false"], None);
     }
 
     #[test]

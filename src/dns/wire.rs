@@ -1,38 +1,19 @@
 //! DNS messages (RFC 1035, EDNS0 of RFC 6891): reading questions, writing answers, and as much reading of other
-//! servers' answers as forwarding needs.
-//!
-//! Names are text in lower case without the last dot. Labels are bytes; those above 127 become the characters of the
-//! same number, so that nothing is lost.
+//! servers' answers as forwarding needs. What both sides share is `skiff_resolver::message`.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-pub(crate) const A: u16 = 1;
-pub(crate) const NS: u16 = 2;
-pub(crate) const CNAME: u16 = 5;
-pub(crate) const SOA: u16 = 6;
-pub(crate) const PTR: u16 = 12;
-pub(crate) const TXT: u16 = 16;
-pub(crate) const AAAA: u16 = 28;
-pub(crate) const SRV: u16 = 33;
-pub(crate) const OPT: u16 = 41;
-pub(crate) const ANY: u16 = 255;
-const IN: u16 = 1;
+pub(crate) use skiff_resolver::message::{A, AAAA, ANY, CNAME, NS, PTR, SOA, SRV, TXT, question};
+use skiff_resolver::message::{
+    AUTHORITATIVE, CODE, HEADER_LEN, IN, OPCODE, OPT, RECURSION_AVAILABLE, RECURSION_DESIRED, RESPONSE, RawRecord,
+    Records, TRUNCATED, be16, be32, put_header, put_name, read_name,
+};
 
-const HEADER_LEN: usize = 12;
-const RESPONSE: u16 = 1 << 15;
-const OPCODE: u16 = 0xf << 11;
-const AUTHORITATIVE: u16 = 1 << 10;
-const TRUNCATED: u16 = 1 << 9;
-const RECURSION_DESIRED: u16 = 1 << 8;
-const RECURSION_AVAILABLE: u16 = 1 << 7;
 /// Without EDNS, an answer by UDP is no longer.
 const PLAIN_UDP_LEN: usize = 512;
 /// An answer by UDP that stays in one packet on every link of ours.
 const LARGEST_UDP_LEN: usize = 1232;
-const POINTER: u8 = 0xc0;
-const LABEL_LIMIT: usize = 63;
-const NAME_LIMIT: usize = 255;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
@@ -147,17 +128,6 @@ impl Query {
     }
 }
 
-/// A new question of our own.
-pub(crate) fn question(id: u16, name: &str, kind: u16) -> Option<Vec<u8>> {
-    let mut packet = Vec::with_capacity(64);
-    put_header(&mut packet, id, RECURSION_DESIRED, [1, 0, 0, 0]);
-    let mut names = HashMap::new();
-    put_name(&mut packet, name, &mut names)?;
-    packet.extend(kind.to_be_bytes());
-    packet.extend(IN.to_be_bytes());
-    Some(packet)
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub name: String,
@@ -215,7 +185,7 @@ impl Answer {
         packet.extend_from_slice(&query.question);
         let mut names = query.endings();
         let mut counts = [1, 0, 0, 0];
-        let mut flags = RESPONSE | query.flags & RECURSION_DESIRED | RECURSION_AVAILABLE | (self.code as u16 & 0xf);
+        let mut flags = RESPONSE | query.flags & RECURSION_DESIRED | RECURSION_AVAILABLE | (self.code as u16 & CODE);
         if self.authoritative {
             flags |= AUTHORITATIVE;
         }
@@ -260,12 +230,6 @@ fn bare(id: u16, flags: u16, code: Code) -> Vec<u8> {
     packet
 }
 
-fn put_header(packet: &mut Vec<u8>, id: u16, flags: u16, counts: [u16; 4]) {
-    packet.extend(id.to_be_bytes());
-    packet.extend(flags.to_be_bytes());
-    packet.extend(counts.iter().flat_map(|count| count.to_be_bytes()));
-}
-
 /// `None`: some name can't be written. The packet then ends with a part of the record.
 fn put_record(packet: &mut Vec<u8>, record: &Record, names: &mut HashMap<String, usize>) -> Option<()> {
     put_name(packet, &record.name, names)?;
@@ -298,103 +262,6 @@ fn put_record(packet: &mut Vec<u8>, record: &Record, names: &mut HashMap<String,
     Some(())
 }
 
-/// Writes a name, with a pointer to an ending that is in the packet already. `None`: it is no name.
-fn put_name(packet: &mut Vec<u8>, name: &str, names: &mut HashMap<String, usize>) -> Option<()> {
-    let mut rest = name.strip_suffix('.').unwrap_or(name);
-    if rest.len() > NAME_LIMIT - 2 {
-        return None;
-    }
-    while !rest.is_empty() {
-        if let Some(at) = names.get(rest) {
-            packet.extend((u16::from(POINTER) << 8 | u16::try_from(*at).ok()?).to_be_bytes());
-            return Some(());
-        }
-        if packet.len() < 0x3fff {
-            names.insert(rest.to_owned(), packet.len());
-        }
-        let (label, after) = rest.split_once('.').unwrap_or((rest, ""));
-        let bytes: Vec<u8> = label.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect::<Option<_>>()?;
-        if bytes.is_empty() || bytes.len() > LABEL_LIMIT {
-            return None;
-        }
-        packet.push(u8::try_from(bytes.len()).ok()?);
-        packet.extend(bytes);
-        rest = after;
-    }
-    packet.push(0);
-    Some(())
-}
-
-/// The labels of the name at `at`, and where what follows it begins.
-fn read_name(packet: &[u8], at: usize) -> Option<(Vec<String>, usize)> {
-    let (mut labels, mut len) = (Vec::new(), 1);
-    let (mut position, mut end) = (at, None);
-    loop {
-        let head = *packet.get(position)?;
-        if head & POINTER == POINTER {
-            let to = usize::from(be16(packet, position)? & 0x3fff);
-            end = end.or(Some(position + 2));
-            // Pointers lead back, so there is an end to them.
-            if to >= position {
-                return None;
-            }
-            position = to;
-            continue;
-        }
-        if head & POINTER != 0 {
-            return None;
-        }
-        if head == 0 {
-            return Some((labels, end.unwrap_or(position + 1)));
-        }
-        let label = packet.get(position + 1..position + 1 + usize::from(head))?;
-        len += 1 + label.len();
-        if len > NAME_LIMIT {
-            return None;
-        }
-        labels.push(label.iter().map(|b| char::from(b.to_ascii_lowercase())).collect());
-        position += 1 + label.len();
-    }
-}
-
-/// A record of a packet, not yet understood.
-pub(crate) struct RawRecord {
-    name: Vec<String>,
-    kind: u16,
-    class: u16,
-    ttl: u32,
-    ttl_at: usize,
-    data_at: usize,
-    data_len: usize,
-}
-
-/// The records of a packet from a place on; ends at the first one that is malformed.
-struct Records<'a> {
-    packet: &'a [u8],
-    at: usize,
-    left: usize,
-}
-
-impl<'a> Records<'a> {
-    fn new(packet: &'a [u8], at: usize, count: usize) -> Self {
-        Self { packet, at, left: count }
-    }
-}
-
-impl Iterator for Records<'_> {
-    type Item = RawRecord;
-
-    fn next(&mut self) -> Option<RawRecord> {
-        self.left = self.left.checked_sub(1)?;
-        let (name, at) = read_name(self.packet, self.at)?;
-        let (kind, class) = (be16(self.packet, at)?, be16(self.packet, at + 2)?);
-        let (ttl, data_len) = (be32(self.packet, at + 4)?, usize::from(be16(self.packet, at + 8)?));
-        self.packet.get(at + 10..at + 10 + data_len)?;
-        self.at = at + 10 + data_len;
-        Some(RawRecord { name, kind, class, ttl, ttl_at: at + 4, data_at: at + 10, data_len })
-    }
-}
-
 /// Another server's answer.
 pub(crate) struct Foreign<'a> {
     packet: &'a [u8],
@@ -408,7 +275,7 @@ impl<'a> Foreign<'a> {
         let (_, end) = read_name(packet, HEADER_LEN).filter(|_| be16(packet, 4) == Some(1))?;
         let count = |at| be16(packet, at).map(usize::from);
         let counts = [count(6)?, count(8)?, count(10)?];
-        Some(Self { packet, records_at: end + 4, counts, code: be16(packet, 2)? & 0xf })
+        Some(Self { packet, records_at: end + 4, counts, code: be16(packet, 2)? & CODE })
     }
 
     pub(crate) fn is_name_error(&self) -> bool {
@@ -476,14 +343,6 @@ pub(crate) fn set_id(packet: &mut [u8], id: u16) {
     if let Some(place) = packet.get_mut(..2) {
         place.copy_from_slice(&id.to_be_bytes());
     }
-}
-
-fn be16(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn be32(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! another, which may end it. So nothing in Skiff gives a name to the standard library, to tokio or to hyper: it asks
 //! here first, as Go's own resolver would.
 //!
-//! Bottom-up: `wire` writes questions and reads answers, `hosts` reads hosts(5), `config` reads resolv.conf(5) and
+//! Bottom-up: `message` knows the parts of DNS messages (`dns` answers with the same), `wire` writes questions and reads answers, `hosts` reads hosts(5), `config` reads resolv.conf(5) and
 //! says which names are asked for, `lookup` asks, `order` says which address is tried first, `connect` makes a
 //! connection to the first address that has one.
 //!
@@ -17,6 +17,7 @@ mod config;
 mod connect;
 mod hosts;
 mod lookup;
+pub mod message;
 mod order;
 #[cfg(test)]
 mod tests;

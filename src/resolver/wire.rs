@@ -1,23 +1,15 @@
-//! As much of RFC 1035 as asking for addresses needs. What comes back is a stranger's: every read is checked.
+//! As much of RFC 1035 as asking for addresses needs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-const HEADER_LEN: usize = 12;
-const RESPONSE: u16 = 1 << 15;
-const OPCODE: u16 = 0xf << 11;
-const AUTHORITATIVE: u16 = 1 << 10;
-const TRUNCATED: u16 = 1 << 9;
-const RECURSION_DESIRED: u16 = 1 << 8;
-const RECURSION_AVAILABLE: u16 = 1 << 7;
-const CODE: u16 = 0xf;
+use crate::message::{
+    AUTHORITATIVE, CNAME, CODE, HEADER_LEN, IN, LABEL_LIMIT, NAME_LIMIT, OPCODE, RECURSION_AVAILABLE, RESPONSE,
+    Records, TRUNCATED, be16, question, read_name,
+};
+
 const NAME_ERROR: u16 = 3;
-const IN: u16 = 1;
-const CNAME: u16 = 5;
-const LABEL_LIMIT: usize = 63;
-const NAME_LIMIT: usize = 253;
 /// No honest answer is longer.
 const ALIASES: usize = 16;
-const POINTERS: usize = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
@@ -47,20 +39,10 @@ impl Question {
     pub(crate) fn new(id: u16, name: &str, family: Family) -> Option<Self> {
         let valid =
             |label: &str| (1..=LABEL_LIMIT).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_graphic());
-        if name.len() > NAME_LIMIT || !name.split('.').all(valid) {
+        if name.len() > NAME_LIMIT - 2 || !name.split('.').all(valid) {
             return None;
         }
-        let mut packet = Vec::with_capacity(HEADER_LEN + name.len() + 6);
-        for word in [id, RECURSION_DESIRED, 1, 0, 0, 0] {
-            packet.extend(word.to_be_bytes());
-        }
-        for label in name.split('.') {
-            packet.push(label.len() as u8);
-            packet.extend(label.bytes());
-        }
-        packet.push(0);
-        packet.extend((family as u16).to_be_bytes());
-        packet.extend(IN.to_be_bytes());
+        let packet = question(id, name, family as u16)?;
         Some(Self { name: name.to_ascii_lowercase(), family, packet })
     }
 
@@ -70,18 +52,16 @@ impl Question {
 
     /// `None`: this is no answer to this question.
     pub(crate) fn read(&self, packet: &[u8]) -> Option<Answer> {
-        let mut reader = Reader { packet, at: 0 };
-        let (id, flags) = (reader.u16()?, reader.u16()?);
-        let (questions, answers) = (reader.u16()?, reader.u16()?);
-        reader.at = HEADER_LEN;
-        if id.to_be_bytes() != self.packet[..2] || flags & RESPONSE == 0 || flags & OPCODE != 0 {
+        let (flags, questions, answers) = (be16(packet, 2)?, be16(packet, 4)?, be16(packet, 6)?);
+        if packet[..2] != self.packet[..2] || flags & RESPONSE == 0 || flags & OPCODE != 0 {
             return None;
         }
         // A server that understood nothing may give no question back.
-        if questions == 0 && flags & CODE != 0 {
+        if questions == 0 && packet.len() >= HEADER_LEN && flags & CODE != 0 {
             return Some(Answer::Failure);
         }
-        let asked = (reader.name()?, reader.u16()?, reader.u16()?);
+        let (labels, end) = read_name(packet, HEADER_LEN)?;
+        let asked = (text(&labels)?, be16(packet, end)?, be16(packet, end + 2)?);
         if questions != 1 || asked != (self.name.clone(), self.family as u16, IN) {
             return None;
         }
@@ -97,24 +77,21 @@ impl Question {
         if answers == 0 && flags & (AUTHORITATIVE | RECURSION_AVAILABLE) == 0 {
             return Some(Answer::Failure);
         }
-        let Some(addresses) = self.read_records(reader, answers) else { return Some(Answer::Failure) };
+        let Some(addresses) = self.read_records(packet, end + 4, answers.into()) else { return Some(Answer::Failure) };
         Some(Answer::Addresses(addresses))
     }
 
-    fn read_records(&self, mut reader: Reader<'_>, count: u16) -> Option<Vec<IpAddr>> {
+    fn read_records(&self, packet: &[u8], at: usize, count: usize) -> Option<Vec<IpAddr>> {
         let (mut aliases, mut addresses) = (Vec::new(), Vec::new());
-        for _ in 0..count {
-            let (owner, kind, class) = (reader.name()?, reader.u16()?, reader.u16()?);
-            reader.bytes(4)?;
-            let len = usize::from(reader.u16()?);
-            let start = reader.at;
-            let data = reader.bytes(len)?;
-            if class != IN {
-                continue;
-            }
-            if kind == CNAME {
-                aliases.push((owner, Reader { packet: reader.packet, at: start }.name()?));
-            } else if kind == self.family as u16 {
+        let records: Vec<_> = Records::new(packet, at, count).collect();
+        if records.len() != count {
+            return None;
+        }
+        for record in records.into_iter().filter(|record| record.class == IN) {
+            let (owner, data) = (text(&record.name)?, packet.get(record.data_at..record.data_at + record.data_len)?);
+            if record.kind == CNAME {
+                aliases.push((owner, text(&read_name(packet, record.data_at)?.0)?));
+            } else if record.kind == self.family as u16 {
                 let ip = match self.family {
                     Family::A => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?)),
                     Family::Aaaa => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(data).ok()?)),
@@ -132,56 +109,9 @@ impl Question {
     }
 }
 
-struct Reader<'a> {
-    packet: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
-        let bytes = self.packet.get(self.at..self.at + len)?;
-        self.at += len;
-        Some(bytes)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        Some(u16::from_be_bytes(self.bytes(2)?.try_into().ok()?))
-    }
-
-    /// In lower case, without the last dot. A dot within a label makes it no name that anyone here asks for.
-    fn name(&mut self) -> Option<String> {
-        let mut name = Vec::new();
-        let (mut at, mut end) = (self.at, None);
-        let mut pointers = 0;
-        loop {
-            let len = *self.packet.get(at)?;
-            match len {
-                0 => break,
-                1..=63 => {
-                    let label = self.packet.get(at + 1..at + 1 + usize::from(len))?;
-                    if label.contains(&b'.') {
-                        return None;
-                    }
-                    if !name.is_empty() {
-                        name.push(b'.');
-                    }
-                    name.extend(label.to_ascii_lowercase());
-                    at += 1 + usize::from(len);
-                }
-                0xc0.. => {
-                    end = end.or(Some(at + 2));
-                    at = usize::from(u16::from_be_bytes([len & 0x3f, *self.packet.get(at + 1)?]));
-                    pointers += 1;
-                }
-                _ => return None,
-            }
-            if name.len() > NAME_LIMIT || pointers > POINTERS {
-                return None;
-            }
-        }
-        self.at = end.unwrap_or(at + 1);
-        String::from_utf8(name).ok()
-    }
+/// A dot within a label makes it no name that anyone here asks for.
+fn text(labels: &[String]) -> Option<String> {
+    (!labels.iter().any(|label| label.contains('.'))).then(|| labels.join("."))
 }
 
 #[cfg(test)]
