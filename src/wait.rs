@@ -1,19 +1,22 @@
 //! `skiff wait`: one truth of readiness, for scripts and CI.
 
+use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use skiff_api::k8s::api::core::v1::{Node, Service};
-use skiff_client::{Client, HttpTransport, ListOptions};
+use skiff_base::Scope;
+use skiff_client::{Client, HttpTransport, Informers};
+use tokio::sync::Notify;
 
 use crate::cli::WaitArgs;
 
-/// Between two looks; each look is a few requests to a server that is starting.
+/// Between two looks at what tells nobody that it began: the API server before it listens, and the DNS server.
 const PAUSE: Duration = Duration::from_millis(50);
 const DNS_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -31,22 +34,41 @@ pub enum Target {
 
 pub fn run(arguments: WaitArgs) -> Result<ExitCode> {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
-    let deadline = Instant::now() + arguments.timeout;
+    let missing = Missing::default();
     tokio.block_on(async {
-        loop {
-            let Err(error) = look(&arguments.kubeconfig, arguments.target).await else {
-                return Ok(ExitCode::SUCCESS);
-            };
-            if Instant::now() > deadline {
-                bail!("not ready after {} s: {error:#}", arguments.timeout.as_secs());
-            }
-            tokio::time::sleep(PAUSE).await;
+        let ready = ready(&arguments.kubeconfig, arguments.target, &missing);
+        match tokio::time::timeout(arguments.timeout, ready).await {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(_) => bail!("not ready after {} s: {}", arguments.timeout.as_secs(), missing.borrow()),
         }
     })
 }
 
-/// Fails with what is missing.
-async fn look(kubeconfig: &Path, target: Target) -> Result<()> {
+/// What was missing when it was looked for last.
+type Missing = RefCell<String>;
+
+async fn ready(kubeconfig: &Path, target: Target, missing: &Missing) {
+    let client = until(missing, || api_answers(kubeconfig)).await;
+    if matches!(target, Target::Node | Target::All) {
+        nodes_ready(&client, missing).await;
+    }
+    if matches!(target, Target::Dns | Target::All) {
+        until(missing, || dns_answers(&client)).await;
+    }
+}
+
+/// Looks again and again.
+async fn until<T, F: Future<Output = Result<T>>>(missing: &Missing, mut look: impl FnMut() -> F) -> T {
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(error) => *missing.borrow_mut() = format!("{error:#}"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn api_answers(kubeconfig: &Path) -> Result<Client> {
     let text = std::fs::read_to_string(kubeconfig).with_context(|| {
         format!("read {} (does `skiff server` run here? is it yours to read?)", kubeconfig.display())
     })?;
@@ -56,27 +78,36 @@ async fn look(kubeconfig: &Path, target: Target) -> Result<()> {
     if !answer.status().is_success() {
         bail!("the API server is not ready: {}", String::from_utf8_lossy(answer.body()));
     }
-    if matches!(target, Target::Node | Target::All) {
-        nodes_ready(&client).await?;
-    }
-    if matches!(target, Target::Dns | Target::All) {
-        dns_answers(&client).await?;
-    }
-    Ok(())
+    Ok(client)
 }
 
-async fn nodes_ready(client: &Client) -> Result<()> {
-    let nodes = client.all::<Node>().list(&ListOptions::default()).await.context("list nodes")?;
-    if nodes.is_empty() {
-        bail!("no node has registered");
-    }
-    for node in nodes {
-        let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
-        if !conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True") {
-            bail!("node {} is not Ready", node.metadata.name.unwrap_or_default());
+/// Told by a watch.
+async fn nodes_ready(client: &Client, missing: &Missing) {
+    let scope = Scope::new();
+    let nodes = Informers::new(client.clone(), scope.clone()).lister::<Node>();
+    let changed = Arc::new(Notify::new());
+    let tell = changed.clone();
+    nodes.subscribe(move |_| tell.notify_one());
+    loop {
+        match unready(&nodes.list()) {
+            None => break,
+            Some(why) => *missing.borrow_mut() = why,
         }
+        changed.notified().await;
     }
-    Ok(())
+    scope.stop().await;
+}
+
+/// Why the nodes are not ready.
+fn unready(nodes: &[Arc<Node>]) -> Option<String> {
+    if nodes.is_empty() {
+        return Some("no node has registered".to_owned());
+    }
+    nodes.iter().find_map(|node| {
+        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        (!ready).then(|| format!("node {} is not Ready", node.metadata.name.as_deref().unwrap_or_default()))
+    })
 }
 
 async fn dns_answers(client: &Client) -> Result<()> {
@@ -111,4 +142,20 @@ fn ask(server: Ipv4Addr, name: &str) -> Result<()> {
         bail!("it does not know {name}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_ready_when_there_is_one_and_all_are() {
+        let node = |name: &str, ready: &str| -> Arc<Node> {
+            let value = serde_json::json!({"metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+            Arc::new(serde_json::from_value(value).expect("a node"))
+        };
+        assert_eq!(unready(&[]).as_deref(), Some("no node has registered"));
+        assert_eq!(unready(&[node("a", "True"), node("b", "Unknown")]).as_deref(), Some("node b is not Ready"));
+        assert_eq!(unready(&[node("a", "True")]), None);
+    }
 }
