@@ -165,7 +165,7 @@ fn shown(value: impl Serialize) -> String {
 }
 
 /// Go's `%q`.
-pub(crate) fn go_quote(text: &str) -> String {
+pub fn go_quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars() {

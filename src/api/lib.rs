@@ -3,6 +3,7 @@
 //!
 //! Bottom-up:
 //! - words: [`names`], [`quantity`], [`duration`], [`selector`], [`taint`]: one small grammar each, with upstream's sentences;
+//! - [`downward`]: what a container may ask about its pod, as far as the object says it;
 //! - answers: [`status`] (what a failed request says), [`field`] (where in an object something is wrong, and how it is told);
 //! - objects: [`resource`] (names of kinds), [`object`] (bytes at one revision, shared), [`metadata`] (rules all kinds share);
 //! - facts: [`schema`] (fields of every type, made at build time), and what is read from it: [`decode`] and [`yaml`] (bytes to
@@ -15,6 +16,7 @@
 //! Must not know: HTTP connections, the store, the API server, controllers.
 
 pub mod decode;
+pub mod downward;
 pub mod duration;
 pub mod field;
 pub mod kinds;

@@ -154,7 +154,7 @@ impl Client {
 }
 
 /// The error of an unsuccessful answer: its `Status`, or the best that can be said without one.
-pub(crate) fn failure(status: http::StatusCode, body: &[u8]) -> ApiError {
+pub fn failure(status: http::StatusCode, body: &[u8]) -> ApiError {
     if let Some(error) = serde_json::from_slice(body).ok().as_ref().and_then(ApiError::from_value) {
         return error;
     }
@@ -188,7 +188,13 @@ pub(crate) fn query(pairs: &[(&str, &str)]) -> String {
     out
 }
 
-/// Percent-encodes everything but what RFC 3986 calls unreserved.
+/// `text` with everything percent-encoded but what RFC 3986 calls unreserved.
+pub fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    encode(&mut out, text);
+    out
+}
+
 fn encode(out: &mut String, text: &str) {
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -24,7 +24,7 @@ mod tls;
 mod transport;
 mod watch;
 
-pub use api::{Api, Client, DeleteOptions, ListOptions, PatchKind};
+pub use api::{Api, Client, DeleteOptions, ListOptions, PatchKind, failure, percent_encoded};
 pub use error::Error;
 pub use event::{EventKind, EventRecorder};
 pub use http_transport::HttpTransport;

@@ -8,99 +8,14 @@ use skiff_client::PatchKind;
 use crate::discovery::Resource;
 use crate::failure::{api_error, is_not_found};
 use crate::manifest::{Files, Manifest};
-use crate::print::{Output, without_managed_fields};
+use crate::print::compact;
 use crate::server::{MANAGER, Server, path, with_query};
+use crate::writing::{DryRun, Writing, local};
 use crate::{Failure, Result};
 
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const CLIENT_SIDE: &str = "kubectl-client-side-apply";
 const RETRIES: usize = 5;
-
-/// What writing commands have in common.
-#[derive(Args, Debug, Clone)]
-pub struct Writing {
-    /// Must be "none", "server", or "client": print what would be done
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "client", default_value = "none")]
-    pub dry_run: String,
-    /// Must be one of: strict (or true), warn, ignore (or false)
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "strict")]
-    pub validate: Option<String>,
-    /// Output format
-    #[arg(short, long, default_value = "")]
-    pub output: String,
-    /// Name of the manager used to track field ownership
-    #[arg(long, default_value = "")]
-    pub field_manager: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DryRun {
-    No,
-    Client,
-    Server,
-}
-
-impl Writing {
-    pub fn dry_run(&self) -> Result<DryRun> {
-        match self.dry_run.as_str() {
-            "none" => Ok(DryRun::No),
-            "client" => Ok(DryRun::Client),
-            "server" => Ok(DryRun::Server),
-            other => Err(Failure::text(format!(
-                "Invalid dry-run value ({other}). Must be \"none\", \"server\", or \"client\"."
-            ))),
-        }
-    }
-
-    /// `default` where nothing is asked for.
-    fn validation(&self, default: &'static str) -> Result<&'static str> {
-        match self.validate.as_deref().unwrap_or(default) {
-            "" => Ok(""),
-            "strict" | "true" => Ok("Strict"),
-            "warn" => Ok("Warn"),
-            "ignore" | "false" => Ok("Ignore"),
-            other => Err(Failure::text(format!(
-                "invalid - validate option {other:?}; must be one of: strict (or true), warn, ignore (or false)"
-            ))),
-        }
-    }
-
-    /// The path with the parameters of a write of whole objects, which are validated strictly.
-    pub fn query(&self, path: &str, manager: &str) -> Result<String> {
-        self.query_with(path, manager, "strict")
-    }
-
-    /// The same for small changes, whose validation is up to the server.
-    pub fn query_change(&self, path: &str, manager: &str) -> Result<String> {
-        self.query_with(path, manager, "")
-    }
-
-    fn query_with(&self, path: &str, manager: &str, validation: &'static str) -> Result<String> {
-        let manager = if self.field_manager.is_empty() { manager } else { &self.field_manager };
-        let dry_run = if self.dry_run()? == DryRun::Server { "All" } else { "" };
-        Ok(with_query(
-            path,
-            &[("fieldManager", manager), ("fieldValidation", self.validation(validation)?), ("dryRun", dry_run)],
-        ))
-    }
-
-    /// Tells what was done, or prints the object.
-    pub fn tell(&self, resource: &Resource, object: &Value, what: &str) -> Result {
-        match Output::parse(&self.output)? {
-            Output::Table { .. } => {
-                let dry = match self.dry_run()? {
-                    DryRun::No => "",
-                    DryRun::Client => " (dry run)",
-                    DryRun::Server => " (server dry run)",
-                };
-                let name = object["metadata"]["name"].as_str().unwrap_or_default();
-                println!("{} {what}{dry}", resource.label(name));
-            }
-            output => print!("{}", output.show(&without_managed_fields(object.clone()), Some(resource))?),
-        }
-        Ok(())
-    }
-}
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -182,7 +97,7 @@ pub fn remembering(object: &Value) -> Value {
     if plain["metadata"].get("annotations").is_none() {
         plain["metadata"]["annotations"] = json!({});
     }
-    let text = format!("{plain}\n");
+    let text = compact(&plain) + "\n";
     plain["metadata"]["annotations"][LAST_APPLIED] = text.into();
     plain
 }
@@ -216,16 +131,12 @@ async fn three_way(server: &Server, arguments: &Arguments, manifest: &Manifest, 
     loop {
         let original =
             current["metadata"]["annotations"][LAST_APPLIED].as_str().and_then(|text| serde_json::from_str(text).ok());
+        if writing.dry_run()? == DryRun::Client {
+            return writing.tell(resource, &current, "configured");
+        }
         let patch = patch::three_way(original.as_ref(), &modified, &current, schema.as_ref()).map_err(local)?;
         if patch.as_object().is_some_and(serde_json::Map::is_empty) {
             return writing.tell(resource, &current, "unchanged");
-        }
-        if writing.dry_run()? == DryRun::Client {
-            let merged = match &schema {
-                Some(schema) => patch::strategic_merge(&current, &patch, schema).map_err(local)?,
-                None => patch::merge_patch(current, &patch),
-            };
-            return writing.tell(resource, &merged, "configured");
         }
         let kind = if schema.is_some() { PatchKind::Strategic } else { PatchKind::Merge };
         match server.patch(&writing.query(&object_path, CLIENT_SIDE)?, kind, &patch).await {
@@ -253,10 +164,6 @@ async fn three_way(server: &Server, arguments: &Arguments, manifest: &Manifest, 
             }
         }
     }
-}
-
-fn local(error: ApiError) -> anyhow::Error {
-    Failure::text(error.message)
 }
 
 async fn create(
@@ -301,5 +208,11 @@ mod tests {
         );
         assert!(text.ends_with('\n'));
         assert_eq!(remembering(&remembered), remembered);
+        // Byte by byte as upstream, so that both clients tell the same annotation.
+        let shell = remembering(&json!({"metadata": {"name": "x"}, "spec": {"command": ["a && b > c"]}}));
+        assert_eq!(
+            shell["metadata"]["annotations"][LAST_APPLIED],
+            "{\"metadata\":{\"annotations\":{},\"name\":\"x\"},\"spec\":{\"command\":[\"a \\u0026\\u0026 b \\u003e c\"]}}\n"
+        );
     }
 }

@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use skiff_api::yaml;
 use skiff_client::{Auth, Kubeconfig};
 
 use crate::{Failure, Result};
+
+mod change;
 
 /// What the server writes for the administrator of its machine.
 const OURS: &str = "/etc/skiff/skiff.yaml";
@@ -50,6 +54,9 @@ enum Command {
         /// Only the current context and what it uses
         #[arg(long)]
         minify: bool,
+        /// Put the contents of files in place of their names
+        #[arg(long)]
+        flatten: bool,
         /// yaml or json
         #[arg(short, long, default_value = "yaml")]
         output: String,
@@ -57,9 +64,40 @@ enum Command {
     /// Display the current-context
     CurrentContext,
     /// Set the current-context in a kubeconfig file
+    #[command(visible_alias = "use")]
     UseContext { name: String },
     /// Describe one or many contexts
-    GetContexts,
+    GetContexts {
+        names: Vec<String>,
+        /// name
+        #[arg(short, long, default_value = "")]
+        output: String,
+        /// Don't print headers
+        #[arg(long)]
+        no_headers: bool,
+    },
+    /// Display clusters defined in the kubeconfig
+    GetClusters,
+    /// Display users defined in the kubeconfig
+    GetUsers,
+    /// Set a context entry in kubeconfig
+    SetContext(change::SetContext),
+    /// Set a cluster entry in kubeconfig
+    SetCluster(change::SetCluster),
+    /// Set a user entry in kubeconfig
+    SetCredentials(change::SetCredentials),
+    /// Rename a context from the kubeconfig file
+    RenameContext { old: String, new: String },
+    /// Delete the specified context from the kubeconfig
+    DeleteContext { name: String },
+    /// Delete the specified cluster from the kubeconfig
+    DeleteCluster { name: String },
+    /// Delete the specified user from the kubeconfig
+    DeleteUser { name: String },
+    /// Set an individual value in a kubeconfig file
+    Set { property: String, value: String },
+    /// Unset an individual value in a kubeconfig file
+    Unset { property: String },
 }
 
 impl Global {
@@ -73,6 +111,14 @@ impl Global {
         }
         let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".kube/config"));
         home.into_iter().filter(|path| path.exists()).chain([PathBuf::from(OURS)]).take(1).collect()
+    }
+
+    /// The file that new entries go to.
+    fn new_file(&self) -> Option<PathBuf> {
+        if self.kubeconfig.is_some() || std::env::var_os("KUBECONFIG").is_some_and(|list| !list.is_empty()) {
+            return None;
+        }
+        std::env::var_os("HOME").map(|home| Path::new(&home).join(".kube/config"))
     }
 
     /// All files as one.
@@ -167,17 +213,32 @@ fn absolute(entry: &mut Value, directory: &Path) {
 }
 
 pub fn run(global: &Global, arguments: Arguments) -> Result {
-    let mut config = global.merged()?;
+    let changes = matches!(
+        arguments.command,
+        Command::SetContext(_)
+            | Command::SetCluster(_)
+            | Command::SetCredentials(_)
+            | Command::Set { .. }
+            | Command::Unset { .. }
+    );
+    let mut config = match global.merged() {
+        // What is set may be the first there is.
+        Err(_) if changes => json!({"current-context": ""}),
+        merged => merged?,
+    };
     if let Some(context) = &global.context {
         config["current-context"] = context.as_str().into();
     }
     let current = config["current-context"].as_str().unwrap_or_default().to_owned();
     match arguments.command {
-        Command::View { raw, minify, output } => {
+        Command::View { raw, minify, flatten, output } => {
             if minify {
                 keep_current(&mut config, &current);
             }
-            if !raw {
+            if flatten {
+                self::flatten(&mut config)?;
+            }
+            if !raw && !flatten {
                 redact(&mut config);
             }
             print!("{}", crate::print::structured(&config, &output)?);
@@ -190,44 +251,82 @@ pub fn run(global: &Global, arguments: Arguments) -> Result {
             println!("{current}");
             Ok(())
         }
-        Command::UseContext { name } => use_context(global, &config, &name),
-        Command::GetContexts => {
-            let mut table = crate::print::Table::new(&["CURRENT", "NAME", "CLUSTER", "AUTHINFO", "NAMESPACE"]);
-            for context in config["contexts"].as_array().into_iter().flatten() {
-                let text = |field: &str| context["context"][field].as_str().unwrap_or_default().to_owned();
-                let name = context["name"].as_str().unwrap_or_default().to_owned();
-                let star = if name == current { "*" } else { "" };
-                table.row([star.to_owned(), name, text("cluster"), text("user"), text("namespace")]);
-            }
-            print!("{table}");
-            Ok(())
-        }
+        Command::UseContext { name } => change::use_context(global, has(&config, "contexts", &name), &name),
+        Command::GetContexts { names, output, no_headers } => contexts(&config, &current, &names, &output, no_headers),
+        Command::GetClusters => names_of(&config, "clusters"),
+        Command::GetUsers => names_of(&config, "users"),
+        Command::SetContext(context) => change::set_context(global, &current, &context),
+        Command::SetCluster(cluster) => change::set_cluster(global, &cluster),
+        Command::SetCredentials(user) => change::set_credentials(global, &user),
+        Command::RenameContext { old, new } => change::rename_context(global, &current, &old, &new),
+        Command::DeleteContext { name } => change::delete(global, "context", &current, &name),
+        Command::DeleteCluster { name } => change::delete(global, "cluster", &current, &name),
+        Command::DeleteUser { name } => change::delete(global, "user", &current, &name),
+        Command::Set { property, value } => change::property(global, &property, Some(&value)),
+        Command::Unset { property } => change::property(global, &property, None),
     }
 }
 
-fn use_context(global: &Global, config: &Value, name: &str) -> Result {
-    if !config["contexts"].as_array().into_iter().flatten().any(|context| context["name"] == name) {
-        return Err(Failure::text(format!("no context exists with the name: {name:?}")));
+fn has(config: &Value, list: &str, name: &str) -> bool {
+    config[list].as_array().into_iter().flatten().any(|entry| entry["name"] == name)
+}
+
+fn names_of(config: &Value, list: &str) -> Result {
+    println!("NAME");
+    for entry in config[list].as_array().into_iter().flatten() {
+        println!("{}", entry["name"].as_str().unwrap_or_default());
     }
-    let Some(file) = global.files().into_iter().find(|file| file.exists()) else {
-        return Err(Failure::text("there is no kubeconfig file to write to"));
-    };
-    let failed = |e: &dyn std::fmt::Display| Failure::text(format!("write {}: {e}", file.display()));
-    let text = std::fs::read_to_string(&file).map_err(|e| failed(&e))?;
-    let mut own = yaml::document(&text).map_err(|e| failed(&e))?.value;
-    own["current-context"] = name.into();
-    // Beside it and then in its place, readable by its owner alone: it holds keys.
-    let beside = file.with_extension("lock");
-    let write = || -> std::io::Result<()> {
-        use std::io::Write as _;
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        out.write_all(yaml::to_string(&own).as_bytes())?;
-        out.sync_all()?;
-        std::fs::rename(&beside, &file)
-    };
-    write().map_err(|e| failed(&e))?;
-    println!("Switched to context {name:?}.");
+    Ok(())
+}
+
+fn contexts(config: &Value, current: &str, names: &[String], output: &str, no_headers: bool) -> Result {
+    if !matches!(output, "" | "name") {
+        return Err(Failure::text(format!("output must be one of '' or 'name': {output:?}")));
+    }
+    if let Some(missing) = names.iter().find(|name| !has(config, "contexts", name)) {
+        return Err(Failure::text(format!("context {missing} not found")));
+    }
+    let mut table = crate::print::Table::default();
+    if !no_headers {
+        table.row(["CURRENT", "NAME", "CLUSTER", "AUTHINFO", "NAMESPACE"].map(str::to_owned));
+    }
+    for context in config["contexts"].as_array().into_iter().flatten() {
+        let text = |field: &str| context["context"][field].as_str().unwrap_or_default().to_owned();
+        let name = context["name"].as_str().unwrap_or_default().to_owned();
+        if !names.is_empty() && !names.contains(&name) {
+            continue;
+        }
+        if output == "name" {
+            println!("{name}");
+            continue;
+        }
+        let star = if name == current { "*" } else { "" };
+        table.row([star.to_owned(), name, text("cluster"), text("user"), text("namespace")]);
+    }
+    if output.is_empty() {
+        print!("{table}");
+    }
+    Ok(())
+}
+
+/// Puts the contents of files in place of their names.
+fn flatten(config: &mut Value) -> Result {
+    for (list, section, fields) in [
+        ("clusters", "cluster", ["certificate-authority"].as_slice()),
+        ("users", "user", ["client-certificate", "client-key"].as_slice()),
+    ] {
+        for entry in config[list].as_array_mut().into_iter().flatten() {
+            for field in fields {
+                let Some(map) = entry.get_mut(section).and_then(Value::as_object_mut) else { continue };
+                let Some(path) = map.get(*field).and_then(Value::as_str).filter(|path| !path.is_empty()) else {
+                    continue;
+                };
+                let bytes = std::fs::read(path).map_err(|e| Failure::text(format!("open {path}: {e}")))?;
+                map.insert(format!("{field}-data"), STANDARD.encode(bytes).into());
+                map.remove(*field);
+            }
+        }
+    }
     Ok(())
 }
 

@@ -4,16 +4,21 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use skiff_api::ApiError;
 
-use crate::apply::{DryRun, Writing, creating, remembering};
+use crate::apply::{creating, remembering};
 use crate::delete::wait_until_gone;
 use crate::discovery::Resource;
 use crate::failure::{api_error, is_not_found};
 use crate::manifest::Files;
 use crate::server::{Server, path};
 use crate::targets::Found;
+use crate::writing::{DryRun, Writing};
 use crate::{Failure, Result};
 
+mod access;
 mod generators;
+mod workload;
+
+pub use generators::decoded;
 
 const MANAGER: &str = "kubectl-create";
 
@@ -51,6 +56,36 @@ enum Generator {
     /// Create a service
     #[command(subcommand, visible_alias = "svc")]
     Service(generators::Service),
+    /// Create a job with the specified name
+    Job(workload::Job),
+    /// Create a cron job with the specified name
+    #[command(name = "cronjob", visible_alias = "cj")]
+    CronJob(workload::CronJob),
+    /// Create an ingress with the specified name
+    #[command(visible_alias = "ing")]
+    Ingress(workload::Ingress),
+    /// Create a quota with the specified name
+    #[command(visible_alias = "resourcequota")]
+    Quota(workload::Quota),
+    /// Create a priority class with the specified name
+    #[command(name = "priorityclass", visible_alias = "pc")]
+    PriorityClass(workload::PriorityClass),
+    /// Create a pod disruption budget with the specified name
+    #[command(name = "poddisruptionbudget", visible_alias = "pdb")]
+    DisruptionBudget(workload::DisruptionBudget),
+    /// Create a role with single rule
+    Role(access::Role),
+    /// Create a cluster role
+    #[command(name = "clusterrole")]
+    ClusterRole(access::ClusterRole),
+    /// Create a role binding for a particular role or cluster role
+    #[command(name = "rolebinding")]
+    RoleBinding(access::Binding),
+    /// Create a cluster role binding for a particular cluster role
+    #[command(name = "clusterrolebinding")]
+    ClusterRoleBinding(access::Binding),
+    /// Request a service account token
+    Token(access::Token),
 }
 
 pub async fn run(server: &Server, arguments: Arguments) -> Result {
@@ -62,6 +97,17 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             Generator::ConfigMap(data) => data.object("ConfigMap", "data", "binaryData", None)?,
             Generator::Secret(secret) => secret.object()?,
             Generator::Service(service) => service.object()?,
+            Generator::Job(job) => job.object(server).await?,
+            Generator::CronJob(cron_job) => cron_job.object()?,
+            Generator::Ingress(ingress) => ingress.object()?,
+            Generator::Quota(quota) => quota.object()?,
+            Generator::PriorityClass(class) => class.object(),
+            Generator::DisruptionBudget(budget) => budget.object()?,
+            Generator::Role(role) => role.object(server).await?,
+            Generator::ClusterRole(role) => role.object(server).await?,
+            Generator::RoleBinding(binding) => binding.object("RoleBinding")?,
+            Generator::ClusterRoleBinding(binding) => binding.object("ClusterRoleBinding")?,
+            Generator::Token(token) => return token.make(server).await,
         };
         return make(server, object, &writing, MANAGER).await;
     }
@@ -77,7 +123,7 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         let made = async {
             let resource = manifest.place(server).await?;
             let object = if arguments.save_config { remembering(&manifest.object) } else { manifest.object.clone() };
-            post(server, resource, &object, &arguments.writing, MANAGER)
+            post(server, resource, &object, &arguments.writing, MANAGER, "created")
                 .await
                 .map_err(|e| creating(e, &manifest.source))
         };
@@ -91,7 +137,12 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
 }
 
 /// Creates an object that a command made, in the namespace of the command.
-pub async fn make(server: &Server, mut object: Value, writing: &Writing, manager: &str) -> Result {
+pub async fn make(server: &Server, object: Value, writing: &Writing, manager: &str) -> Result {
+    make_as(server, object, writing, manager, "created").await
+}
+
+/// The same, with another word for what was done.
+pub async fn make_as(server: &Server, mut object: Value, writing: &Writing, manager: &str, told: &str) -> Result {
     let (api_version, kind) =
         (object["apiVersion"].as_str().unwrap_or_default(), object["kind"].as_str().unwrap_or_default());
     let what = format!("failed to create {}", kind.to_ascii_lowercase());
@@ -102,19 +153,26 @@ pub async fn make(server: &Server, mut object: Value, writing: &Writing, manager
     if resource.namespaced && (server.namespace_given || writing.dry_run()? != DryRun::Client) {
         object["metadata"]["namespace"] = server.namespace.as_str().into();
     }
-    post(server, resource, &object, writing, manager).await.map_err(|e| match api_error(&e) {
+    post(server, resource, &object, writing, manager, told).await.map_err(|e| match api_error(&e) {
         Some(error) if error.reason != "Invalid" => Failure::text(format!("{what}: {}", error.message)),
         _ => e,
     })
 }
 
-async fn post(server: &Server, resource: &Resource, object: &Value, writing: &Writing, manager: &str) -> Result {
+async fn post(
+    server: &Server,
+    resource: &Resource,
+    object: &Value,
+    writing: &Writing,
+    manager: &str,
+    told: &str,
+) -> Result {
     if writing.dry_run()? == DryRun::Client {
-        return writing.tell(resource, object, "created");
+        return writing.tell(resource, object, told);
     }
     let namespace = object["metadata"]["namespace"].as_str();
     let created = server.post(&writing.query(&path(resource, namespace, "", ""), manager)?, object).await?;
-    writing.tell(resource, &created, "created")
+    writing.tell(resource, &created, told)
 }
 
 #[derive(Args)]

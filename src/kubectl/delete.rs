@@ -6,10 +6,10 @@ use clap::Args;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use crate::apply::DryRun;
 use crate::failure::is_not_found;
 use crate::server::{JSON, Server, path, with_query};
 use crate::targets::{Found, Selection, parse};
+use crate::writing::DryRun;
 use crate::{Failure, Result};
 
 #[derive(Args, Debug)]

@@ -9,15 +9,25 @@ use crate::server::{Server, path, with_query};
 use crate::targets::{Found, Selection, Target, list, parse};
 use crate::{Failure, Result};
 
+mod access;
+mod batch;
 mod generic;
+mod network;
 mod node;
 mod page;
 mod pod;
+mod policy;
 mod service;
 mod workload;
 
+pub use access::rules;
 use page::Page;
 pub use page::aligned;
+pub use pod::downward;
+
+/// Kinds whose pages upstream ends without events.
+const EVENTLESS: [&str; 8] =
+    ["Secret", "Namespace", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding", "ResourceQuota", "LimitRange"];
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -50,8 +60,24 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             "Pod" => pod::write(&mut page, &found.object),
             "Deployment" => workload::deployment(server, &mut page, found).await?,
             "ReplicaSet" | "ReplicationController" => workload::replicas(server, &mut page, found).await?,
+            "DaemonSet" => workload::daemon_set(server, &mut page, found).await?,
+            "StatefulSet" => workload::stateful_set(server, &mut page, found).await?,
+            "Job" => batch::job(&mut page, &found.object),
+            "CronJob" => batch::cron_job(&mut page, &found.object),
             "Service" => service::write(server, &mut page, found).await?,
+            "Endpoints" => network::endpoints(&mut page, &found.object),
+            "EndpointSlice" => network::slice(&mut page, &found.object),
+            "Ingress" => network::ingress(server, &mut page, found).await?,
+            "IngressClass" => network::ingress_class(&mut page, &found.object),
             "Node" => node::write(server, &mut page, found).await?,
+            "ServiceAccount" => access::service_account(&mut page, &found.object),
+            "Role" | "ClusterRole" => access::role(&mut page, &found.object),
+            "RoleBinding" | "ClusterRoleBinding" => access::binding(&mut page, &found.object),
+            "ResourceQuota" => policy::quota(&mut page, &found.object),
+            "LimitRange" => policy::limit_range(&mut page, &found.object),
+            "PodDisruptionBudget" => policy::disruption_budget(&mut page, &found.object),
+            "PriorityClass" => policy::priority_class(&mut page, &found.object),
+            "StorageClass" => policy::storage_class(&mut page, &found.object),
             "ConfigMap" => generic::config_map(&mut page, &found.object),
             "Secret" => generic::secret(&mut page, &found.object),
             "Namespace" => {
@@ -60,7 +86,7 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             }
             _ => generic::write(&mut page, &found.object),
         }
-        let has_events = !matches!(found.resource.kind.as_str(), "Secret" | "Namespace");
+        let has_events = !EVENTLESS.contains(&found.resource.kind.as_str());
         if arguments.show_events == "true" && has_events {
             events(server, &mut page, found).await?;
         }
@@ -90,7 +116,7 @@ impl Arguments {
             ));
         }
         let mut found = Vec::new();
-        for Target { resource, names } in targets {
+        for Target { resource, names, .. } in targets {
             if names.is_empty() {
                 for object in self.selection.list(server, &resource, namespace).await? {
                     found.push(Found { resource: resource.clone(), object });
@@ -119,22 +145,13 @@ impl Arguments {
 
 /// What limits a namespace, where the server has such types.
 async fn limits(server: &Server, page: &mut Page, namespace: &str) -> Result {
-    for (ty, title, none) in [
-        ("resourcequotas", "Resource Quotas", "No resource quota."),
-        ("limitranges", "Resource Limits", "No LimitRange resource."),
-    ] {
-        let Ok(resource) = server.discovery().await?.find(ty) else { continue };
-        let found = list(server, resource, Some(namespace), "", "").await?;
-        page.line("");
-        if found.is_empty() {
-            page.line(none);
-            continue;
+    let mut found = [Vec::new(), Vec::new()];
+    for (ty, found) in ["resourcequotas", "limitranges"].into_iter().zip(&mut found) {
+        if let Ok(resource) = server.discovery().await?.find(ty) {
+            *found = list(server, resource, Some(namespace), "", "").await?;
         }
-        page.line(title);
-        found.iter().for_each(|object| {
-            page.line(format!("  Name:\t{}", object["metadata"]["name"].as_str().unwrap_or_default()))
-        });
     }
+    policy::of_namespace(page, &found[0], &found[1]);
     Ok(())
 }
 

@@ -48,6 +48,25 @@ impl Resource {
         if self.group.is_empty() { singular } else { format!("{singular}.{}", self.group) }
     }
 
+    /// `apps/v1, Kind=Deployment`, as Go prints a kind.
+    pub fn gvk_text(&self) -> String {
+        format!("{}/{}, Kind={}", self.group, self.version, self.kind)
+    }
+
+    /// What an object says of itself, for work without a server.
+    pub fn of_object(object: &Value) -> Self {
+        let api_version = object["apiVersion"].as_str().unwrap_or_default();
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let kind = text(object, "kind");
+        Self {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            name: kind.to_ascii_lowercase(),
+            kind,
+            ..Self::default()
+        }
+    }
+
     pub fn gvk(&self) -> skiff_api::Gvk {
         skiff_api::Gvk::new(&self.group, &self.version, &self.kind)
     }

@@ -3,9 +3,9 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::apply::Writing;
 use crate::server::Server;
 use crate::targets::{Found, Selection};
+use crate::writing::Writing;
 use crate::{Failure, Result, create};
 
 #[derive(Args, Debug)]

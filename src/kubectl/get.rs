@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::discovery::Resource;
 use crate::failure::is_not_found;
 use crate::manifest::Files;
-use crate::print::{JsonPath, Output, Table, cell, pairs, without_managed_fields};
+use crate::print::{ALL, JsonPath, Output, Table, cell, pairs, without_managed_fields};
 use crate::server::{JSON, Server, TABLE, path, with_query};
 use crate::targets::{self, Target};
 use crate::{Failure, Result};
@@ -18,9 +18,12 @@ pub struct Arguments {
     words: Vec<String>,
     #[command(flatten)]
     files: Files,
-    /// Output format: wide, yaml, json, name, jsonpath=..., custom-columns=...
+    /// Output format: wide, yaml, json, name, jsonpath=..., go-template=..., custom-columns=...
     #[arg(short, long, default_value = "")]
     output: String,
+    /// The template, or its file, of -o go-template and -o jsonpath
+    #[arg(long, default_value = "", hide_default_value = true)]
+    template: String,
     /// List the requested objects across all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
@@ -70,7 +73,7 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         print!("{}", server.text(raw).await?);
         return Ok(());
     }
-    let output = Output::parse(&arguments.output)?;
+    let output = Output::parse(&arguments.output, &arguments.template, &ALL)?;
     let targets = arguments.targets(server).await?;
     if targets.is_empty() {
         eprintln!(
@@ -98,10 +101,15 @@ impl Arguments {
         if self.files.is_empty() {
             return targets::parse(server.discovery().await?, &self.words);
         }
-        let mut targets = Vec::new();
+        // Objects of one type and namespace that follow each other share a table.
+        let mut targets: Vec<Target> = Vec::new();
         for mut manifest in self.files.read()? {
             let resource = manifest.place(server).await?.clone();
-            targets.push(Target { resource, names: vec![manifest.name().to_owned()] });
+            let (name, namespace) = (manifest.name().to_owned(), Some(manifest.namespace().to_owned()));
+            match targets.last_mut().filter(|last| last.resource == resource && last.namespace == namespace) {
+                Some(last) => last.names.push(name),
+                None => targets.push(Target { resource, names: vec![name], namespace }),
+            }
         }
         Ok(targets)
     }
@@ -133,8 +141,9 @@ impl Get<'_> {
     /// What the server has, in all its parts; names that don't exist are told, and fail the command at the end.
     async fn answers(&self, target: &Target, accept: &str, missing: &mut Vec<anyhow::Error>) -> Result<Vec<Value>> {
         let mut answers = Vec::new();
+        let namespace = target.namespace.as_deref().or(self.namespace());
         for name in &target.names {
-            match self.server.get_as(&path(&target.resource, self.namespace(), name, ""), accept).await {
+            match self.server.get_as(&path(&target.resource, namespace, name, ""), accept).await {
                 Ok(answer) => answers.push(answer),
                 Err(e) if is_not_found(&e) && self.arguments.ignore_not_found => {}
                 Err(e) if is_not_found(&e) => missing.push(e),
@@ -159,20 +168,26 @@ impl Get<'_> {
     }
 
     async fn tables(&self, targets: &[Target]) -> Result {
-        let several = targets.len() > 1 || self.arguments.show_kind;
+        let several = self.arguments.show_kind || targets.iter().any(|target| target.resource != targets[0].resource);
         let mut missing = Vec::new();
-        let (mut any, mut printed) = (false, false);
+        let mut parts: Vec<(&Resource, Vec<Value>)> = Vec::new();
         for target in targets {
             let answers = match self.answers(target, TABLE, &mut missing).await {
                 // Of a category, what can't be listed is passed over.
                 Err(e) if targets.len() > 1 && is_not_found(&e) => continue,
                 answers => answers?,
             };
-            let mut answers = answers;
+            match parts.last_mut().filter(|(resource, _)| **resource == target.resource) {
+                Some((_, part)) => part.extend(answers),
+                None => parts.push((&target.resource, answers)),
+            }
+        }
+        let mut printed = false;
+        for (resource, mut answers) in parts {
             if let Some(by) = &self.arguments.sort_by {
                 sort_rows(&mut answers, &JsonPath::parse_path(by)?);
             }
-            let mut view = View::new(self, &target.resource, several);
+            let mut view = View::new(self, resource, several);
             let mut table = Table::default();
             for answer in &answers {
                 view.add(answer, &mut table);
@@ -184,9 +199,9 @@ impl Get<'_> {
                 println!();
             }
             print!("{table}");
-            (any, printed) = (true, true);
+            printed = true;
         }
-        if !any && missing.is_empty() && !self.arguments.ignore_not_found {
+        if !printed && missing.is_empty() && !self.arguments.ignore_not_found {
             self.nothing(targets.iter().any(|target| target.resource.namespaced));
         }
         told(missing)
@@ -275,7 +290,8 @@ impl Get<'_> {
             self.list_path(resource, &pairs)
         };
         if let [name] = target.names.as_slice() {
-            self.server.get(&path(resource, self.namespace(), name, "")).await?;
+            let namespace = target.namespace.as_deref().or(self.namespace());
+            self.server.get(&path(resource, namespace, name, "")).await?;
         }
         let first = self.server.get_as(&with_name(&[]), accept).await?;
         let mut view = View::new(self, resource, self.arguments.show_kind);

@@ -4,10 +4,10 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use skiff_client::PatchKind;
 
-use crate::apply::{DryRun, Writing};
-use crate::patch::same;
+use crate::print::compact;
 use crate::server::Server;
-use crate::targets::Selection;
+use crate::targets::{Found, Selection};
+use crate::writing::{DryRun, Writing, patched};
 use crate::{Failure, Result};
 
 #[derive(Args, Debug)]
@@ -23,6 +23,12 @@ pub struct Arguments {
     /// Print what is there instead of changing it
     #[arg(long)]
     list: bool,
+    /// Don't ask the server: change what the files hold
+    #[arg(long)]
+    local: bool,
+    /// Only if this is the object's version
+    #[arg(long, default_value = "")]
+    resource_version: String,
     /// Select in all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
@@ -49,60 +55,112 @@ pub async fn run(server: &Server, arguments: Arguments, which: Which) -> Result 
         let one = which.field().trim_end_matches('s');
         return Err(Failure::text(format!("at least one {one} update is required")));
     }
-    if arguments.writing.dry_run()? == DryRun::Client {
-        return Err(Failure::text(
-            "--dry-run=client is not part of this kubectl's label and annotate; use --dry-run=server",
-        ));
-    }
     let namespace = (!arguments.all_namespaces).then_some(server.namespace.as_str());
-    for found in arguments.selection.find(server, &words, namespace).await? {
-        let current = &found.object["metadata"][which.field()];
+    let found = if arguments.local {
+        arguments.selection.files.found()?
+    } else {
+        arguments.selection.find(server, &words, namespace).await?
+    };
+    let single = found.len() == 1;
+    for found in &found {
         if arguments.list {
-            for (key, value) in current.as_object().into_iter().flatten() {
-                println!("{key}={}", value.as_str().unwrap_or_default());
-            }
-            continue;
+            list(found, which, single);
+        } else {
+            change(server, &arguments, found, &changes, which).await?;
         }
-        let patch = changed(&changes, current, arguments.overwrite, which)?;
-        let path = arguments.writing.query_change(&found.path(""), "kubectl-label")?;
-        let body = json!({"metadata": {(which.field()): patch}});
-        let after = server.patch(&path, PatchKind::Merge, &body).await?;
-        let unset = changes.iter().all(|change| change.ends_with('-') && !change.contains('='));
-        let what = match (which, same(&found.object, &after), unset) {
-            (Which::Labels, true, _) => "not labeled",
-            (Which::Labels, false, true) => "unlabeled",
-            (Which::Labels, false, false) => "labeled",
-            (Which::Annotations, ..) => "annotated",
-        };
-        arguments.writing.tell(&found.resource, &after, what)?;
     }
     Ok(())
+}
+
+fn list(found: &Found, which: Which, single: bool) {
+    let indent = if single { "" } else { " " };
+    if !single {
+        let resource = &found.resource;
+        println!("Listing {} for {}.{}/{}:", which.field(), resource.kind, resource.group, found.name());
+    }
+    for (key, value) in found.object["metadata"][which.field()].as_object().into_iter().flatten() {
+        println!("{indent}{key}={}", value.as_str().unwrap_or_default());
+    }
+}
+
+async fn change(server: &Server, arguments: &Arguments, found: &Found, changes: &[String], which: Which) -> Result {
+    let current = &found.object["metadata"][which.field()];
+    let mut body = json!({"metadata": {(which.field()): changed(changes, current, arguments.overwrite, which)?}});
+    if !arguments.resource_version.is_empty() {
+        body["metadata"]["resourceVersion"] = arguments.resource_version.as_str().into();
+    }
+    let expected = patched(&found.resource, &found.object, PatchKind::Merge, &body)?;
+    let what = match which {
+        Which::Annotations => "annotated",
+        Which::Labels => labeled(&found.object, &expected, arguments.overwrite),
+    };
+    let writing = &arguments.writing;
+    if arguments.local || writing.dry_run()? == DryRun::Client {
+        return writing.tell(&found.resource, &expected, what);
+    }
+    for gone in changes.iter().filter(|change| which == Which::Labels && !change.contains('=')) {
+        let key = gone.trim_end_matches('-');
+        if current.get(key).is_none() {
+            println!("label {key:?} not found.");
+        }
+    }
+    let manager = if which == Which::Labels { "kubectl-label" } else { "kubectl-annotate" };
+    let after = writing.patch(server, found, PatchKind::Merge, &body, manager).await?;
+    writing.tell(&found.resource, &after, what)
+}
+
+/// Upstream's word; an object that got shorter lost a label.
+fn labeled(before: &Value, after: &Value, overwrite: bool) -> &'static str {
+    if before == after {
+        "not labeled"
+    } else if !overwrite && compact(after).len() < compact(before).len() {
+        "unlabeled"
+    } else {
+        "labeled"
+    }
 }
 
 /// The merge patch of the labels or annotations.
 fn changed(changes: &[String], current: &Value, overwrite: bool, which: Which) -> Result<Value> {
     let mut patch = Map::new();
+    let mut kept = Vec::new();
     for change in changes {
         match change.split_once('=') {
             Some((key, value)) => {
                 let there = current.get(key).and_then(Value::as_str);
                 if let Some(there) = there.filter(|there| *there != value && !overwrite) {
-                    let what = if which == Which::Labels { "label" } else { "annotation" };
-                    return Err(Failure::text(match which {
-                        Which::Labels => format!("'{key}' already has a value ({there}), and --overwrite is false"),
-                        Which::Annotations => {
-                            format!(
-                                "--overwrite is false but found the following declared {what}(s): '{key}' already has a value ({there})"
-                            )
-                        }
-                    }));
+                    kept.push(format!("'{key}' already has a value ({there})"));
                 }
                 patch.insert(key.to_owned(), value.into());
             }
             None => drop(patch.insert(change.trim_end_matches('-').to_owned(), Value::Null)),
         }
     }
-    Ok(Value::Object(patch))
+    for (key, value) in &patch {
+        let clash = changes.iter().any(|change| change.strip_suffix('-') == Some(key)) && !value.is_null()
+            || value.is_null()
+                && changes.iter().any(|change| change.split('=').next() == Some(key) && change.contains('='));
+        if clash {
+            let one = which.field().trim_end_matches('s');
+            return Err(Failure::text(format!(
+                "can not both modify and remove the following {one}(s) in the same command: {key}"
+            )));
+        }
+    }
+    match (kept.is_empty(), which) {
+        (true, _) => Ok(Value::Object(patch)),
+        (false, Which::Labels) => {
+            let kept: Vec<String> = kept.iter().map(|text| format!("{text}, and --overwrite is false")).collect();
+            Err(Failure::text(match kept.as_slice() {
+                [one] => one.clone(),
+                many => format!("[{}]", many.join(", ")),
+            }))
+        }
+        (false, Which::Annotations) => Err(Failure::text(format!(
+            "--overwrite is false but found the following declared annotation(s): {}",
+            kept.join("; ")
+        ))),
+    }
 }
 
 #[cfg(test)]
@@ -121,5 +179,19 @@ mod tests {
         let error = changed(&changes(&["a=2"]), &current, false, Which::Labels).expect_err("refused");
         assert_eq!(error.to_string(), "'a' already has a value (1), and --overwrite is false");
         assert!(changed(&changes(&["a=2"]), &current, true, Which::Labels).is_ok());
+        assert!(changed(&changes(&["a=2", "a-"]), &current, true, Which::Labels).is_err());
+    }
+
+    #[test]
+    fn words_about_labels() {
+        let object = |labels: Value| json!({"metadata": {"labels": labels}});
+        for (before, after, overwrite, expect) in [
+            (json!({"a": "1"}), json!({"a": "1"}), false, "not labeled"),
+            (json!({}), json!({"a": "1"}), false, "labeled"),
+            (json!({"a": "1"}), json!({}), false, "unlabeled"),
+            (json!({"a": "11"}), json!({"a": "1"}), true, "labeled"),
+        ] {
+            assert_eq!(labeled(&object(before), &object(after), overwrite), expect);
+        }
     }
 }

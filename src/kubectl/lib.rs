@@ -2,24 +2,30 @@
 //!
 //! Bottom-up: `config` finds the server and the namespace; `server` asks and maps failures; `discovery` knows the
 //! server's resource types; `manifest` reads objects from files; `targets` turns `TYPE/NAME`, selectors and files into
-//! objects; `print` writes them; each command has a module of its own, with its arguments. `main` only dispatches.
+//! objects; `print` writes them; `writing` is what commands that change something share; each command has a module of its own, with its arguments. `main` only dispatches.
 //!
-//! What is not here (exec, port-forward, edit ...) is refused with a sentence that says what to use.
+//! What is not here (exec, port-forward, kustomize ...) is refused with a sentence that says what to use.
 //!
 //! Must not know: everything but `api`, `client`, `pki`.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 mod apply;
 mod auth;
+mod autoscale;
+mod certificate;
 mod config;
 mod create;
 mod delete;
 mod describe;
+mod diff;
 mod discovery;
+mod edit;
+mod events;
+mod explain;
 mod expose;
 mod failure;
 mod get;
@@ -35,8 +41,11 @@ mod run;
 mod scale;
 mod server;
 mod set;
+mod taint;
 mod targets;
+mod top;
 mod wait;
+mod writing;
 
 use failure::Failure;
 
@@ -93,7 +102,7 @@ enum Command {
     /// Drain node in preparation for maintenance
     Drain(node::Drain),
     /// Update the taints on one or more nodes
-    Taint(node::Taint),
+    Taint(taint::Taint),
     /// Print the supported API resources on the server
     ApiResources(info::Resources),
     /// Print the supported API versions on the server, in the form of "group/version"
@@ -103,11 +112,25 @@ enum Command {
     /// Print the client and server version information
     Version(info::Version),
     /// Get documentation for a resource
-    Explain(info::Explain),
+    Explain(explain::Arguments),
+    /// Diff the live version against a would-be applied version
+    Diff(diff::Arguments),
+    /// List events
+    Events(events::Arguments),
+    /// Display resource (CPU/memory) usage
+    Top(top::Arguments),
     /// Inspect authorization
     Auth(auth::Arguments),
-    /// Read kubeconfig files
+    /// Modify kubeconfig files
     Config(config::Arguments),
+    /// Edit a resource on the server
+    Edit(edit::Arguments),
+    /// Auto-scale a deployment, replica set, stateful set, or replication controller
+    Autoscale(autoscale::Arguments),
+    /// Modify certificate resources
+    Certificate(certificate::Arguments),
+    /// Output shell completion code for the specified shell (bash, zsh, fish, powershell)
+    Completion { shell: clap_complete::Shell },
     #[command(external_subcommand)]
     Other(Vec<OsString>),
 }
@@ -150,6 +173,10 @@ async fn run_command(Arguments { global, command }: Arguments) -> Result {
     if let Command::Config(arguments) = command {
         return config::run(&global, arguments);
     }
+    if let Command::Completion { shell } = command {
+        clap_complete::generate(shell, &mut Arguments::command(), "kubectl", &mut std::io::stdout());
+        return Ok(());
+    }
     if let Command::Other(words) = command {
         return refuse(&words);
     }
@@ -179,33 +206,25 @@ async fn run_command(Arguments { global, command }: Arguments) -> Result {
         Command::Cordon(arguments) => node::cordon(&server, &arguments, true).await,
         Command::Uncordon(arguments) => node::cordon(&server, &arguments, false).await,
         Command::Drain(arguments) => node::drain(&server, arguments).await,
-        Command::Taint(arguments) => node::taint(&server, arguments).await,
+        Command::Taint(arguments) => taint::run(&server, arguments).await,
         Command::ApiResources(arguments) => info::resources(&server, arguments).await,
         Command::ApiVersions => info::versions(&server).await,
         Command::ClusterInfo => info::cluster(&server).await,
         Command::Version(arguments) => info::version(&server, &arguments).await,
-        Command::Explain(arguments) => info::explain(&server, arguments).await,
+        Command::Explain(arguments) => explain::run(&server, arguments).await,
+        Command::Diff(arguments) => diff::run(&server, arguments).await,
+        Command::Events(arguments) => events::run(&server, arguments).await,
+        Command::Top(arguments) => top::run(&server, arguments).await,
         Command::Auth(arguments) => auth::run(&server, arguments).await,
-        Command::Config(_) | Command::Other(_) => unreachable!("answered above"),
+        Command::Edit(arguments) => edit::run(&server, arguments).await,
+        Command::Autoscale(arguments) => autoscale::run(&server, arguments).await,
+        Command::Certificate(arguments) => certificate::run(&server, arguments).await,
+        Command::Config(_) | Command::Completion { .. } | Command::Other(_) => unreachable!("answered above"),
     }
 }
 
 /// Commands that upstream has and this client has not.
-const ELSEWHERE: [&str; 13] = [
-    "exec",
-    "attach",
-    "port-forward",
-    "cp",
-    "proxy",
-    "edit",
-    "debug",
-    "top",
-    "certificate",
-    "autoscale",
-    "diff",
-    "kustomize",
-    "events",
-];
+const ELSEWHERE: [&str; 6] = ["exec", "attach", "port-forward", "cp", "proxy", "debug"];
 
 fn refuse(words: &[OsString]) -> Result {
     let name = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
@@ -213,6 +232,11 @@ fn refuse(words: &[OsString]) -> Result {
         return Err(Failure::text(format!(
             "`{name}` is not part of this kubectl yet; use upstream's kubectl with the same kubeconfig (KUBECONFIG=/etc/skiff/skiff.yaml)"
         )));
+    }
+    if name == "kustomize" {
+        return Err(Failure::text(
+            "kustomize is not part of this kubectl; pipe the output of `kustomize build` into `apply -f -`",
+        ));
     }
     Err(Failure::text(format!("unknown command {name:?} for \"kubectl\"; see `kubectl --help`")))
 }

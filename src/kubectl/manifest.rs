@@ -9,6 +9,7 @@ use skiff_api::yaml;
 
 use crate::discovery::Resource;
 use crate::server::Server;
+use crate::targets::Found;
 use crate::{Failure, Result};
 
 #[derive(Args, Debug, Default, Clone)]
@@ -60,6 +61,12 @@ impl Files {
             }
         }
         Ok(manifests)
+    }
+
+    /// The objects as they are in the files, for work without a server.
+    pub fn found(&self) -> Result<Vec<Found>> {
+        let manifests = self.read()?.into_iter();
+        Ok(manifests.map(|m| Found { resource: Resource::of_object(&m.object), object: m.object }).collect())
     }
 
     fn expand(&self, path: &Path) -> Result<Vec<PathBuf>> {

@@ -1,10 +1,10 @@
-//! `kubectl cordon`, `uncordon`, `drain`, `taint`.
+//! `kubectl cordon`, `uncordon`, `drain`.
 
 use std::time::Duration;
 
 use clap::Args;
+use futures::future::join_all;
 use serde_json::{Value, json};
-use skiff_client::PatchKind;
 
 use crate::delete::wait_until_gone;
 use crate::discovery::Resource;
@@ -12,6 +12,7 @@ use crate::failure::{api_error, is_not_found};
 use crate::server::{Server, path};
 use crate::targets::{Found, Selection, list};
 use crate::wait::duration;
+use crate::writing::{DryRun, Writing};
 use crate::{Failure, Result};
 
 /// The mirror of a pod that the node itself runs.
@@ -25,6 +26,8 @@ pub struct Cordon {
     nodes: Vec<String>,
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    writing: Writing,
 }
 
 async fn nodes(server: &Server, names: &[String], selection: &Selection) -> Result<Vec<Found>> {
@@ -38,21 +41,23 @@ async fn nodes(server: &Server, names: &[String], selection: &Selection) -> Resu
 
 pub async fn cordon(server: &Server, arguments: &Cordon, on: bool) -> Result {
     for node in nodes(server, &arguments.nodes, &arguments.selection).await? {
-        set_unschedulable(server, &node, on).await?;
+        set_unschedulable(server, &node, on, &arguments.writing).await?;
     }
     Ok(())
 }
 
-async fn set_unschedulable(server: &Server, node: &Found, on: bool) -> Result {
+async fn set_unschedulable(server: &Server, node: &Found, on: bool, writing: &Writing) -> Result {
     let word = if on { "cordoned" } else { "uncordoned" };
     if (node.object["spec"]["unschedulable"] == true) == on {
-        println!("{} already {word}", node.label());
-        return Ok(());
+        return writing.tell(&node.resource, &node.object, &format!("already {word}"));
     }
-    let value = if on { json!(true) } else { Value::Null };
-    server.patch(&node.path(""), PatchKind::Strategic, &json!({"spec": {"unschedulable": value}})).await?;
-    println!("{} {word}", node.label());
-    Ok(())
+    let mut after = node.object.clone();
+    match (on, after["spec"].as_object_mut()) {
+        (false, Some(spec)) => drop(spec.remove("unschedulable")),
+        _ => after["spec"]["unschedulable"] = true.into(),
+    }
+    let after = writing.change(server, node, &after, "kubectl-cordon").await?;
+    writing.tell(&node.resource, &after, word)
 }
 
 #[derive(Args, Debug)]
@@ -82,45 +87,34 @@ pub struct Drain {
     /// The length of time to wait before giving up; zero is for ever
     #[arg(long, default_value = "0s")]
     timeout: String,
+    #[command(flatten)]
+    writing: Writing,
 }
 
 pub async fn drain(server: &Server, arguments: Drain) -> Result {
-    let limit = duration(&arguments.timeout)?.filter(|limit| !limit.is_zero());
-    let pods = server.discovery().await?.find("pods")?.clone();
-    for node in nodes(server, &arguments.nodes, &arguments.selection).await? {
-        set_unschedulable(server, &node, true).await?;
-        let selector = format!("spec.nodeName={}", node.name());
-        let all = list(server, &pods, None, &arguments.pod_selector, &selector).await?;
-        let Plan { evict, warnings, errors } = arguments.plan(&all);
-        for warning in &warnings {
-            eprintln!("Warning: {warning}");
-        }
-        if !errors.is_empty() {
-            return Err(Failure::text(format!(
-                "unable to drain node {:?} due to error: [{}]",
-                node.name(),
-                errors.join(", ")
-            )));
-        }
-        let evicting = async {
-            for pod in evict {
-                arguments.evict(server, &pods, pod).await?;
-            }
-            Ok(())
-        };
-        match limit {
-            Some(limit) => tokio::time::timeout(limit, evicting).await.unwrap_or_else(|_| {
-                Err(Failure::text(format!(
-                    "unable to drain node {:?}: drain did not complete within {}",
-                    node.name(),
-                    arguments.timeout
-                )))
-            })?,
-            None => evicting.await?,
-        }
-        println!("{} drained", node.label());
+    if !arguments.nodes.is_empty() && !arguments.selection.selector.is_empty() {
+        return Err(Failure::text("error: cannot specify both a node name and a --selector option"));
     }
-    Ok(())
+    let nodes = nodes(server, &arguments.nodes, &arguments.selection).await?;
+    for node in &nodes {
+        set_unschedulable(server, node, true, &arguments.writing).await?;
+    }
+    let (mut pending, mut failed) = (Vec::new(), None);
+    for node in &nodes {
+        match arguments.empty(server, node).await {
+            Ok(()) => arguments.writing.tell(&node.resource, &node.object, "drained")?,
+            Err(e) => {
+                eprintln!("error: unable to drain node {:?} due to error: {e}, continuing command...", node.name());
+                pending.push(node.name());
+                failed.get_or_insert(e);
+            }
+        }
+    }
+    if !pending.is_empty() {
+        eprintln!("There are pending nodes to be drained:");
+        pending.iter().for_each(|name| eprintln!(" {name}"));
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 /// What becomes of the pods of a node.
@@ -194,6 +188,43 @@ impl Drain {
         Plan { evict, warnings, errors }
     }
 
+    /// Evicts the pods of a node, all at once: budgets let some go only when others are back elsewhere.
+    async fn empty(&self, server: &Server, node: &Found) -> Result {
+        let pods = server.discovery().await?.find("pods")?.clone();
+        let selector = format!("spec.nodeName={}", node.name());
+        let all = list(server, &pods, None, &self.pod_selector, &selector).await?;
+        let Plan { evict, warnings, errors } = self.plan(&all);
+        if !errors.is_empty() {
+            return Err(Failure::text(match errors.as_slice() {
+                [one] => one.clone(),
+                many => format!("[{}]", many.join(", ")),
+            }));
+        }
+        if !warnings.is_empty() {
+            eprintln!("Warning: {}", warnings.join("; "));
+        }
+        if self.writing.dry_run()? == DryRun::Client {
+            for pod in evict {
+                let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default();
+                println!("evicting pod {}/{} (dry run)", text("namespace"), text("name"));
+            }
+            return Ok(());
+        }
+        let limit = duration(&self.timeout)?.filter(|limit| !limit.is_zero());
+        let evicting = join_all(evict.into_iter().map(|pod| self.evict(server, &pods, pod)));
+        let done = match limit {
+            Some(limit) => tokio::time::timeout(limit, evicting).await.map_err(|_| {
+                Failure::text(format!(
+                    "error when evicting pods from node {:?}: global timeout reached: {}",
+                    node.name(),
+                    self.timeout
+                ))
+            })?,
+            None => evicting.await,
+        };
+        done.into_iter().collect()
+    }
+
     async fn evict(&self, server: &Server, pods: &Resource, pod: &Value) -> Result {
         let found = Found { resource: pods.clone(), object: pod.clone() };
         let (namespace, name) = (found.namespace().unwrap_or_default().to_owned(), found.name().to_owned());
@@ -203,8 +234,12 @@ impl Drain {
         }
         let by_deletion =
             self.disable_eviction || !pods.subresources.iter().any(|subresource| subresource == "eviction");
-        println!("evicting pod {namespace}/{name}");
+        let server_dry_run = self.writing.dry_run()? == DryRun::Server;
+        if server_dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
         loop {
+            println!("evicting pod {namespace}/{name}{}", self.writing.dry_run()?.suffix());
             let asked = if by_deletion {
                 server.delete(&found.path(""), &options).await
             } else {
@@ -224,115 +259,18 @@ impl Drain {
                 }
             }
         }
+        if server_dry_run {
+            return Ok(());
+        }
         wait_until_gone(server, &found).await?;
-        println!("pod/{name} evicted");
+        println!("pod/{name} {}", if by_deletion { "deleted" } else { "evicted" });
         Ok(())
     }
-}
-
-#[derive(Args, Debug)]
-pub struct Taint {
-    /// NODE NAME KEY=VALUE:EFFECT ... KEY[:EFFECT]- ...
-    words: Vec<String>,
-    #[command(flatten)]
-    selection: Selection,
-    /// Let existing taints be overwritten
-    #[arg(long)]
-    overwrite: bool,
-}
-
-pub async fn taint(server: &Server, arguments: Taint) -> Result {
-    let (changes, words): (Vec<String>, Vec<String>) = arguments
-        .words
-        .iter()
-        .cloned()
-        .partition(|word| word.contains(':') || word.contains('=') || word.ends_with('-'));
-    if changes.is_empty() {
-        return Err(Failure::text("at least one taint update is required"));
-    }
-    for node in arguments.selection.find(server, &words, None).await? {
-        if node.resource.kind != "Node" {
-            return Err(Failure::text(format!(
-                "invalid resource type {}, only node types are supported",
-                node.resource.name
-            )));
-        }
-        let before = node.object["spec"]["taints"].as_array().cloned().unwrap_or_default();
-        let (taints, word) = changed_taints(before, &changes, arguments.overwrite, node.name())?;
-        let version = &node.object["metadata"]["resourceVersion"];
-        let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}});
-        server.patch(&node.path(""), PatchKind::Merge, &patch).await?;
-        println!("{} {word}", node.label());
-    }
-    Ok(())
-}
-
-fn changed_taints(
-    mut taints: Vec<Value>,
-    changes: &[String],
-    overwrite: bool,
-    node: &str,
-) -> Result<(Vec<Value>, &'static str)> {
-    let (mut added, mut removed) = (false, false);
-    for change in changes {
-        if let Some(gone) = change.strip_suffix('-') {
-            let (key, effect) = gone.split_once(':').map_or((gone, None), |(key, effect)| (key, Some(effect)));
-            let key = key.split('=').next().unwrap_or(key);
-            let length = taints.len();
-            taints.retain(|taint| taint["key"] != key || effect.is_some_and(|effect| taint["effect"] != effect));
-            if taints.len() == length {
-                return Err(Failure::text(format!("taint {gone:?} not found")));
-            }
-            removed = true;
-            continue;
-        }
-        let (pair, effect) = change
-            .split_once(':')
-            .filter(|(_, effect)| ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(effect))
-            .ok_or_else(|| {
-                Failure::text(format!(
-                    "invalid taint spec: {change}, the effect is NoSchedule, PreferNoSchedule or NoExecute"
-                ))
-            })?;
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let is_same = |taint: &Value| taint["key"] == key && taint["effect"] == effect;
-        if taints.iter().any(is_same) && !overwrite {
-            return Err(Failure::text(format!(
-                "node {node} already has {key} taint(s) with same effect(s) and --overwrite is false"
-            )));
-        }
-        taints.retain(|taint| !is_same(taint));
-        let mut taint = json!({"key": key, "effect": effect});
-        if !value.is_empty() {
-            taint["value"] = value.into();
-        }
-        taints.push(taint);
-        added = true;
-    }
-    let word = match (added, removed) {
-        (true, true) => "modified",
-        (false, _) => "untainted",
-        _ => "tainted",
-    };
-    Ok((taints, word))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn taints_come_and_go() {
-        let changes = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
-        let before = vec![json!({"key": "a", "effect": "NoSchedule"})];
-        let (taints, word) = changed_taints(before.clone(), &changes(&["b=1:NoExecute"]), false, "n").expect("added");
-        assert_eq!((taints.len(), word), (2, "tainted"));
-        let (taints, word) = changed_taints(before.clone(), &changes(&["a:NoSchedule-"]), false, "n").expect("removed");
-        assert_eq!((taints.len(), word), (0, "untainted"));
-        assert!(changed_taints(before.clone(), &changes(&["a=1:NoSchedule"]), false, "n").is_err());
-        assert!(changed_taints(before.clone(), &changes(&["x-"]), false, "n").is_err());
-        assert!(changed_taints(before, &changes(&["a=1:Nope"]), true, "n").is_err());
-    }
 
     #[test]
     fn a_drain_asks_before_it_destroys() {
@@ -358,6 +296,7 @@ mod tests {
             pod_selector: String::new(),
             disable_eviction: false,
             timeout: "0s".into(),
+            writing: Writing::default(),
         };
         assert_eq!(drain(false, false, false).plan(&pods).errors.len(), 3);
         let bold = drain(true, true, true);

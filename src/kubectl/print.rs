@@ -1,7 +1,9 @@
-//! Output: tables, YAML, JSON, names, JSONPath, custom columns.
+//! Output: tables, YAML, JSON, names, JSONPath, Go templates, custom columns.
 
+use std::cell::Cell;
 use std::fmt;
 
+use clap::Args;
 use serde_json::Value;
 use skiff_api::yaml;
 
@@ -9,10 +11,50 @@ use crate::discovery::Resource;
 use crate::{Failure, Result};
 
 mod columns;
+mod gotemplate;
 mod jsonpath;
 
 pub use columns::Columns;
+pub use gotemplate::Template;
 pub use jsonpath::JsonPath;
+
+/// What follows `-o` in most commands.
+#[derive(Args, Debug, Default, Clone)]
+pub struct Printing {
+    /// Output format: json, yaml, name, go-template=..., jsonpath=... and their -file forms
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub output: String,
+    /// The template, or its file, of -o go-template and -o jsonpath
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub template: String,
+    /// Don't hide managedFields
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true)]
+    pub show_managed_fields: bool,
+    /// Documents of a stream are told apart.
+    #[arg(skip)]
+    printed: Cell<bool>,
+}
+
+impl Printing {
+    pub fn parse(&self) -> Result<Output> {
+        Output::parse(&self.output, &self.template, &OBJECTS)
+    }
+
+    /// Prints an object in any format but a table; `sentence` where none is asked for.
+    pub fn print(&self, object: &Value, resource: &Resource, sentence: impl FnOnce() -> String) -> Result {
+        let output = self.parse()?;
+        if let Output::Table { .. } = output {
+            println!("{}", sentence());
+            return Ok(());
+        }
+        if matches!(&output, Output::Structured(format) if format == "yaml") && self.printed.replace(true) {
+            println!("---");
+        }
+        let shown = if self.show_managed_fields { object.clone() } else { without_managed_fields(object.clone()) };
+        print!("{}", output.show(&shown, Some(resource))?);
+        Ok(())
+    }
+}
 
 /// `-o`.
 pub enum Output {
@@ -23,37 +65,78 @@ pub enum Output {
     /// `yaml` or `json`.
     Structured(String),
     Path(JsonPath),
+    /// What the path leads to, as JSON.
+    PathAsJson(JsonPath),
+    Template(Template),
     Columns(Columns),
 }
 
+/// Formats of what is one object, as upstream lists them.
+pub const OBJECTS: [&str; 10] = [
+    "go-template",
+    "go-template-file",
+    "json",
+    "jsonpath",
+    "jsonpath-as-json",
+    "jsonpath-file",
+    "name",
+    "template",
+    "templatefile",
+    "yaml",
+];
+/// Formats of `get`.
+pub const ALL: [&str; 13] = [
+    "custom-columns",
+    "custom-columns-file",
+    "go-template",
+    "go-template-file",
+    "json",
+    "jsonpath",
+    "jsonpath-as-json",
+    "jsonpath-file",
+    "name",
+    "template",
+    "templatefile",
+    "wide",
+    "yaml",
+];
+
 impl Output {
-    pub fn parse(text: &str) -> Result<Self> {
-        let (name, argument) = text.split_once('=').unwrap_or((text, ""));
+    /// `template` is that of `--template`, for formats that need one and bring none.
+    pub fn parse(text: &str, template: &str, allowed: &[&str]) -> Result<Self> {
+        let (name, argument) = text.split_once('=').unwrap_or((text, template));
+        // A template without a format is Go's.
+        let name = if name.is_empty() && !argument.is_empty() { "go-template" } else { name };
+        if !name.is_empty() && !allowed.contains(&name) {
+            return Err(Failure::text(format!(
+                "unable to match a printer suitable for the output format {name:?}, allowed formats are: {}",
+                allowed.join(",")
+            )));
+        }
+        let takes_template = !matches!(name, "" | "wide" | "name" | "yaml" | "json");
+        if takes_template && argument.is_empty() {
+            return Err(Failure::text(if name.starts_with("custom-columns") {
+                "custom-columns format specified but no custom columns given"
+            } else {
+                "template format specified but no template given"
+            }));
+        }
         let read = |path: &str| {
-            std::fs::read_to_string(path).map_err(|e| Failure::text(format!("error reading template {path}: {e}")))
+            std::fs::read_to_string(path)
+                .map_err(|e| Failure::text(format!("error reading --template {path}, {}\n", os_error(&e))))
         };
         Ok(match name {
             "" => Self::Table { wide: false },
             "wide" => Self::Table { wide: true },
             "name" => Self::Name,
             "yaml" | "json" => Self::Structured(name.to_owned()),
-            "jsonpath" | "jsonpath-as-json" if argument.is_empty() => {
-                return Err(Failure::text("template format specified but no template given"));
-            }
             "jsonpath" => Self::Path(JsonPath::parse(argument)?),
+            "jsonpath-as-json" => Self::PathAsJson(JsonPath::parse(argument)?),
             "jsonpath-file" => Self::Path(JsonPath::parse(&read(argument)?)?),
             "custom-columns" => Self::Columns(Columns::parse(argument)?),
             "custom-columns-file" => Self::Columns(Columns::parse_file(&read(argument)?)?),
-            "go-template" | "go-template-file" | "template" | "templatefile" => {
-                return Err(Failure::text(
-                    "Go templates are not part of this kubectl; use -o jsonpath or -o custom-columns",
-                ));
-            }
-            _ => {
-                return Err(Failure::text(format!(
-                    "unable to match a printer suitable for the output format {text:?}, allowed formats are: custom-columns,custom-columns-file,json,jsonpath,jsonpath-file,name,wide,yaml"
-                )));
-            }
+            "go-template-file" | "templatefile" => Self::Template(Template::parse(&read(argument)?)?),
+            _ => Self::Template(Template::parse(argument)?),
         })
     }
 
@@ -66,6 +149,11 @@ impl Output {
         Ok(match self {
             Self::Structured(format) => structured(object, format)?,
             Self::Path(path) => path.evaluate(object)?,
+            Self::PathAsJson(path) => {
+                let found: Vec<Value> = path.all(object)?.into_iter().cloned().collect();
+                indented(&Value::Array(found)) + "\n"
+            }
+            Self::Template(template) => template.evaluate(object)?,
             Self::Columns(columns) => columns.table(std::slice::from_ref(object), true)?.to_string(),
             Self::Name | Self::Table { .. } => {
                 let name = object["metadata"]["name"].as_str().unwrap_or_default();
@@ -73,6 +161,12 @@ impl Output {
             }
         })
     }
+}
+
+/// The system's sentence alone, as Go has it.
+pub fn os_error(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 /// YAML or JSON.
@@ -92,7 +186,31 @@ pub fn indented(value: &Value) -> String {
     let mut out = Vec::new();
     let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, format)).expect("writing to memory");
-    String::from_utf8(out).expect("JSON is UTF-8")
+    escaped(String::from_utf8(out).expect("JSON is UTF-8"))
+}
+
+/// JSON in one line, as Go writes it.
+pub fn compact(value: &Value) -> String {
+    escaped(value.to_string())
+}
+
+/// Go's encoder keeps out of JSON what HTML and JavaScript would read; all of it can stand in strings only.
+fn escaped(json: String) -> String {
+    if !json.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len() + 64);
+    for char in json.chars() {
+        match char {
+            '<' => out.push_str("\\u003c"),
+            '>' => out.push_str("\\u003e"),
+            '&' => out.push_str("\\u0026"),
+            '\u{2028}' => out.push_str("\\u2028"),
+            '\u{2029}' => out.push_str("\\u2029"),
+            other => out.push(other),
+        }
+    }
+    out
 }
 
 /// Hides what nobody wants to read.
@@ -201,9 +319,16 @@ mod tests {
     #[test]
     fn formats_are_upstreams() {
         assert_eq!(indented(&json!({"a": [1]})), "{\n    \"a\": [\n        1\n    ]\n}");
-        assert!(Output::parse("nope").is_err_and(|e| e.to_string().starts_with("unable to match a printer")));
+        assert_eq!(compact(&json!({"<&": "a>b"})), r#"{"\u003c\u0026":"a\u003eb"}"#);
+        let error = |text: &str| Output::parse(text, "", &OBJECTS).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error("wide").starts_with(
+            "unable to match a printer suitable for the output format \"wide\", allowed formats are: go-template,"
+        ));
+        assert_eq!(error("jsonpath"), "template format specified but no template given");
         let resource = crate::discovery::tests::sample().find("deploy").expect("known").clone();
-        let shown = Output::parse("name").expect("known").show(&json!({"metadata": {"name": "x"}}), Some(&resource));
+        let shown = Output::parse("name", "", &OBJECTS)
+            .expect("known")
+            .show(&json!({"metadata": {"name": "x"}}), Some(&resource));
         assert_eq!(shown.expect("shown"), "deployment.apps/x\n");
     }
 }

@@ -8,6 +8,7 @@ use crate::logs::selector_of;
 use crate::server::Server;
 use crate::targets::{Found, Selection, list};
 use crate::wait::{duration, each_state};
+use crate::writing::{DryRun, Writing};
 use crate::{Failure, Result};
 
 mod status;
@@ -29,6 +30,14 @@ struct Which {
     words: Vec<String>,
     #[command(flatten)]
     selection: Selection,
+}
+
+#[derive(Args)]
+struct Change {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    writing: Writing,
 }
 
 #[derive(Subcommand)]
@@ -55,17 +64,17 @@ enum Command {
     /// Undo a previous rollout
     Undo {
         #[command(flatten)]
-        which: Which,
+        change: Change,
         /// The revision to go back to; 0 is the last one
         #[arg(long, default_value = "0")]
         to_revision: i64,
     },
     /// Restart a resource
-    Restart(Which),
+    Restart(Change),
     /// Mark the provided resource as paused
-    Pause(Which),
+    Pause(Change),
     /// Resume a paused resource
-    Resume(Which),
+    Resume(Change),
 }
 
 impl Which {
@@ -98,32 +107,33 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             }
             Ok(())
         }
-        Command::Undo { which, to_revision } => {
-            for found in which.find(server).await? {
-                undo(server, &found, to_revision).await?;
+        Command::Undo { change, to_revision } => {
+            for found in change.which.find(server).await? {
+                undo(server, &found, to_revision, &change.writing).await?;
             }
             Ok(())
         }
-        Command::Restart(which) => {
+        Command::Restart(change) => {
             let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-            let patch = json!({"spec": {"template": {"metadata": {"annotations": {RESTARTED: now}}}}});
-            for found in which.find(server).await? {
+            for found in change.which.find(server).await? {
                 if !matches!(found.resource.kind.as_str(), "Deployment" | "DaemonSet" | "StatefulSet") {
                     return Err(Failure::text(format!("{} restarting is not supported", found.label())));
                 }
                 if found.object["spec"]["paused"] == true {
                     return Err(Failure::text(format!(
-                        "can't restart paused deployment (run rollout resume first): {}",
-                        found.name()
+                        "{} can't restart paused deployment (run rollout resume first)",
+                        found.label()
                     )));
                 }
-                server.patch(&found.path(""), PatchKind::Strategic, &patch).await?;
-                println!("{} restarted", found.label());
+                let mut after = found.object.clone();
+                after["spec"]["template"]["metadata"]["annotations"][RESTARTED] = now.as_str().into();
+                let after = change.writing.change(server, &found, &after, "kubectl-rollout").await?;
+                change.writing.tell(&found.resource, &after, "restarted")?;
             }
             Ok(())
         }
-        Command::Pause(which) => pause(server, &which, true).await,
-        Command::Resume(which) => pause(server, &which, false).await,
+        Command::Pause(change) => pause(server, &change, true).await,
+        Command::Resume(change) => pause(server, &change, false).await,
     }
 }
 
@@ -140,60 +150,89 @@ async fn watch_status(server: &Server, found: &Found, watch: bool) -> Result {
     each_state(server, found, &mut once).await
 }
 
-async fn pause(server: &Server, which: &Which, paused: bool) -> Result {
-    let (patch, word) = if paused { (json!(true), "paused") } else { (Value::Null, "resumed") };
-    for found in which.find(server).await? {
-        if found.resource.kind != "Deployment" {
-            return Err(Failure::text(format!("{} pausing is not supported", found.label())));
+async fn pause(server: &Server, change: &Change, paused: bool) -> Result {
+    let (word, verb) = if paused { ("paused", "pausing") } else { ("resumed", "resuming") };
+    let mut failed = None;
+    for found in change.which.find(server).await? {
+        let refused = if found.resource.kind != "Deployment" {
+            Some(Failure::text(format!("{} {verb} is not supported", found.label())))
+        } else if (found.object["spec"]["paused"] == true) == paused {
+            let state = if paused { "is already paused" } else { "is not paused" };
+            Some(Failure::text(format!("{} {:?} {state}", found.resource.qualified(), found.name())))
+        } else {
+            None
+        };
+        if let Some(refused) = refused {
+            if let Some(previous) = failed.replace(refused) {
+                eprintln!("{}", crate::failure::sentence(&previous));
+            }
+            continue;
         }
-        let already = (found.object["spec"]["paused"] == true) == paused;
-        if already {
-            let state = if paused { "already paused" } else { "not paused" };
-            return Err(Failure::text(format!("{} {:?} is {state}", found.resource.qualified(), found.name())));
+        let mut after = found.object.clone();
+        match (paused, after["spec"].as_object_mut()) {
+            (false, Some(spec)) => drop(spec.remove("paused")),
+            _ => after["spec"]["paused"] = true.into(),
         }
-        server.patch(&found.path(""), PatchKind::Strategic, &json!({"spec": {"paused": patch}})).await?;
-        println!("{} {word}", found.label());
+        let after = change.writing.change(server, &found, &after, "kubectl-rollout").await?;
+        change.writing.tell(&found.resource, &after, word)?;
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
-/// A revision of a deployment: its number and its ReplicaSet.
-async fn revisions(server: &Server, found: &Found) -> Result<Vec<(i64, Value)>> {
-    if found.resource.kind != "Deployment" {
-        return Err(Failure::text(format!(
-            "no history viewer has been implemented for {:?}; this kubectl has the one of Deployment",
-            found.resource.kind
-        )));
-    }
-    let replicasets = server.discovery().await?.find("replicasets.apps")?.clone();
+/// What a workload was: a number, why it changed, and its pods' template.
+struct Revision {
+    number: i64,
+    cause: String,
+    template: Value,
+}
+
+/// All revisions that are kept, the oldest first: a deployment's in its ReplicaSets, others' in ControllerRevisions.
+async fn revisions(server: &Server, found: &Found) -> Result<Vec<Revision>> {
+    let kept_in = match found.resource.kind.as_str() {
+        "Deployment" => "replicasets.apps",
+        "DaemonSet" | "StatefulSet" => "controllerrevisions.apps",
+        _ => {
+            return Err(Failure::text(format!(
+                "no history viewer has been implemented for {:?}",
+                format!("{}.{}", found.resource.kind, found.resource.group)
+            )));
+        }
+    };
+    let resource = server.discovery().await?.find(kept_in)?.clone();
     let selector = selector_of(&found.object).unwrap_or_default();
     let uid = &found.object["metadata"]["uid"];
-    let owned = |set: &Value| {
-        set["metadata"]["ownerReferences"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .any(|o| o["uid"] == *uid && o["controller"] == true)
+    let owned = |object: &Value| {
+        let mut owners = object["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+        owners.any(|owner| owner["uid"] == *uid && owner["controller"] == true)
     };
-    let sets = list(server, &replicasets, found.namespace(), &selector, "").await?;
-    let mut revisions: Vec<(i64, Value)> = sets
-        .into_iter()
-        .filter(owned)
-        .filter_map(|set| Some((set["metadata"]["annotations"][REVISION].as_str()?.parse().ok()?, set)))
-        .collect();
-    revisions.sort_by_key(|(revision, _)| *revision);
+    let objects = list(server, &resource, found.namespace(), &selector, "").await?;
+    let mut revisions: Vec<Revision> = objects.iter().filter(|object| owned(object)).filter_map(revision).collect();
+    revisions.sort_by_key(|revision| revision.number);
     Ok(revisions)
+}
+
+fn revision(object: &Value) -> Option<Revision> {
+    let cause = object["metadata"]["annotations"][CAUSE].as_str().filter(|cause| !cause.is_empty()).unwrap_or("<none>");
+    let (number, mut template) = match object["revision"].as_i64() {
+        Some(number) => (number, object["data"]["spec"]["template"].clone()),
+        None => {
+            let number = object["metadata"]["annotations"][REVISION].as_str()?.parse().ok()?;
+            (number, object["spec"]["template"].clone())
+        }
+    };
+    if let Some(template) = template.as_object_mut() {
+        template.remove("$patch");
+    }
+    Some(Revision { number, cause: cause.to_owned(), template })
 }
 
 async fn history(server: &Server, found: &Found, revision: i64) -> Result {
     let revisions = revisions(server, found).await?;
     if revision > 0 {
-        let (_, set) = revisions
-            .iter()
-            .find(|(number, _)| *number == revision)
-            .ok_or_else(|| Failure::text("unable to find the specified revision"))?;
+        let revision_found = revisions.iter().find(|known| known.number == revision);
+        let shown = revision_found.ok_or_else(|| Failure::text("unable to find the specified revision"))?;
         println!("{} with revision #{revision}", found.label());
-        print!("{}", crate::describe::template(&set["spec"]["template"]));
+        println!("{}", crate::describe::template(&shown.template));
         return Ok(());
     }
     println!("{} ", found.label());
@@ -202,44 +241,68 @@ async fn history(server: &Server, found: &Found, revision: i64) -> Result {
         return Ok(());
     }
     let mut lines = String::from("REVISION\tCHANGE-CAUSE\n");
-    for (number, set) in &revisions {
-        let cause = set["metadata"]["annotations"][CAUSE].as_str().unwrap_or("<none>");
-        lines += &format!("{number}\t{cause}\n");
+    for revision in &revisions {
+        lines += &format!("{}\t{}\n", revision.number, revision.cause);
     }
     println!("{}", crate::describe::aligned(&lines));
     Ok(())
 }
 
-async fn undo(server: &Server, found: &Found, to_revision: i64) -> Result {
+async fn undo(server: &Server, found: &Found, to_revision: i64, writing: &Writing) -> Result {
     let revisions = revisions(server, found).await?;
+    let is_deployment = found.resource.kind == "Deployment";
     if found.object["spec"]["paused"] == true {
         return Err(Failure::text(format!(
             "you cannot rollback a paused deployment; resume it first with 'kubectl rollout resume' and try again: {}",
             found.name()
         )));
     }
-    let current: i64 =
-        found.object["metadata"]["annotations"][REVISION].as_str().and_then(|r| r.parse().ok()).unwrap_or_default();
     let wanted = match to_revision {
-        0 => revisions.iter().rev().find(|(number, _)| *number < current || current == 0 && *number > 0),
-        _ => revisions.iter().find(|(number, _)| *number == to_revision),
+        // The last but one.
+        0 => revisions.len().checked_sub(2).map(|nth| &revisions[nth]),
+        _ => revisions.iter().find(|revision| revision.number == to_revision),
     };
-    let Some((number, set)) = wanted else {
-        return Err(match to_revision {
-            0 => Failure::text(format!("no rollout history found for deployment {:?}", found.name())),
+    let Some(wanted) = wanted else {
+        return Err(match (to_revision, is_deployment) {
+            (0, true) => Failure::text(format!("no rollout history found for deployment {:?}", found.name())),
+            (0, false) => Failure::text("no last revision to roll back to"),
             _ => Failure::text(format!("unable to find specified revision {to_revision} in history")),
         });
     };
-    let mut template = set["spec"]["template"].clone();
-    if let Some(labels) = template["metadata"]["labels"].as_object_mut() {
+    let mut template = wanted.template.clone();
+    if let Some(labels) = template["metadata"]["labels"].as_object_mut().filter(|_| is_deployment) {
         labels.remove(HASH);
     }
+    if writing.dry_run()? == DryRun::Client {
+        println!("{} will roll back to {}", found.label(), crate::describe::template(&template));
+        return Ok(());
+    }
     if template == found.object["spec"]["template"] {
+        let number = if is_deployment { wanted.number } else { to_revision };
         println!("{} skipped rollback (current template already matches revision {number})", found.label());
         return Ok(());
     }
     let patch = json!([{"op": "replace", "path": "/spec/template", "value": template}]);
-    server.patch(&found.path(""), PatchKind::Json, &patch).await?;
-    println!("{} rolled back", found.label());
-    Ok(())
+    let after = writing.patch(server, found, PatchKind::Json, &patch, "kubectl-rollout").await?;
+    writing.tell(&found.resource, &after, "rolled back")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revisions_are_read_from_both_kinds() {
+        let set = json!({"metadata": {"annotations": {REVISION: "3", CAUSE: "x"}}, "spec": {"template": {"a": 1}}});
+        let kept =
+            json!({"metadata": {}, "revision": 2, "data": {"spec": {"template": {"$patch": "replace", "a": 1}}}});
+        for (object, number, cause) in [(set, 3, "x"), (kept, 2, "<none>")] {
+            let revision = revision(&object).expect("a revision");
+            assert_eq!(
+                (revision.number, revision.cause.as_str(), &revision.template),
+                (number, cause, &json!({"a": 1}))
+            );
+        }
+        assert!(revision(&json!({"metadata": {}})).is_none());
+    }
 }

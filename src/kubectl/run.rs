@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::apply::Writing;
+use crate::writing::Writing;
 use crate::{Failure, Result, create, server::Server};
 
 #[derive(Args, Debug)]

@@ -4,10 +4,10 @@ use clap::Args;
 use serde_json::json;
 use skiff_client::PatchKind;
 
-use crate::apply::{DryRun, Writing};
 use crate::failure::api_error;
 use crate::server::Server;
 use crate::targets::Selection;
+use crate::writing::{DryRun, Writing};
 use crate::{Failure, Result};
 
 #[derive(Args, Debug)]
@@ -32,18 +32,16 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             "The --replicas=COUNT flag is required, and COUNT must be greater than or equal to 0",
         ));
     }
-    if arguments.writing.dry_run()? == DryRun::Client {
-        return Err(Failure::text("--dry-run=client is not part of this kubectl's scale; use --dry-run=server"));
-    }
     let found = arguments.selection.find(server, &arguments.words, Some(&server.namespace)).await;
     // Upstream's words.
     let found = found.map_err(|e| match api_error(&e) {
         Some(error) if error.is_not_found() => Failure::text(format!("no objects passed to scale {}", error.message)),
         _ => e,
     })?;
-    for found in found {
+    for mut found in found {
+        let here = arguments.writing.dry_run()? == DryRun::Client;
         let mut patch = json!({"spec": {"replicas": arguments.replicas}});
-        if let Some(expected) = arguments.current_replicas {
+        if let Some(expected) = arguments.current_replicas.filter(|_| !here) {
             let scale = server.get(&found.path("scale")).await?;
             let current = scale["spec"]["replicas"].as_i64().unwrap_or_default();
             if current != expected {
@@ -51,8 +49,14 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             }
             patch["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
         }
-        let path = arguments.writing.query_change(&found.path("scale"), "kubectl")?;
-        server.patch(&path, PatchKind::Merge, &patch).await?;
+        if !here {
+            let path = arguments.writing.query_change(&found.path("scale"), "kubectl")?;
+            server.patch(&path, PatchKind::Merge, &patch).await?;
+        }
+        // Only of these kinds it is known where the number is.
+        if matches!(found.resource.group.as_str(), "apps" | "") {
+            found.object["spec"]["replicas"] = arguments.replicas.into();
+        }
         arguments.writing.tell(&found.resource, &found.object, "scaled")?;
     }
     Ok(())

@@ -1,13 +1,11 @@
 //! Requests to the server, with failures in upstream's words.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response, StatusCode, header};
 use serde_json::Value;
 use skiff_api::ApiError;
-use skiff_client::{Body, Error, HttpTransport, PatchKind, Transport};
+use skiff_client::{Body, Error, HttpTransport, PatchKind, Transport, percent_encoded};
 use tokio::sync::OnceCell;
 
 use crate::config::Global;
@@ -110,7 +108,7 @@ impl Server {
         if answer.status().is_success() {
             return Ok(answer);
         }
-        Err(self.refused(answer.status().as_u16(), answer.body()))
+        Err(self.refused(answer.status(), answer.body()))
     }
 
     fn request(
@@ -135,7 +133,7 @@ impl Server {
         if answer.status().is_success() {
             return Ok(answer.into_body());
         }
-        let status = answer.status().as_u16();
+        let status = answer.status();
         let chunks: Vec<Bytes> = answer.into_body().try_collect().await.map_err(|e| self.failed(e))?;
         Err(self.refused(status, &chunks.concat()))
     }
@@ -181,11 +179,8 @@ impl Server {
         Failure::from_client(error, self.host()).into()
     }
 
-    fn refused(&self, status: u16, body: &[u8]) -> anyhow::Error {
-        let error = serde_json::from_slice(body).ok().as_ref().and_then(ApiError::from_value).unwrap_or_else(|| {
-            let text = String::from_utf8_lossy(body);
-            ApiError::new(status, if status == 404 { "NotFound" } else { "" }, text.trim())
-        });
+    fn refused(&self, status: StatusCode, body: &[u8]) -> anyhow::Error {
+        let error = skiff_client::failure(status, body);
         Failure::Server { context: None, error }.into()
     }
 }
@@ -195,13 +190,13 @@ pub fn path(resource: &Resource, namespace: Option<&str>, name: &str, subresourc
     let mut path = resource.root_path();
     if let Some(namespace) = namespace.filter(|namespace| resource.namespaced && !namespace.is_empty()) {
         path.push_str("/namespaces/");
-        encode(&mut path, namespace);
+        path.push_str(&percent_encoded(namespace));
     }
     path.push('/');
     path.push_str(&resource.name);
     for segment in [name, subresource].into_iter().filter(|segment| !segment.is_empty()) {
         path.push('/');
-        encode(&mut path, segment);
+        path.push_str(&percent_encoded(segment));
     }
     path
 }
@@ -213,17 +208,7 @@ pub fn with_query(path: &str, pairs: &[(&str, &str)]) -> String {
         out.push(if out.contains('?') { '&' } else { '?' });
         out.push_str(name);
         out.push('=');
-        encode(&mut out, value);
+        out.push_str(&percent_encoded(value));
     }
     out
-}
-
-fn encode(out: &mut String, text: &str) {
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(byte.into());
-        } else {
-            write!(out, "%{byte:02X}").expect("a String takes everything");
-        }
-    }
 }

@@ -13,6 +13,8 @@ use crate::{Failure, Result};
 pub struct Target {
     pub resource: Resource,
     pub names: Vec<String>,
+    /// Where the names are, if that is not where the command looks.
+    pub namespace: Option<String>,
 }
 
 /// What most commands select objects by.
@@ -70,7 +72,7 @@ pub fn parse(discovery: &Discovery, words: &[String]) -> Result<Vec<Target>> {
             let resource = discovery.find(ty)?.clone();
             match targets.last_mut().filter(|last| last.resource == resource) {
                 Some(last) => last.names.push(name.to_owned()),
-                None => targets.push(Target { resource, names: vec![name.to_owned()] }),
+                None => targets.push(Target { resource, names: vec![name.to_owned()], namespace: None }),
             }
         }
         return Ok(targets);
@@ -80,9 +82,15 @@ pub fn parse(discovery: &Discovery, words: &[String]) -> Result<Vec<Target>> {
     for ty in first.split(',').filter(|ty| !ty.is_empty()) {
         match (discovery.find(ty), discovery.in_category(ty)) {
             (Err(_), category) if !category.is_empty() && names.is_empty() => {
-                targets.extend(category.into_iter().cloned().map(|resource| Target { resource, names: Vec::new() }));
+                targets.extend(category.into_iter().cloned().map(|resource| Target {
+                    resource,
+                    names: Vec::new(),
+                    namespace: None,
+                }));
             }
-            (resource, _) => targets.push(Target { resource: resource?.clone(), names: names.to_vec() }),
+            (resource, _) => {
+                targets.push(Target { resource: resource?.clone(), names: names.to_vec(), namespace: None })
+            }
         }
     }
     Ok(targets)
@@ -108,7 +116,7 @@ impl Selection {
         if targets.is_empty() {
             return Err(Failure::text("You must provide one or more resources by argument or filename."));
         }
-        for Target { resource, names } in targets {
+        for Target { resource, names, .. } in targets {
             if names.is_empty() {
                 if self.is_empty() && namespace.is_some() {
                     return Err(Failure::text("resource(s) were provided, but no name was specified"));
@@ -129,6 +137,27 @@ impl Selection {
     pub async fn list(&self, server: &Server, resource: &Resource, namespace: Option<&str>) -> Result<Vec<Value>> {
         list(server, resource, namespace, &self.selector, &self.field_selector).await
     }
+}
+
+/// A list as it was at one version.
+pub struct Listed {
+    pub objects: Vec<Value>,
+    pub version: String,
+}
+
+/// The objects that field selectors choose, in one answer: what a watch goes on from.
+pub async fn page(server: &Server, resource: &Resource, namespace: Option<&str>, fields: &str) -> Result<Listed> {
+    let mut answer = server.get(&with_query(&path(resource, namespace, "", ""), &[("fieldSelector", fields)])).await?;
+    let version = answer["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+    let mut objects = Vec::new();
+    if let Value::Array(items) = answer["items"].take() {
+        for mut item in items {
+            item["apiVersion"] = resource.api_version().into();
+            item["kind"] = resource.kind.as_str().into();
+            objects.push(item);
+        }
+    }
+    Ok(Listed { objects, version })
 }
 
 /// All pages of a list; the objects carry their kind.

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, ObjectFieldSelector, Pod, ResourceFieldSelector};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use skiff_api::downward;
 
-use crate::{pod, quantity};
+use crate::pod;
 
 /// What is known of a pod besides its object.
 #[derive(Debug, Clone)]
@@ -21,22 +22,11 @@ pub(crate) struct Facts {
 /// The value of a `fieldRef`; the error is upstream's sentence.
 pub(crate) fn field(pod: &Pod, facts: &Facts, selector: &ObjectFieldSelector) -> Result<String, String> {
     let path = selector.field_path.as_str();
-    let meta = &pod.metadata;
     let ips = || facts.pod_ips.iter().map(ToString::to_string).collect::<Vec<_>>();
-    if let Some((map, key)) = subscript(path) {
-        let map = match map {
-            "metadata.labels" => &meta.labels,
-            "metadata.annotations" => &meta.annotations,
-            _ => return Err(format!("invalid fieldPath with subscript {path:?}")),
-        };
-        return Ok(map.as_ref().and_then(|m| m.get(key)).cloned().unwrap_or_default());
+    if let Some(found) = downward::metadata_field(&pod.metadata, path) {
+        return found;
     }
     Ok(match path {
-        "metadata.name" => pod::name(pod).to_owned(),
-        "metadata.namespace" => pod::namespace(pod).to_owned(),
-        "metadata.uid" => pod::uid(pod).0,
-        "metadata.labels" => lines(meta.labels.as_ref()),
-        "metadata.annotations" => lines(meta.annotations.as_ref()),
         "spec.nodeName" => pod::spec(pod).node_name.clone().unwrap_or_default(),
         "spec.serviceAccountName" => pod::spec(pod).service_account_name.clone().unwrap_or_default(),
         "status.hostIP" | "status.hostIPs" => facts.host_ip.to_string(),
@@ -44,40 +34,6 @@ pub(crate) fn field(pod: &Pod, facts: &Facts, selector: &ObjectFieldSelector) ->
         "status.podIPs" => ips().join(","),
         _ => return Err(format!("unsupported fieldPath: {path}")),
     })
-}
-
-/// `metadata.labels['a']`.
-fn subscript(path: &str) -> Option<(&str, &str)> {
-    path.strip_suffix("']")?.split_once("['")
-}
-
-/// `key="value"` lines in the order of the keys.
-fn lines(map: Option<&BTreeMap<String, String>>) -> String {
-    let lines: Vec<String> = map.into_iter().flatten().map(|(k, v)| format!("{k}={}", quote(v))).collect();
-    lines.join("\n")
-}
-
-/// As Go's `strconv.Quote`.
-fn quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\u{b}' => out.push_str("\\v"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 /// The value of a `resourceFieldRef`, for `own` unless another container is named.
@@ -91,25 +47,7 @@ pub(crate) fn resource(
         Some(name) => pod::container(pod, name).map(|(_, c)| c).ok_or_else(|| format!("container {name} not found"))?,
         None => own.ok_or("container name is required")?,
     };
-    let (kind, name) = selector
-        .resource
-        .split_once('.')
-        .filter(|(kind, _)| matches!(*kind, "limits" | "requests"))
-        .ok_or_else(|| format!("unsupported container resource : {}", selector.resource))?;
-    let resources = container.resources.as_ref();
-    let limit = resources.and_then(|r| r.limits.as_ref()).and_then(|l| l.get(name));
-    let asked = if kind == "limits" {
-        // A container without a limit may use what the node has.
-        limit.or_else(|| facts.allocatable.get(name))
-    } else {
-        resources.and_then(|r| r.requests.as_ref()).and_then(|r| r.get(name)).or(limit)
-    };
-    let unit = Quantity("1".to_owned());
-    let divisor = selector.divisor.as_ref().filter(|d| !quantity::is_zero(d)).unwrap_or(&unit);
-    // CPUs are counted in thousandths, bytes whole.
-    let count = if name == "cpu" { quantity::milli } else { quantity::value };
-    let (amount, divisor) = (asked.map_or(0, count), count(divisor).max(1));
-    Ok((amount / divisor + i64::from(amount % divisor != 0)).to_string())
+    downward::container_resource(container, selector, &facts.allocatable)
 }
 
 #[cfg(test)]

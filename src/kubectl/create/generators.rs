@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use crate::apply::Writing;
+use crate::writing::Writing;
 use crate::{Failure, Result};
 
 #[derive(Args)]
@@ -136,6 +136,11 @@ impl Data {
         }
         Ok((object, self.writing))
     }
+}
+
+/// The text in base64 of a secret.
+pub fn decoded(text: &str) -> String {
+    STANDARD.decode(text).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

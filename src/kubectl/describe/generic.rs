@@ -75,7 +75,8 @@ pub fn namespace(page: &mut Page, object: &Value) {
     page.field("Status", object["status"]["phase"].as_str().unwrap_or_default());
 }
 
-fn head(page: &mut Page, object: &Value) {
+/// What the page of most kinds begins with.
+pub fn head(page: &mut Page, object: &Value) {
     let metadata = &object["metadata"];
     page.field("Name", metadata["name"].as_str().unwrap_or_default());
     if let Some(namespace) = metadata["namespace"].as_str() {

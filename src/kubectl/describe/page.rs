@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+/// Annotations that are longer stand below their names, and are cut.
+const LONGEST: usize = 140;
+
 #[derive(Default)]
 pub struct Page {
     lines: String,
@@ -27,10 +30,21 @@ impl Page {
     pub fn annotations(&mut self, name: &str, value: &Value) {
         let entries = value.as_object().into_iter().flatten();
         let shown = entries.filter(|(key, _)| *key != "kubectl.kubernetes.io/last-applied-configuration");
-        self.several(
-            name,
-            shown.map(|(key, value)| format!("{key}: {}", value.as_str().unwrap_or_default().trim_end())),
-        );
+        let mut lines = Vec::new();
+        for (key, value) in shown {
+            let value = value.as_str().unwrap_or_default();
+            let value = value.strip_suffix('\n').unwrap_or(value);
+            if key.len() + value.len() + 2 <= LONGEST && !value.contains('\n') {
+                lines.push(format!("{key}: {value}"));
+                continue;
+            }
+            lines.push(format!("{key}:"));
+            lines.extend(value.split('\n').map(|line| match line.char_indices().nth(LONGEST - 2) {
+                Some((end, _)) => format!("  {}...", &line[..end]),
+                None => format!("  {line}"),
+            }));
+        }
+        self.several(name, lines.into_iter());
     }
 
     /// Values under each other, the first beside the name.

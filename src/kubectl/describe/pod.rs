@@ -1,4 +1,7 @@
+use std::collections::BTreeMap;
+
 use serde_json::Value;
+use skiff_api::downward;
 
 use super::page::Page;
 use super::{date, time};
@@ -57,7 +60,7 @@ pub fn write(page: &mut Page, pod: &Value) {
             page.line(format!("{title}:"));
             for container in items(&spec[list]) {
                 let state = items(&status[statuses]).find(|status| status["name"] == container["name"]);
-                self::container(page, container, state, "  ");
+                self::container(page, container, state, Some(pod), "  ");
             }
         }
     }
@@ -96,7 +99,7 @@ pub fn toleration(toleration: &Value) -> String {
 }
 
 /// `indent` stands before the name: pod templates set it one blank further in.
-pub fn container(page: &mut Page, container: &Value, status: Option<&Value>, indent: &str) {
+pub fn container(page: &mut Page, container: &Value, status: Option<&Value>, pod: Option<&Value>, indent: &str) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     page.line(format!("{indent}{}:", text(&container["name"])));
     if let Some(status) = status {
@@ -151,7 +154,7 @@ pub fn container(page: &mut Page, container: &Value, status: Option<&Value>, ind
     if items(&container["env"]).next().is_some() {
         page.line("    Environment:");
         items(&container["env"])
-            .for_each(|env| page.line(format!("      {}:\t{}", text(&env["name"]), environment(env))));
+            .for_each(|env| page.line(format!("      {}:\t{}", text(&env["name"]), environment(env, container, pod))));
     } else {
         page.line("    Environment:\t<none>");
     }
@@ -245,19 +248,24 @@ fn sources(page: &mut Page, sources: &Value) {
     }
 }
 
-fn environment(env: &Value) -> String {
+/// What a variable is; `object` is the pod whose fields it may show, none for a template.
+fn environment(env: &Value, container: &Value, pod: Option<&Value>) -> String {
     let from = &env["valueFrom"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    // What can't be told here is left empty, as upstream.
+    let value = pod.and_then(|pod| downward(pod, container, from).ok()).unwrap_or_default();
     if let Some(field) = from.get("fieldRef") {
-        return format!(" ({}:{})", field["apiVersion"].as_str().unwrap_or("v1"), text(&field["fieldPath"]));
+        return format!("{value} ({}:{})", field["apiVersion"].as_str().unwrap_or("v1"), text(&field["fieldPath"]));
     }
     if let Some(field) = from.get("resourceFieldRef") {
-        return format!("{} ({})", text(&field["containerName"]), text(&field["resource"]));
+        let resource = text(&field["resource"]);
+        let unlimited = value == "0" && ["limits.cpu", "limits.memory"].contains(&resource.as_str());
+        return format!("{} ({resource})", if unlimited { "node allocatable".to_owned() } else { value });
     }
-    for (name, kind) in [("secretKeyRef", "secret"), ("configMapKeyRef", "config map")] {
+    for (name, kind) in [("secretKeyRef", "in secret"), ("configMapKeyRef", "of config map")] {
         if let Some(key) = from.get(name) {
             return format!(
-                "<set to the key '{}' of {kind} '{}'>\tOptional: {}",
+                "<set to the key '{}' {kind} '{}'>\tOptional: {}",
                 text(&key["key"]),
                 text(&key["name"]),
                 key["optional"] == true
@@ -265,6 +273,21 @@ fn environment(env: &Value) -> String {
         }
     }
     text(&env["value"])
+}
+
+/// The value of a `fieldRef` or `resourceFieldRef`, as far as the objects tell it.
+pub fn downward(object: &Value, container: &Value, from: &Value) -> Result<String, String> {
+    fn read<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, String> {
+        serde_json::from_value(value.clone()).map_err(|e| e.to_string())
+    }
+    if let Some(path) = from["fieldRef"]["fieldPath"].as_str() {
+        let found = downward::metadata_field(&read(&object["metadata"])?, path);
+        return found.unwrap_or_else(|| Err(format!("unsupported fieldPath: {path}")));
+    }
+    match from.get("resourceFieldRef") {
+        Some(selector) => downward::container_resource(&read(container)?, &read(selector)?, &BTreeMap::new()),
+        None => Err("invalid valueFrom".to_owned()),
+    }
 }
 
 pub fn volumes(page: &mut Page, spec: &Value, indent: &str) {

@@ -36,7 +36,7 @@ pub async fn write(server: &Server, page: &mut Page, found: &Found) -> Result {
     if !ingress.is_empty() {
         page.field("LoadBalancer Ingress", ingress.join(", "));
     }
-    let slices = slices(server, found).await?;
+    let slices = slices(server, found.namespace().unwrap_or_default(), found.name()).await?;
     for port in items(&spec["ports"]) {
         let name = port["name"].as_str().filter(|name| !name.is_empty());
         let protocol = port["protocol"].as_str().unwrap_or("TCP");
@@ -58,15 +58,16 @@ pub async fn write(server: &Server, page: &mut Page, found: &Found) -> Result {
     Ok(())
 }
 
-async fn slices(server: &Server, found: &Found) -> Result<Vec<Value>> {
-    let base = format!("/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices", found.namespace().unwrap_or_default());
-    let selector = format!("kubernetes.io/service-name={}", found.name());
+/// The EndpointSlices of a service.
+pub async fn slices(server: &Server, namespace: &str, service: &str) -> Result<Vec<Value>> {
+    let base = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
+    let selector = format!("kubernetes.io/service-name={service}");
     let list = server.get(&with_query(&base, &[("labelSelector", &selector)])).await?;
     Ok(items(&list["items"]).cloned().collect())
 }
 
 /// The first three ready addresses of a port, and how many more.
-fn endpoints(slices: &[Value], port: &str) -> String {
+pub fn endpoints(slices: &[Value], port: &str) -> String {
     let mut found = Vec::new();
     for slice in slices {
         let numbers: Vec<i64> = items(&slice["ports"])

@@ -107,22 +107,7 @@ pub async fn replicas(server: &Server, page: &mut Page, found: &Found) -> Result
         page.field("Controlled By", format!("{}/{}", text(&owner["kind"]), text(&owner["name"])));
     }
     page.field("Replicas", format!("{} current / {} desired", number(&status["replicas"]), number(&spec["replicas"])));
-    let pods = server.discovery().await?.find("pods")?.clone();
-    let mut phases = [0; 4];
-    for pod in list(server, &pods, found.namespace(), &selector, "").await? {
-        let phase = match pod["status"]["phase"].as_str() {
-            Some("Running") => 0,
-            Some("Succeeded") => 2,
-            Some("Failed") => 3,
-            _ => 1,
-        };
-        phases[phase] += 1;
-    }
-    let [running, waiting, succeeded, failed] = phases;
-    page.field(
-        "Pods Status",
-        format!("{running} Running / {waiting} Waiting / {succeeded} Succeeded / {failed} Failed"),
-    );
+    pods_status(server, page, found, &selector).await?;
     template(page, &spec["template"]);
     if items(&status["conditions"]).next().is_some() {
         page.line("Conditions:\n  Type\tStatus\tReason\n  ----\t------\t------");
@@ -136,6 +121,106 @@ pub async fn replicas(server: &Server, page: &mut Page, found: &Found) -> Result
         }
     }
     Ok(())
+}
+
+/// How many pods of a controller are in which phase.
+async fn pods_status(server: &Server, page: &mut Page, found: &Found, selector: &str) -> Result {
+    let pods = server.discovery().await?.find("pods")?.clone();
+    let uid = &found.object["metadata"]["uid"];
+    let mut phases = [0; 4];
+    for pod in list(server, &pods, found.namespace(), selector, "").await? {
+        let owner = items(&pod["metadata"]["ownerReferences"]).find(|owner| owner["controller"] == true);
+        if owner.is_none_or(|owner| owner["uid"] != *uid) {
+            continue;
+        }
+        let phase = match pod["status"]["phase"].as_str() {
+            Some("Running") => 0,
+            Some("Succeeded") => 2,
+            Some("Failed") => 3,
+            _ => 1,
+        };
+        phases[phase] += 1;
+    }
+    let [running, waiting, succeeded, failed] = phases;
+    page.field(
+        "Pods Status",
+        format!("{running} Running / {waiting} Waiting / {succeeded} Succeeded / {failed} Failed"),
+    );
+    Ok(())
+}
+
+pub async fn daemon_set(server: &Server, page: &mut Page, found: &Found) -> Result {
+    let (metadata, spec, status) = (&found.object["metadata"], &found.object["spec"], &found.object["status"]);
+    let selector = selector_of(&found.object).unwrap_or_default();
+    page.field("Name", text(&metadata["name"]));
+    page.field("Namespace", text(&metadata["namespace"]));
+    page.field("Selector", &selector);
+    page.field("Node-Selector", crate::print::pairs(&spec["template"]["spec"]["nodeSelector"]));
+    page.map("Labels", &metadata["labels"]);
+    page.annotations("Annotations", &metadata["annotations"]);
+    for (label, field) in [
+        ("Desired Number of Nodes Scheduled", "desiredNumberScheduled"),
+        ("Current Number of Nodes Scheduled", "currentNumberScheduled"),
+        ("Number of Nodes Scheduled with Up-to-date Pods", "updatedNumberScheduled"),
+        ("Number of Nodes Scheduled with Available Pods", "numberAvailable"),
+        ("Number of Nodes Misscheduled", "numberMisscheduled"),
+    ] {
+        page.line(format!("{label}: {}", number(&status[field])));
+    }
+    pods_status(server, page, found, &selector).await?;
+    template(page, &spec["template"]);
+    Ok(())
+}
+
+pub async fn stateful_set(server: &Server, page: &mut Page, found: &Found) -> Result {
+    let (metadata, spec, status) = (&found.object["metadata"], &found.object["spec"], &found.object["status"]);
+    let selector = selector_of(&found.object).unwrap_or_default();
+    page.field("Name", text(&metadata["name"]));
+    page.field("Namespace", text(&metadata["namespace"]));
+    page.field("CreationTimestamp", date(&metadata["creationTimestamp"]));
+    page.field("Selector", &selector);
+    page.map("Labels", &metadata["labels"]);
+    page.annotations("Annotations", &metadata["annotations"]);
+    for (label, field) in [("Service Name", "serviceName"), ("Pod Management Policy", "podManagementPolicy")] {
+        if let Some(value) = spec[field].as_str().filter(|value| !value.is_empty()) {
+            page.field(label, value);
+        }
+    }
+    page.field("Replicas", format!("{} desired | {} total", number(&spec["replicas"]), number(&status["replicas"])));
+    page.field("Update Strategy", text(&spec["updateStrategy"]["type"]));
+    let rolling = &spec["updateStrategy"]["rollingUpdate"];
+    if let Some(partition) = rolling["partition"].as_i64() {
+        page.field("  Partition", partition);
+        if !rolling["maxUnavailable"].is_null() {
+            page.field("  MaxUnavailable", crate::print::cell(&rolling["maxUnavailable"]));
+        }
+    }
+    if let Some(policy) = spec.get("persistentVolumeClaimRetentionPolicy") {
+        page.line("Persistent Volume Claim Retention Policy:");
+        page.field("  WhenDeleted", text(&policy["whenDeleted"]));
+        page.field("  WhenScaled", text(&policy["whenScaled"]));
+    }
+    pods_status(server, page, found, &selector).await?;
+    template(page, &spec["template"]);
+    claim_templates(page, &spec["volumeClaimTemplates"]);
+    Ok(())
+}
+
+fn claim_templates(page: &mut Page, claims: &Value) {
+    if items(claims).next().is_none() {
+        page.line("Volume Claims:\t<none>");
+        return;
+    }
+    page.line("Volume Claims:");
+    for claim in items(claims) {
+        page.field("  Name", text(&claim["metadata"]["name"]));
+        page.field("  StorageClass", text(&claim["spec"]["storageClassName"]));
+        page.map("  Labels", &claim["metadata"]["labels"]);
+        page.annotations("  Annotations", &claim["metadata"]["annotations"]);
+        page.field("  Capacity", claim["spec"]["resources"]["requests"]["storage"].as_str().unwrap_or("<default>"));
+        let modes: Vec<String> = items(&claim["spec"]["accessModes"]).map(text).collect();
+        page.field("  Access Modes", format!("[{}]", modes.join(" ")));
+    }
 }
 
 pub fn template(page: &mut Page, template: &Value) {
@@ -155,7 +240,7 @@ pub fn template(page: &mut Page, template: &Value) {
     for (title, field) in [("Init Containers", "initContainers"), ("Containers", "containers")] {
         if items(&spec[field]).next().is_some() {
             page.line(format!("  {title}:"));
-            items(&spec[field]).for_each(|entry| container(page, entry, None, "   "));
+            items(&spec[field]).for_each(|entry| container(page, entry, None, None, "   "));
         }
     }
     volumes(page, spec, "  ");

@@ -61,6 +61,17 @@ impl JsonPath {
         Ok(out)
     }
 
+    /// The values of all expressions that stand alone.
+    pub fn all<'a>(&self, root: &'a Value) -> Result<Vec<&'a Value>> {
+        let mut found = Vec::new();
+        for node in &self.nodes {
+            if let Node::Path(steps) = node {
+                found.extend(walk(steps, root, root)?);
+            }
+        }
+        Ok(found)
+    }
+
     /// The values of the first expression.
     pub fn values<'a>(&self, root: &'a Value) -> Result<Vec<&'a Value>> {
         match self.nodes.iter().find_map(|node| if let Node::Path(steps) = node { Some(steps) } else { None }) {
@@ -100,7 +111,7 @@ pub fn show(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
-        other => other.to_string(),
+        other => super::compact(other),
     }
 }
 
