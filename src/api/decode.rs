@@ -88,6 +88,16 @@ pub fn conform(value: Value, expected: &Gvk, schema: &Type) -> Result<Decoded, A
     finish(value, report, expected)
 }
 
+/// Prunes and checks a part of an object. With the names of the fields that were unknown; the error is a sentence.
+pub(crate) fn part(value: Value, ty: &Type) -> Result<(Value, Vec<String>), String> {
+    let (value, report) = walk::value(value, Some(ty));
+    if let Some(failure) = report.failure {
+        return Err(failure);
+    }
+    let name = |sentence: &String| sentence.strip_prefix("unknown field \"")?.strip_suffix('"').map(str::to_owned);
+    Ok((value, report.strict.iter().filter_map(name).collect()))
+}
+
 fn decode_protobuf(body: &[u8], expected: &Gvk, schema: Option<&Type>) -> Result<Decoded, ApiError> {
     let wrong = |e: protobuf::Error| cannot_be_handled(expected, &e.to_string());
     let envelope = protobuf::Envelope::read(body).map_err(wrong)?;

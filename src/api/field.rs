@@ -156,7 +156,7 @@ impl Errors {
 }
 
 /// The value as upstream prints it in a message.
-fn shown(value: impl Serialize) -> String {
+pub(crate) fn shown(value: impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(Value::String(text)) => go_quote(&text),
         Ok(other) => other.to_string(),

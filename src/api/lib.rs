@@ -8,17 +8,20 @@
 //! - objects: [`resource`] (names of kinds), [`object`] (bytes at one revision, shared), [`metadata`] (rules all kinds share);
 //! - facts: [`schema`] (fields of every type, made at build time), and what is read from it: [`decode`] and [`yaml`] (bytes to
 //!   canonical values), [`patch`], [`openapi`];
-//! - kinds: [`strategy`] (one row of facts and hooks: the contract), [`kinds`] (the rows of the built-in ones).
+//! - kinds: [`strategy`] (one row of facts and hooks: the contract), [`kinds`] (the rows of the built-in ones), [`custom`] (those
+//!   that a CustomResourceDefinition makes, with [`jsonpath`] for their columns).
 //!
 //! Invariants: a kind is a row plus hooks, so the request path knows none by name; hooks see dynamic values, and parse the
 //! typed form at most once per check; defaults are idempotent; no input panics.
 //!
 //! Must not know: HTTP connections, the store, the API server, controllers.
 
+pub mod custom;
 pub mod decode;
 pub mod downward;
 pub mod duration;
 pub mod field;
+pub mod jsonpath;
 pub mod kinds;
 pub mod metadata;
 pub mod names;

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha512};
 use crate::resource::root_path;
 use crate::strategy::Descriptor;
 
+mod custom;
 mod gnostic;
 mod paths;
 mod schemas;
@@ -73,7 +74,8 @@ pub fn hash(descriptors: &[&Descriptor]) -> String {
     digest.update(crate::schema::fingerprint());
     for descriptor in descriptors {
         let Descriptor { gvr, gvk, list_kind, namespaced, subresources, verbs, .. } = descriptor;
-        digest.update(format!("{gvr:?}{gvk:?}{list_kind}{namespaced}{subresources:?}{verbs:?}\n"));
+        let identity = descriptor.strategy.identity();
+        digest.update(format!("{gvr:?}{gvk:?}{list_kind}{namespaced}{subresources:?}{verbs:?}{identity}\n"));
     }
     digest.finalize().iter().fold(String::new(), |mut hex, byte| {
         write!(hex, "{byte:02X}").expect("writing to memory");

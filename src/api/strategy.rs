@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::resource::{Gvk, Gvr};
+use crate::schema::Type;
 use crate::status::Cause;
 
 /// The hooks of one kind. Objects are complete `Value`s in the request's version.
@@ -16,6 +17,11 @@ use crate::status::Cause;
 /// `validate`. On update: `default`, `prepare_update`, (…), `validate_update` (which includes what
 /// `validate` checks, unless upstream ratchets).
 pub trait Strategy: Send + Sync + 'static {
+    /// What reading does to an object beyond its type: custom resources lose what their schema does not know. With the
+    /// paths of what was unknown; the error is a sentence about a wrong type.
+    fn conform(&self, _object: &mut Value) -> Result<Vec<String>, String> {
+        Ok(Vec::new())
+    }
     /// Fills in what the manifest left out. Idempotent.
     fn default(&self, object: &mut Value);
     /// Drops what a client may not set at creation (status ...) and sets first values.
@@ -50,12 +56,40 @@ pub trait Strategy: Send + Sync + 'static {
         None
     }
     /// The field selectors that `field` knows.
-    fn field_labels(&self) -> &'static [&'static str] {
-        &[]
+    fn field_labels(&self) -> Vec<&str> {
+        Vec::new()
+    }
+    /// The place of a field in `field_labels`.
+    fn field_index(&self, path: &str) -> Option<usize> {
+        self.field_labels().iter().position(|label| *label == path)
+    }
+    /// Those of `field_labels` that clients may use.
+    fn selectable(&self) -> Vec<&str> {
+        self.field_labels()
     }
     /// The text of a `Warning` header for every request, also reads, to a version that is on its way out.
-    fn deprecation(&self) -> Option<&'static str> {
+    fn deprecation(&self) -> Option<&str> {
         None
+    }
+    /// Where the scale subresource finds its numbers; `None`: where built-in kinds have them.
+    fn scale(&self) -> Option<&ScalePaths> {
+        None
+    }
+    /// How the body of a request is read, where the kind is not built in.
+    fn body_type(&self) -> Option<Type> {
+        None
+    }
+    /// The facts for patches and server-side apply, where the kind is not built in.
+    fn merge_type(&self) -> Option<Type> {
+        None
+    }
+    /// `openAPIV3Schema` of a kind that is not built in, read anew: documents are made from it.
+    fn published_schema(&self) -> Option<Value> {
+        None
+    }
+    /// What changes when a kind that is not built in is defined anew.
+    fn identity(&self) -> &str {
+        ""
     }
     /// Whether the stored form is another version's than this descriptor's (`events.k8s.io`, stored in the core
     /// group's shape). Where not, stored bytes are served as they are.
@@ -91,6 +125,15 @@ pub enum Subresource {
     Special(&'static str),
 }
 
+/// Simple paths to what a Scale shows: `.spec.replicas`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScalePaths {
+    pub spec: String,
+    pub status: String,
+    /// To a label selector as text.
+    pub selector: Option<String>,
+}
+
 /// One kind in one group and version.
 pub struct Descriptor {
     pub gvr: Gvr,
@@ -104,7 +147,6 @@ pub struct Descriptor {
     /// In discovery's form: `create`, `delete`, `deletecollection`, `get`, `list`, `patch`, `update`, `watch`.
     pub verbs: Vec<String>,
     pub columns: Vec<Column>,
-    /// For scale: where `spec.replicas`, `status.replicas` and the selector are (`.spec.replicas` ...).
     pub strategy: Arc<dyn Strategy>,
     /// The key prefix in the store, shared by all versions and aliases (Event of both groups): e.g. `apps/deployments`.
     pub storage: String,

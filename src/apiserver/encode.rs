@@ -50,7 +50,8 @@ impl Encoder {
 
     /// Whether objects go out as the bytes they are stored in.
     pub fn is_plain(&self) -> bool {
-        self.form == Form::Object && self.row.home.is_none()
+        // Custom resources come here in the row's version.
+        self.form == Form::Object && (self.row.home.is_none() || self.row.custom.is_some())
     }
 
     /// Appends one object in this form: itself, its metadata, or a table of one row.

@@ -6,10 +6,11 @@
 //! - [`call`], [`reply`], [`negotiate`]: a request, an answer, and the form that the client reads.
 //! - [`meta`], [`convert`], [`storage`]: metadata of the dynamic form, versions, keys and compare-and-swap.
 //! - [`cache`]: all objects in memory, fed by one watch on the store; lists and watches live from it.
-//! - [`registry`]: what is served. [`encode`]: objects to bytes, spliced; tables and metadata lists.
+//! - [`registry`]: what is served; [`crd`]: what CustomResourceDefinitions add to it. [`encode`]: objects to bytes, spliced; tables and metadata lists.
 //! - [`auth`]: who asks and what they may. [`admission`], [`services`]: what is filled in and refused.
 //! - [`path`]: get, list, watch, create, update, patch, delete; scale; binding, eviction, finalize, token.
 //! - [`discovery`], [`openapi`], [`health`], [`reviews`], [`logs`]: what is no stored object.
+//! - [`hook`]: the server as a client of webhooks.
 //! - [`router`]: from a path to the above. [`http`]: the wire. [`transport`]: the way in without a wire.
 //! - [`bootstrap`], [`expiry`]: what the server does by itself.
 //!
@@ -31,11 +32,13 @@ mod bootstrap;
 mod cache;
 mod call;
 mod convert;
+mod crd;
 mod discovery;
 mod encode;
 mod error;
 mod expiry;
 mod health;
+mod hook;
 mod http;
 mod logs;
 mod meta;
@@ -54,8 +57,8 @@ mod tests;
 mod transport;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -89,7 +92,7 @@ impl ApiServer {
     /// Reads the store, listens, makes what a cluster begins with. Ends when the scope is told to.
     pub async fn start(options: ApiServerOptions, store: Store, scope: &Scope) -> Result<Self, Error> {
         let (cache, watch) = Cache::load(store.clone()).await?;
-        let registry = Registry::new(skiff_api::kinds::builtin(), &cache);
+        let registry = crd::registry(&Registry::new(skiff_api::kinds::builtin(), &cache), &cache);
         let address = options.bind;
         let listener = TcpListener::bind(address).await.map_err(|source| match source.kind() {
             std::io::ErrorKind::AddrInUse => Error::Taken { address },
@@ -111,6 +114,7 @@ impl ApiServer {
             services,
             documents: openapi::Documents::default(),
             kubelets: logs::Kubelets::default(),
+            finalizing: Mutex::default(),
             ready: AtomicBool::new(false),
             scope: scope.clone(),
             local,
@@ -121,6 +125,7 @@ impl ApiServer {
         server.ensure_system_objects().await?;
         scope.spawn(bootstrap::keep_system_objects(server.clone(), bootstrap::REPAIR_INTERVAL));
         scope.spawn(expiry::expire_events(server.clone()));
+        scope.spawn(crd::follow(server.clone()));
         server.ready.store(true, Ordering::Release);
         info!(address = %local, "the API is served");
         Ok(Self { server })

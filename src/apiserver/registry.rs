@@ -4,17 +4,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use skiff_api::schema::{self, Type};
-use skiff_api::strategy::{Descriptor, Subresource};
+use skiff_api::strategy::{Descriptor, Strategy, Subresource};
 
 use crate::cache::{Cache, ResourceCache};
+use crate::crd::Custom;
 
 /// A descriptor with what belongs to it at run time.
 pub(crate) struct Row {
     pub descriptor: Arc<Descriptor>,
+    /// How bodies are read. Merging goes by the strategy's `merge_type` where there is one: of custom resources this
+    /// knows the metadata alone, and their schema does the rest.
     pub schema: Option<Type>,
     pub cache: Arc<ResourceCache>,
     /// The row in whose version the objects are stored; `None`: this one.
     pub home: Option<Arc<Row>>,
+    /// What a CustomResourceDefinition says, for the kinds that are not built in.
+    pub custom: Option<Arc<Custom>>,
 }
 
 impl Row {
@@ -40,7 +45,13 @@ impl Row {
     }
 
     pub fn allows(&self, verb: &str) -> bool {
-        self.descriptor.verbs.iter().any(|v| v == verb)
+        // Of a definition that ends not all verbs are told, but all are answered.
+        self.custom.is_some() || self.descriptor.verbs.iter().any(|v| v == verb)
+    }
+
+    /// Whose field selectors count: of built-in kinds those of the stored version.
+    pub fn selecting(&self) -> &Arc<dyn Strategy> {
+        if self.custom.is_some() { &self.descriptor.strategy } else { &self.home().descriptor.strategy }
     }
 
     /// The row in whose version the objects are stored.
@@ -49,7 +60,7 @@ impl Row {
     }
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(crate) struct Registry {
     rows: Vec<Arc<Row>>,
     /// By `group/version/resource`.
@@ -65,14 +76,42 @@ impl Registry {
                 schema: schema::lookup(&descriptor.gvk),
                 cache: cache.resource(&descriptor.storage),
                 home: home.cloned(),
+                custom: None,
                 descriptor,
             });
-            let gvr = &row.descriptor.gvr;
-            let path = format!("{}/{}/{}", gvr.group, gvr.version, gvr.resource);
-            registry.by_path.insert(path, row.clone());
-            registry.rows.push(row);
+            registry.add(row);
         }
         registry
+    }
+
+    fn add(&mut self, row: Arc<Row>) {
+        let gvr = &row.descriptor.gvr;
+        let path = format!("{}/{}/{}", gvr.group, gvr.version, gvr.resource);
+        self.by_path.insert(path, row.clone());
+        self.rows.push(row);
+    }
+
+    /// The built-in rows, and these behind them. A built-in resource is never replaced.
+    pub fn with_customs(&self, customs: impl Iterator<Item = Arc<Row>>) -> Self {
+        let mut registry = Self::default();
+        self.rows.iter().filter(|row| row.custom.is_none()).for_each(|row| registry.add(row.clone()));
+        for row in customs {
+            let gvr = &row.descriptor.gvr;
+            if registry.find(&gvr.group, &gvr.version, &gvr.resource).is_none() {
+                registry.add(row);
+            }
+        }
+        registry
+    }
+
+    /// The definitions that are served.
+    pub fn customs(&self) -> impl Iterator<Item = &Arc<Custom>> {
+        let mut last: Option<&Arc<Custom>> = None;
+        self.rows.iter().filter_map(|row| row.custom.as_ref()).filter(move |custom| {
+            let fresh = last.is_none_or(|last| !Arc::ptr_eq(last, custom));
+            last = Some(custom);
+            fresh
+        })
     }
 
     pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Row>> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use http::Method;
 use skiff_api::ApiError;
 use skiff_api::strategy::Subresource;
@@ -18,7 +19,8 @@ use crate::server::Server;
 
 impl Server {
     pub(crate) async fn handle(&self, call: &Call) -> Reply {
-        match self.route(call).await {
+        // Boxed: the tree of all that can follow is too deep for one type.
+        match self.route(call).boxed().await {
             Ok(reply) => reply,
             Err(error) => error.into(),
         }

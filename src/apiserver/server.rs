@@ -1,9 +1,10 @@
 //! What all requests share.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use arc_swap::ArcSwap;
 use skiff_base::Scope;
@@ -52,6 +53,8 @@ pub(crate) struct Server {
     pub services: Arc<Allocator>,
     pub documents: Documents,
     pub kubelets: crate::logs::Kubelets,
+    /// Definitions (by uid) whose objects are being removed.
+    pub finalizing: Mutex<HashSet<String>>,
     pub ready: AtomicBool,
     pub scope: Scope,
     /// The port that was bound, for the service `kubernetes`.

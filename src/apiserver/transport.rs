@@ -123,7 +123,7 @@ impl Observer {
         }
         let registry = server.registry.load();
         let row = registry.find(group, version, resource).ok_or_else(crate::error::path_not_found)?;
-        let strategy = &row.home().descriptor.strategy;
+        let strategy = row.selecting();
         let Selector { namespace, fields, labels } = &self.selector;
         let filter = Arc::new(Filter::new(namespace, None, labels, fields, strategy)?);
         let cache: &ResourceCache = &row.cache;

@@ -208,11 +208,15 @@ impl<K: Kind> Strategy for Adapter<K> {
         K::FIELDS.iter().find(|(name, _)| *name == path).map(|(_, of)| of(object))
     }
 
-    fn field_labels(&self) -> &'static [&'static str] {
-        K::FIELD_LABELS
+    fn field_labels(&self) -> Vec<&str> {
+        K::FIELD_LABELS.to_vec()
     }
 
-    fn deprecation(&self) -> Option<&'static str> {
+    fn field_index(&self, path: &str) -> Option<usize> {
+        K::FIELD_LABELS.iter().position(|label| *label == path)
+    }
+
+    fn deprecation(&self) -> Option<&str> {
         K::deprecation()
     }
 

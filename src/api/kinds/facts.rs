@@ -108,6 +108,16 @@ impl Col {
         Col { priority: 1, ..self }
     }
 
+    /// The same, as a time.
+    pub const fn dated(self) -> Self {
+        Col { kind: "date", ..self }
+    }
+
+    /// The same, as a truth value.
+    pub const fn boolean(self) -> Self {
+        Col { kind: "boolean", ..self }
+    }
+
     pub fn to_column(&self) -> Column {
         Column {
             name: self.name.to_owned(),

@@ -8,6 +8,7 @@
 //! Must not know: other kinds of other groups, but for pod templates (`core::pod_template`).
 
 mod adapter;
+pub(crate) mod apiextensions;
 mod apps;
 mod checks;
 mod coordination;
@@ -38,6 +39,7 @@ pub fn builtin() -> Vec<Arc<Descriptor>> {
         policy::descriptors(),
         scheduling::descriptors(),
         storage::descriptors(),
+        apiextensions::descriptors(),
     ];
     rows.into_iter().flatten().map(Arc::new).collect()
 }

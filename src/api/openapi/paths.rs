@@ -13,7 +13,7 @@ const PATCHES: [&str; 4] = [
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
-const PRODUCES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+static PRODUCES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 /// Query parameters: name, type, description.
 type Parameter = (&'static str, &'static str, &'static str);
@@ -64,10 +64,10 @@ struct Operation<'a> {
 }
 
 pub fn of(descriptor: &Descriptor, flavour: Flavour) -> Vec<(String, Value)> {
-    let Some(kind) = definition_of(&descriptor.gvk) else { return Vec::new() };
-    let list = format!("{kind}List");
+    let Some(kind) = definition_name(descriptor) else { return Vec::new() };
+    let list = list_name(descriptor, &kind);
     let Descriptor { gvk, gvr, namespaced, .. } = descriptor;
-    let site = Site { gvk, namespaced: *namespaced, flavour };
+    let site = Site { gvk, namespaced: *namespaced, custom: is_custom(descriptor), flavour };
     let collection = match namespaced {
         true => format!("{}/namespaces/{{namespace}}/{}", gvr.root_path(), gvr.resource),
         false => format!("{}/{}", gvr.root_path(), gvr.resource),
@@ -113,11 +113,36 @@ pub fn of(descriptor: &Descriptor, flavour: Flavour) -> Vec<(String, Value)> {
             .filter(|(verb, _)| *verb == "list")
             .map(|(_, o)| o)
             .collect();
-        let everywhere = Site { gvk, namespaced: false, flavour };
+        let everywhere = Site { namespaced: false, ..site };
         let path = format!("{}/{}", gvr.root_path(), gvr.resource);
         paths.push((path.clone(), everywhere.item(&path, &operations, "ForAllNamespaces", gvk)));
     }
     paths
+}
+
+/// Whether a CustomResourceDefinition made the kind.
+pub fn is_custom(descriptor: &Descriptor) -> bool {
+    !descriptor.strategy.identity().is_empty()
+}
+
+/// The name of the definition of a row's kind: `com.example.stable.v1.CronTab` of a custom one.
+pub fn definition_name(descriptor: &Descriptor) -> Option<String> {
+    if is_custom(descriptor) {
+        Some(custom_name(&descriptor.gvk, &descriptor.gvk.kind))
+    } else {
+        definition_of(&descriptor.gvk)
+    }
+}
+
+/// The name of the definition of a row's list.
+pub fn list_name(descriptor: &Descriptor, kind: &str) -> String {
+    if is_custom(descriptor) { custom_name(&descriptor.gvk, &descriptor.list_kind) } else { format!("{kind}List") }
+}
+
+fn custom_name(gvk: &Gvk, kind: &str) -> String {
+    let mut group: Vec<&str> = gvk.group.split('.').collect();
+    group.reverse();
+    format!("{}.{}.{kind}", group.join("."), gvk.version)
 }
 
 /// The name of a kind's definition.
@@ -265,9 +290,12 @@ fn object_operations<'a>(gvk: &Gvk, kind: &'a str, whole: bool) -> Vec<(&'static
 }
 
 /// Where operations stand.
+#[derive(Clone, Copy)]
 struct Site<'a> {
     gvk: &'a Gvk,
     namespaced: bool,
+    /// Of a custom resource: no strategic patch, no protobuf.
+    custom: bool,
     flavour: Flavour,
 }
 
@@ -312,10 +340,9 @@ impl Site<'_> {
             let required = body != DELETE_OPTIONS;
             if v2 {
                 parameters.push(json!({"name": "body", "in": "body", "required": required, "schema": reference(self.flavour, body)}));
-                let consumes: Vec<&str> = if body == PATCH { PATCHES.to_vec() } else { vec!["*/*"] };
-                out["consumes"] = json!(consumes);
+                out["consumes"] = json!(self.consumes(body));
             } else {
-                let types: Vec<&str> = if body == PATCH { PATCHES.to_vec() } else { vec!["*/*"] };
+                let types = self.consumes(body);
                 let content: Map<String, Value> = types
                     .into_iter()
                     .map(|media| (media.to_owned(), json!({"schema": reference(self.flavour, body)})))
@@ -327,7 +354,7 @@ impl Site<'_> {
             out["parameters"] = Value::Array(parameters);
         }
         if v2 {
-            out["produces"] = json!(PRODUCES);
+            out["produces"] = json!(self.produces());
             out["schemes"] = json!(["https"]);
         }
         let codes: &[(&str, &str)] = match operation.action {
@@ -336,19 +363,36 @@ impl Site<'_> {
             "delete" => &[("200", "OK"), ("202", "Accepted")],
             _ => &[("200", "OK")],
         };
-        out["responses"] = responses(self.flavour, codes, operation.answer);
+        out["responses"] = responses(self.flavour, codes, operation.answer, self.produces());
         out
+    }
+
+    fn consumes(&self, body: &str) -> Vec<&'static str> {
+        match (body == PATCH, self.custom) {
+            (true, _) => PATCHES.into_iter().filter(|patch| !self.custom || !patch.contains("strategic")).collect(),
+            (false, true) => PRODUCES[..2].to_vec(),
+            (false, false) => vec!["*/*"],
+        }
+    }
+
+    fn produces(&self) -> &'static [&'static str] {
+        if self.custom { &PRODUCES[..2] } else { &PRODUCES }
     }
 }
 
-fn responses(flavour: Flavour, codes: &[(&str, &str)], answer: Option<&str>) -> Value {
+fn responses(
+    flavour: Flavour,
+    codes: &[(&str, &str)],
+    answer: Option<&str>,
+    produces: &'static [&'static str],
+) -> Value {
     let schema = answer.map_or_else(|| json!({"type": "string"}), |answer| reference(flavour, answer));
     let mut responses = Map::new();
     for (code, text) in codes {
         let response = match flavour {
             Flavour::Swagger2 => json!({"description": text, "schema": schema}),
             Flavour::OpenApi3 => {
-                let types = if answer.is_some() { &PRODUCES[..] } else { &["text/plain"] };
+                let types = if answer.is_some() { produces } else { &["text/plain"] };
                 let content: Map<String, Value> =
                     types.iter().map(|media| ((*media).to_owned(), json!({"schema": schema}))).collect();
                 json!({"description": text, "content": content})
@@ -365,7 +409,7 @@ pub fn discovery(group: &str, version: &str, flavour: Flavour) -> Value {
         "description": "get available resources",
         "operationId": format!("get{}{}APIResources", camel(group), capitalized(version)),
         "tags": [format!("{}_{version}", lower_camel(group))],
-        "responses": responses(flavour, &[("200", "OK")], Some(RESOURCES)),
+        "responses": responses(flavour, &[("200", "OK")], Some(RESOURCES), &PRODUCES),
     });
     if flavour == Flavour::Swagger2 {
         get["produces"] = json!(PRODUCES);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::Flavour;
-use super::paths::{definition_of, reference, special_kind};
+use super::paths::{definition_name, definition_of, list_name, reference, special_kind};
+use super::{Flavour, custom};
 use crate::resource::Gvk;
 use crate::schema::{Descriptions, Field, ListKind, Scalar, Type, facts};
 use crate::strategy::{Descriptor, Subresource};
@@ -26,13 +26,14 @@ pub fn each(descriptors: &[&Descriptor], flavour: Flavour, write: &mut dyn FnMut
         let facts = &facts().types[usize::from(*ty)];
         (facts.name.to_string(), object(*ty, kinds.get(ty).map_or(&[], Vec::as_slice), &descriptions, flavour))
     });
+    let customs = descriptors.iter().filter_map(|descriptor| custom::definition(descriptor, flavour));
     let lists = descriptors.iter().filter(|d| d.verbs.iter().any(|v| v == "list")).filter_map(|d| list(d, flavour));
-    write(&mut objects.chain(lists).chain(scalars(flavour)));
+    write(&mut objects.chain(customs).chain(lists).chain(scalars(flavour)));
 }
 
 /// What every document has.
 fn helpers() -> impl Iterator<Item = u16> {
-    let names = ["DeleteOptions", "Status", "APIResourceList", "ListMeta"];
+    let names = ["DeleteOptions", "Status", "APIResourceList", "ListMeta", "ObjectMeta"];
     names.into_iter().filter_map(|name| facts().definition(&format!("{META}{name}")))
 }
 
@@ -112,7 +113,7 @@ fn object(ty: u16, kinds: &[Gvk], descriptions: &Descriptions, flavour: Flavour)
     out
 }
 
-fn kind_value(gvk: &Gvk) -> Value {
+pub fn kind_value(gvk: &Gvk) -> Value {
     json!({"group": &*gvk.group, "version": &*gvk.version, "kind": &*gvk.kind})
 }
 
@@ -179,7 +180,7 @@ fn schema(ty: &Type, any_json: bool, flavour: Flavour) -> Value {
 }
 
 fn list(descriptor: &Descriptor, flavour: Flavour) -> Option<(String, Value)> {
-    let kind = definition_of(&descriptor.gvk)?;
+    let kind = definition_name(descriptor)?;
     let text = |name: &str| json!({"type": "string", "description": format!("The {name} of the list.")});
     let metadata = reference(flavour, &format!("{META}ListMeta"));
     let list = Gvk::new(&descriptor.gvk.group, &descriptor.gvk.version, &descriptor.list_kind);
@@ -195,7 +196,7 @@ fn list(descriptor: &Descriptor, flavour: Flavour) -> Option<(String, Value)> {
         },
         "x-kubernetes-group-version-kind": [kind_value(&list)],
     });
-    Some((format!("{kind}List"), out))
+    Some((list_name(descriptor, &kind), out))
 }
 
 /// Definitions that aren't objects with fields.

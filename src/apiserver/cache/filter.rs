@@ -25,11 +25,10 @@ impl Entry {
             "metadata.namespace" => return Some(self.object.meta.namespace.to_string()),
             _ => {}
         }
-        let labels = strategy.field_labels();
-        let at = labels.iter().position(|label| *label == path)?;
+        let at = strategy.field_index(path)?;
         let fields = self.fields.get_or_init(|| {
             let value = self.object.value();
-            labels.iter().map(|label| strategy.field(&value, label).unwrap_or_default()).collect()
+            strategy.field_labels().iter().map(|label| strategy.field(&value, label).unwrap_or_default()).collect()
         });
         fields.get(at).cloned()
     }
@@ -55,7 +54,7 @@ impl Filter {
     ) -> Result<Self, ApiError> {
         let labels = LabelSelector::parse(labels).map_err(|e| ApiError::bad_request(e.to_string()))?;
         let mut fields = FieldSelector::parse(fields).map_err(|e| ApiError::bad_request(e.to_string()))?;
-        fields.check_fields(strategy.field_labels()).map_err(|e| ApiError::bad_request(e.to_string()))?;
+        fields.check_fields(&strategy.selectable()).map_err(|e| ApiError::bad_request(e.to_string()))?;
         if let Some(name) = name {
             fields.terms.push(skiff_api::selector::FieldTerm {
                 field: "metadata.name".to_owned(),

@@ -218,6 +218,11 @@ impl ResourceCache {
         state.publish(Event { revision, what, frame: OnceLock::new() });
     }
 
+    /// Cuts off all watchers: what they see is defined anew, so they have to start over.
+    pub fn end_watches(&self) {
+        self.write().watchers.clear();
+    }
+
     /// Forgets everything and cuts off all watchers: the feed starts over.
     pub fn reset(&self, objects: BTreeMap<ObjectKey, Arc<Entry>>, revision: u64) {
         let mut state = self.write();

@@ -6,18 +6,18 @@ use rand::Rng as _;
 use serde_json::Value;
 use skiff_api::{ApiError, Object, ObjectKey};
 
-use super::options::{WriteOptions, read_object};
+use super::options::{WriteOptions, read_row_object};
 use super::update::{MODIFIED, TRIES};
 use super::warn_all;
 use crate::admission::{self, namespace};
 use crate::call::{Call, Target};
 use crate::encode::{self, Encoder, IncludeObject};
+use crate::meta;
 use crate::negotiate::negotiate;
 use crate::registry::Row;
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::storage::{self, Created};
-use crate::{convert, meta};
 
 const GENERATE_NAME_TRIES: u32 = 8;
 
@@ -26,9 +26,9 @@ impl Server {
         let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
         let options = WriteOptions::of(&call.query)?;
         let mut warnings = Vec::new();
-        let gvk = &row.descriptor.gvk;
-        let value = read_object(call, gvk, row.schema.as_ref(), options.validation, &mut warnings)?;
+        let value = read_row_object(call, row, options.validation, &mut warnings)?;
         let object = self.create_object(call, row, &target.namespace, value, options.dry_run, &mut warnings).await?;
+        let object = self.served(row, Arc::new(object)).await?;
         let encoder = Encoder::new(row, wanted.form, IncludeObject::Metadata);
         let mut reply = encode::object(201, &object, &encoder, wanted.encoding);
         warn_all(&mut reply, &warnings);
@@ -46,6 +46,7 @@ impl Server {
         warnings: &mut Vec<String>,
     ) -> Result<Object, ApiError> {
         place(&mut value, row, namespace)?;
+        refuse_ending(row, &value)?;
         let generated = meta::text(&value, "name").is_empty() && !meta::text(&value, "generateName").is_empty();
         if generated {
             let name = generate_name(meta::text(&value, "generateName"));
@@ -80,14 +81,14 @@ impl Server {
     ) -> Result<Object, ApiError> {
         if dry_run {
             self.refuse_existing(row, &value).await?;
-            return parse(convert::to_home(&value, row), 0);
+            return parse(self.to_home(&value, row).await?, 0);
         }
         // The namespace may have begun to end since it was looked at first.
         let mut guard = namespace::guard(self, row, &value)?;
         let mut names = 1;
         for _ in 0..TRIES {
             // Before the commit: what can't be read again must not be written.
-            let mut object = parse(convert::to_home(&value, row), 0)?;
+            let mut object = parse(self.to_home(&value, row).await?, 0)?;
             let key = storage::key(&row.descriptor.storage, &meta::key(&value));
             match storage::create(&self.store, key, object.raw().clone(), guard.as_ref()).await? {
                 Created::At(revision) => {
@@ -119,6 +120,15 @@ impl Server {
 
 pub(super) fn parse(bytes: bytes::Bytes, revision: u64) -> Result<Object, ApiError> {
     Object::parse(bytes, revision).map_err(|e| ApiError::bad_request(skiff_base::chain(&e).to_string()))
+}
+
+/// A definition that ends gets no new objects.
+fn refuse_ending(row: &Row, value: &Value) -> Result<(), ApiError> {
+    if !row.custom.as_ref().is_some_and(|custom| custom.definition.terminating) {
+        return Ok(());
+    }
+    let why = "create not allowed while custom resource definition is terminating";
+    Err(ApiError::forbidden(row.group(), row.resource(), meta::text(value, "name"), why))
 }
 
 /// The namespace of the URL goes into the object; another one there is an error.

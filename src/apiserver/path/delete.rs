@@ -18,7 +18,7 @@ use crate::registry::Row;
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::storage::{self, Written};
-use crate::{convert, meta};
+use crate::{crd, meta};
 
 const TRIES: u32 = 100;
 /// Deletes of one collection that are under way at the same time: they share the store's syncs.
@@ -47,6 +47,7 @@ impl Server {
                 Ok(encode::value(200, &encode::success(details), wanted.encoding))
             }
             Deleted::Ending(object) => {
+                let object = self.served(row, object).await?;
                 let encoder = Encoder::new(row, wanted.form, IncludeObject::Metadata);
                 Ok(encode::object(200, &object, &encoder, wanted.encoding))
             }
@@ -98,7 +99,7 @@ impl Server {
                 Written::Conflict(current) => Ok(Err(current)),
             };
         }
-        let mut old_value = convert::to_row(old.value(), row);
+        let mut old_value = self.to_row(old, row).await?;
         meta::of(&mut old_value).remove("resourceVersion");
         let Some(new) = plan_delete(row, &old_value, options) else {
             if options.dry_run {
@@ -112,7 +113,7 @@ impl Server {
                 Written::Conflict(current) => Ok(Err(current)),
             };
         };
-        let bytes = convert::to_home(&new, row);
+        let bytes = self.to_home(&new, row).await?;
         if bytes == *old.raw() {
             return Ok(Ok(Deleted::Ending(old.clone())));
         }
@@ -130,7 +131,7 @@ impl Server {
         }
     }
 
-    async fn delete_if_there(
+    pub(crate) async fn delete_if_there(
         &self,
         row: &Arc<Row>,
         key: ObjectKey,
@@ -169,6 +170,7 @@ impl Server {
             objects.extend(result?);
         }
         let meta = ListMeta { revision: self.cache.revision(), ..ListMeta::default() };
+        let objects = self.served_all(row, objects).await?;
         let encoder = Encoder::new(row, Wanted::JSON.form, IncludeObject::Metadata);
         Ok(encode::list(objects, &meta, &encoder, Wanted::JSON))
     }
@@ -179,8 +181,14 @@ fn ends_at_once(row: &Row, old: &Object, options: &DeleteOptions) -> bool {
     let waits = matches!(options.propagation, Some(Propagation::Foreground | Propagation::Orphan));
     // Of these the content counts: the grace period, the finalizers of the spec, the addresses, what their pods become.
     let content =
-        ["pods", "namespaces", "services", "replicationcontrollers"].iter().any(|resource| row.is("", resource));
+        ["pods", "namespaces", "services", "replicationcontrollers"].iter().any(|resource| row.is("", resource))
+            || is_definition(row);
     !options.dry_run && !waits && !content && old.meta.finalizers.is_empty() && old.meta.deletion_timestamp.is_none()
+}
+
+/// Definitions take their objects with them, before they go.
+fn is_definition(row: &Row) -> bool {
+    row.is("apiextensions.k8s.io", "customresourcedefinitions")
 }
 
 /// What becomes of the dependents of an object whose client does not say: v1 ReplicationControllers leave their pods, as
@@ -196,6 +204,9 @@ fn plan_delete(row: &Row, old: &Value, options: &DeleteOptions) -> Option<Value>
     if let Some(policy) = options.propagation.or_else(|| default_propagation(row, old)) {
         meta::set_finalizer(&mut new, "orphan", policy == Propagation::Orphan);
         meta::set_finalizer(&mut new, "foregroundDeletion", policy == Propagation::Foreground);
+    }
+    if is_definition(row) && !meta::is_deleting(old) {
+        crd::begin_end(&mut new);
     }
     let grace = row.descriptor.strategy.grace_period_s(old, options.grace_period_s).unwrap_or(0).max(0);
     let held = !meta::finalizers(&new).is_empty()

@@ -25,6 +25,7 @@ impl Server {
         }
         let found = row.cache.get(key);
         let object = found.ok_or_else(|| ApiError::not_found(row.group(), row.resource(), &key.name))?;
+        let object = self.served(row, object).await?;
         let include = IncludeObject::parse(call.query.get("includeObject"))?;
         Ok(encode::object(200, &object, &Encoder::new(row, wanted.form, include), wanted.encoding))
     }

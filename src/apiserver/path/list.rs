@@ -61,7 +61,7 @@ pub(crate) fn filter(query: &Query, target: &Target, row: &Row) -> Result<Filter
         name,
         query.get("labelSelector").unwrap_or(""),
         query.get("fieldSelector").unwrap_or(""),
-        &row.home().descriptor.strategy,
+        row.selecting(),
     )
 }
 
@@ -95,6 +95,7 @@ impl Server {
                 list_now(row, &filter, None, asked.limit)
             }
         };
+        let objects = self.served_all(row, objects).await?;
         let include = IncludeObject::parse(call.query.get("includeObject"))?;
         Ok(encode::list(objects, &meta, &Encoder::new(row, wanted.form, include), wanted))
     }

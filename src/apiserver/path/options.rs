@@ -8,6 +8,7 @@ use skiff_api::{ApiError, Gvk};
 use crate::call::{Call, Query};
 use crate::error::unsupported_media_type;
 use crate::meta;
+use crate::registry::Row;
 
 pub(crate) const BODY_TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
@@ -72,10 +73,50 @@ pub(crate) fn read_object(
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<Value, ApiError> {
+    let decoded = read(call, expected, schema)?;
+    checked(decoded, expected, validation, warnings)
+}
+
+/// The same for a kind of the registry: custom resources lose what their schema does not know.
+pub(crate) fn read_row_object(
+    call: &Call,
+    row: &Row,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Value, ApiError> {
+    let gvk = &row.descriptor.gvk;
+    let mut decoded = read(call, gvk, row.schema.as_ref())?;
+    conform_custom(&mut decoded, row)?;
+    checked(decoded, gvk, validation, warnings)
+}
+
+/// What reading does to a custom resource by its schema.
+pub(crate) fn conform_custom(decoded: &mut Decoded, row: &Row) -> Result<(), ApiError> {
+    if row.custom.is_none() {
+        return Ok(());
+    }
+    let unknown = row.descriptor.strategy.conform(&mut decoded.value);
+    let unknown = unknown.map_err(|why| skiff_api::decode::cannot_be_handled(&row.descriptor.gvk, &why))?;
+    // As upstream: what came twice first.
+    decoded.strict.sort_by_key(|sentence| sentence.starts_with("unknown"));
+    decoded.strict.extend(unknown.into_iter().map(|path| format!("unknown field {path:?}")));
+    Ok(())
+}
+
+fn read(call: &Call, expected: &Gvk, schema: Option<&Type>) -> Result<Decoded, ApiError> {
     let content_type = call.header(http::header::CONTENT_TYPE);
     let media = Media::of(content_type).ok_or_else(|| unsupported_media_type(BODY_TYPES))?;
     let decoded = decode(&call.body, media, expected, schema)?;
     check_kind(&decoded, expected)?;
+    Ok(decoded)
+}
+
+fn checked(
+    decoded: Decoded,
+    expected: &Gvk,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Value, ApiError> {
     judge(&decoded, expected, validation, warnings)?;
     let mut value = decoded.value;
     if !value.is_object() {

@@ -8,7 +8,7 @@ use skiff_api::patch::{json_patch, merge_patch, strategic_merge};
 use skiff_api::{ApiError, Gvk};
 
 use super::create::key_of;
-use super::options::{WriteOptions, judge};
+use super::options::{WriteOptions, conform_custom, judge};
 use super::update::{Change, Part};
 use super::warn_all;
 use crate::call::{Call, Target};
@@ -22,6 +22,9 @@ use crate::server::Server;
 
 const ACCEPTED: &str =
     "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+
+/// Nothing says how a strategic patch merges into a custom resource.
+const ACCEPTED_BY_CUSTOM: &str = "application/json-patch+json, application/merge-patch+json";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -57,7 +60,7 @@ impl Patch {
         match (self.kind, schema) {
             (Kind::Json, _) => json_patch(old, &self.body),
             (Kind::Strategic, Some(schema)) => strategic_merge(old, &self.body, schema),
-            (Kind::Strategic, None) => Err(unsupported_media_type(ACCEPTED)),
+            (Kind::Strategic, None) => Err(unsupported_media_type(ACCEPTED_BY_CUSTOM)),
             (Kind::Merge, _) => Ok(merge_patch(old.clone(), &self.body)),
         }
     }
@@ -83,12 +86,13 @@ impl Server {
         let object = self
             .change(&change, &mut warnings, |old| {
                 complaints.clear();
-                let patched = patch.apply(old, row.schema.as_ref())?;
+                let patched = patch.apply(old, row.schema.as_ref().filter(|_| row.custom.is_none()))?;
                 check_identity(&patched, old, gvk)?;
                 let mut patched = match &row.schema {
                     None => patched,
                     Some(schema) => {
-                        let decoded = conform(patched, gvk, schema)?;
+                        let mut decoded = conform(patched, gvk, schema)?;
+                        conform_custom(&mut decoded, row)?;
                         judge(&decoded, gvk, options.validation, &mut complaints)?;
                         decoded.value
                     }
@@ -100,6 +104,7 @@ impl Server {
                 Ok(patched)
             })
             .await?;
+        let object = self.served(row, object).await?;
         let encoder = Encoder::new(row, wanted.form, IncludeObject::Metadata);
         let mut reply = encode::object(200, &object, &encoder, wanted.encoding);
         complaints.extend(warnings);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use skiff_api::decode::conform;
 use skiff_api::selector::LabelSelector;
+use skiff_api::strategy::ScalePaths;
 use skiff_api::{ApiError, Gvk, schema};
 
 use super::create::key_of;
@@ -24,9 +25,27 @@ fn gvk() -> Gvk {
     Gvk::new("autoscaling", "v1", "Scale")
 }
 
-/// The Scale of an object, as clients see it.
-fn scale_of(object: &Value) -> Value {
-    let selector = &object["spec"]["selector"];
+/// By a simple path: `.spec.replicas`.
+fn at<'a>(object: &'a Value, path: &str) -> &'a Value {
+    path.trim_start_matches('.').split('.').fold(object, |value, key| &value[key])
+}
+
+fn set_at(object: &mut Value, path: &str, new: Value) {
+    let place = path.trim_start_matches('.').split('.').fold(object, |value, key| {
+        if !value.is_object() {
+            *value = json!({});
+        }
+        &mut value[key]
+    });
+    *place = new;
+}
+
+/// The Scale of an object, as clients see it; `paths` where the kind says where its numbers are.
+fn scale_of(object: &Value, paths: Option<&ScalePaths>) -> Value {
+    let selector = match paths {
+        Some(paths) => paths.selector.as_ref().map_or(&Value::Null, |path| at(object, path)),
+        None => &object["spec"]["selector"],
+    };
     let selector = match selector.as_object() {
         // A ReplicationController's selector is a plain map.
         Some(map) if !map.contains_key("matchLabels") && !map.contains_key("matchExpressions") => {
@@ -35,7 +54,7 @@ fn scale_of(object: &Value) -> Value {
             pairs.join(",")
         }
         Some(_) => LabelSelector::from_value(selector).map(|s| s.to_string()).unwrap_or_default(),
-        None => String::new(),
+        None => selector.as_str().unwrap_or_default().to_owned(),
     };
     let mut metadata = serde_json::Map::new();
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
@@ -44,11 +63,12 @@ fn scale_of(object: &Value) -> Value {
         }
     }
     let mut spec = serde_json::Map::new();
-    let replicas = object["spec"]["replicas"].as_i64().unwrap_or(0);
+    let (wanted, there) = paths.map_or((".spec.replicas", ".status.replicas"), |p| (&p.spec, &p.status));
+    let replicas = at(object, wanted).as_i64().unwrap_or(0);
     if replicas != 0 {
         spec.insert("replicas".to_owned(), replicas.into());
     }
-    let mut status = json!({"replicas": object["status"]["replicas"].as_i64().unwrap_or(0)});
+    let mut status = json!({"replicas": at(object, there).as_i64().unwrap_or(0)});
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }
@@ -59,7 +79,12 @@ impl Server {
     pub(crate) async fn get_scale(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
         let wanted = negotiate(call.header(http::header::ACCEPT), false)?;
         let object = self.current(row, &key_of(target)).await?;
-        Ok(encode::value(200, &scale_of(&object.value()), wanted.encoding))
+        let object = self.to_row(&object, row).await?;
+        let paths = row.descriptor.strategy.scale();
+        if let Some(paths) = paths.filter(|paths| at(&object, &paths.spec).is_null()) {
+            return Err(ApiError::internal(format!("the spec replicas field {:?} does not exist", paths.spec)));
+        }
+        Ok(encode::value(200, &scale_of(&object, paths), wanted.encoding))
     }
 
     pub(crate) async fn update_scale(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
@@ -97,10 +122,11 @@ impl Server {
     ) -> Result<Reply, ApiError> {
         let wanted = negotiate(call.header(http::header::ACCEPT), false)?;
         let key = key_of(target);
+        let paths = row.descriptor.strategy.scale();
         let change = Change { row, key: &key, part: Part::Main, dry_run: options.dry_run };
         let object = self
             .change(&change, &mut warnings, |old| {
-                let scale = make(&scale_of(old))?;
+                let scale = make(&scale_of(old, paths))?;
                 let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
                 check_replicas(replicas, &target.name)?;
                 let version = meta::text(&scale, "resourceVersion");
@@ -108,11 +134,12 @@ impl Server {
                     return Err(ApiError::conflict(row.group(), row.resource(), &target.name, MODIFIED));
                 }
                 let mut new = old.clone();
-                new["spec"]["replicas"] = replicas.into();
+                set_at(&mut new, paths.map_or(".spec.replicas", |paths| &paths.spec), replicas.into());
                 Ok(new)
             })
             .await?;
-        let mut reply = encode::value(200, &scale_of(&object.value()), wanted.encoding);
+        let object = self.to_row(&object, row).await?;
+        let mut reply = encode::value(200, &scale_of(&object, paths), wanted.encoding);
         warn_all(&mut reply, &warnings);
         Ok(reply)
     }
@@ -138,12 +165,26 @@ mod tests {
     fn scales_of_both_selector_forms() {
         let deployment = json!({"metadata": {"name": "d"}, "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}}},
             "status": {"replicas": 1}});
-        let scale = scale_of(&deployment);
+        let scale = scale_of(&deployment, None);
         assert_eq!(
             (&scale["spec"]["replicas"], &scale["status"]),
             (&json!(2), &json!({"replicas": 1, "selector": "a=b"}))
         );
         let controller = json!({"metadata": {"name": "r"}, "spec": {"selector": {"a": "b", "c": "d"}}});
-        assert_eq!(scale_of(&controller)["status"]["selector"], "a=b,c=d");
+        assert_eq!(scale_of(&controller, None)["status"]["selector"], "a=b,c=d");
+        let paths = ScalePaths {
+            spec: ".spec.size.wanted".into(),
+            status: ".status.size".into(),
+            selector: Some(".status.selector".into()),
+        };
+        let custom = json!({"metadata": {"name": "c"}, "spec": {"size": {"wanted": 3}}, "status": {"size": 2, "selector": "a=b"}});
+        let scale = scale_of(&custom, Some(&paths));
+        assert_eq!(
+            (&scale["spec"], &scale["status"]),
+            (&json!({"replicas": 3}), &json!({"replicas": 2, "selector": "a=b"}))
+        );
+        let mut bare = json!({});
+        set_at(&mut bare, &paths.spec, json!(4));
+        assert_eq!(bare, json!({"spec": {"size": {"wanted": 4}}}));
     }
 }

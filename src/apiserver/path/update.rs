@@ -7,17 +7,17 @@ use skiff_api::status::Cause;
 use skiff_api::{ApiError, Object, ObjectKey};
 
 use super::create::{key_of, parse, place};
-use super::options::{WriteOptions, read_object};
+use super::options::{WriteOptions, read_row_object};
 use super::warn_all;
 use crate::admission;
 use crate::call::{Call, Target};
 use crate::encode::{self, Encoder, IncludeObject};
+use crate::meta;
 use crate::negotiate::negotiate;
 use crate::registry::Row;
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::storage::{self, Written};
-use crate::{convert, meta};
 
 /// How often a change is tried again when others change the object at the same time.
 pub(super) const TRIES: u32 = 100;
@@ -52,8 +52,7 @@ impl Server {
         let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
         let options = WriteOptions::of(&call.query)?;
         let mut warnings = Vec::new();
-        let gvk = &row.descriptor.gvk;
-        let mut value = read_object(call, gvk, row.schema.as_ref(), options.validation, &mut warnings)?;
+        let mut value = read_row_object(call, row, options.validation, &mut warnings)?;
         place(&mut value, row, &target.namespace)?;
         check_name(&mut value, &target.name)?;
         let key = key_of(target);
@@ -73,6 +72,7 @@ impl Server {
             }
             changed => changed?,
         };
+        let object = self.served(row, object).await?;
         let encoder = Encoder::new(row, wanted.form, IncludeObject::Metadata);
         let mut reply = encode::object(status, &object, &encoder, wanted.encoding);
         warn_all(&mut reply, &warnings);
@@ -94,7 +94,7 @@ impl Server {
         let before = warnings.len();
         for _ in 0..TRIES {
             warnings.truncate(before);
-            let old_value = convert::to_row(old.value(), row);
+            let old_value = self.to_row(&old, row).await?;
             let new = make(&old_value)?;
             match self.write_change(change, &old, &old_value, new, warnings).await? {
                 Ok(object) => return Ok(object),
@@ -120,7 +120,7 @@ impl Server {
             true => Some(self.services.reserve(&mut new, Some(old_value))?),
             false => None,
         };
-        let bytes = convert::to_home(&new, row);
+        let bytes = self.to_home(&new, row).await?;
         let ends = is_finished(row, &new);
         if !ends && bytes == *old.raw() {
             return Ok(Ok(old.clone()));

@@ -17,6 +17,7 @@ use super::options::{invalid_option, unsupported};
 use crate::cache::{Entry, Event, Filter, ResourceCache, Seen, Subscription};
 use crate::call::{Call, Query, Target};
 use crate::encode::{Encoder, IncludeObject, write_value};
+use crate::error::path_not_found;
 use crate::negotiate::{Form, negotiate};
 use crate::registry::Row;
 use crate::reply::Reply;
@@ -100,7 +101,9 @@ impl Server {
         };
         let include = IncludeObject::parse(call.query.get("includeObject"))?;
         let encoder = Encoder::new(row, wanted.form, include);
+        let server = self.me.upgrade().ok_or_else(path_not_found)?;
         let mut frames = Frames {
+            server,
             encoder,
             cache: row.cache.clone(),
             filter: filter.clone(),
@@ -122,6 +125,7 @@ impl Server {
 
 /// One watch, as the frames that it sends.
 struct Frames {
+    server: Arc<Server>,
     encoder: Encoder,
     cache: Arc<ResourceCache>,
     filter: Arc<Filter>,
@@ -188,31 +192,48 @@ impl Frames {
         })
     }
 
-    /// The next bytes; `None` at the end of the watch.
+    /// The next bytes; `None` at the end of the watch. What can't be converted ends it, and is told.
     async fn next(&mut self) -> Option<Bytes> {
         let mut out = Vec::new();
+        match self.fill(&mut out).await {
+            Ok(true) => Some(out.into()),
+            Ok(false) => None,
+            Err(error) => {
+                self.subscription = None;
+                self.ends = Instant::now();
+                self.initial.clear();
+                self.backlog.clear();
+                out.extend_from_slice(&frame("ERROR", error.to_value()));
+                Some(out.into())
+            }
+        }
+    }
+
+    /// `false` at the end of the watch.
+    async fn fill(&mut self, out: &mut Vec<u8>) -> Result<bool, ApiError> {
         while let Some(entry) = self.initial.pop_front() {
-            self.write("ADDED", &entry, &mut out);
+            self.write("ADDED", &entry, out).await?;
             if out.len() >= BATCH {
-                return Some(out.into());
+                return Ok(true);
             }
         }
         if let Some(revision) = self.initial_end.take() {
             out.extend_from_slice(&frame("BOOKMARK", self.encoder.bookmark(revision, true)));
         }
         while let Some(event) = self.backlog.pop_front() {
-            self.tell(&event, &mut out);
+            self.tell(&event, out).await?;
             if out.len() >= BATCH {
-                return Some(out.into());
+                return Ok(true);
             }
         }
         while out.is_empty() {
-            match self.wait().await? {
-                Woken::Event(event) => self.drain(&event, &mut out),
-                Woken::Bookmark => self.bookmark(&mut out),
+            match self.wait().await {
+                Some(Woken::Event(event)) => self.drain(&event, out).await?,
+                Some(Woken::Bookmark) => self.bookmark(out),
+                None => return Ok(false),
             }
         }
-        Some(out.into())
+        Ok(true)
     }
 
     async fn wait(&mut self) -> Option<Woken> {
@@ -226,12 +247,13 @@ impl Frames {
     }
 
     /// The event, and all that are ready behind it.
-    fn drain(&mut self, event: &Arc<Event>, out: &mut Vec<u8>) {
-        self.tell(event, out);
+    async fn drain(&mut self, event: &Arc<Event>, out: &mut Vec<u8>) -> Result<(), ApiError> {
+        self.tell(event, out).await?;
         while out.len() < BATCH {
             let Some(more) = self.subscription.as_mut().and_then(|s| s.events.try_recv().ok()) else { break };
-            self.tell(&more, out);
+            self.tell(&more, out).await?;
         }
+        Ok(())
     }
 
     fn bookmark(&mut self, out: &mut Vec<u8>) {
@@ -243,15 +265,15 @@ impl Frames {
         }
     }
 
-    fn tell(&mut self, event: &Arc<Event>, out: &mut Vec<u8>) {
-        let Some(seen) = event.seen_by(&self.filter) else { return };
+    async fn tell(&mut self, event: &Arc<Event>, out: &mut Vec<u8>) -> Result<(), ApiError> {
+        let Some(seen) = event.seen_by(&self.filter) else { return Ok(()) };
         self.last = event.revision;
         match seen {
             Seen::Deleted { entry, gone: false } => {
                 // It left the selection: the client learns the last state it selected, at this revision.
                 let object = skiff_api::Object::parse(entry.object.raw().clone(), event.revision);
                 if let Ok(object) = object {
-                    self.write("DELETED", &Entry::new(Arc::new(object)), out);
+                    self.write("DELETED", &Entry::new(Arc::new(object)), out).await?;
                 }
             }
             Seen::Added(entry) | Seen::Modified(entry) | Seen::Deleted { entry, gone: true } => {
@@ -260,8 +282,9 @@ impl Frames {
                     Seen::Modified(_) => "MODIFIED",
                     Seen::Deleted { .. } => "DELETED",
                 };
-                if !self.encoder.is_plain() || kind != event.natural_kind() {
-                    return self.write(kind, entry, out);
+                let as_stored = self.encoder.is_plain() && self.encoder.row.shows_as_stored(&entry.object);
+                if !as_stored || kind != event.natural_kind() {
+                    return self.write(kind, entry, out).await;
                 }
                 let shared = event.frame.get_or_init(|| {
                     let mut bytes = Vec::with_capacity(entry.object.raw().len() + 80);
@@ -271,11 +294,19 @@ impl Frames {
                 out.extend_from_slice(shared);
             }
         }
+        Ok(())
     }
 
-    fn write(&mut self, kind: &str, entry: &Entry, out: &mut Vec<u8>) {
+    async fn write(&mut self, kind: &str, entry: &Entry, out: &mut Vec<u8>) -> Result<(), ApiError> {
         let columns = std::mem::take(&mut self.columns) && matches!(self.encoder.form, Form::Table(_));
-        write_frame(&self.encoder, kind, entry, columns, out);
+        let row = &self.encoder.row;
+        if row.shows_as_stored(&entry.object) {
+            write_frame(&self.encoder, kind, entry, columns, out);
+        } else {
+            let object = self.server.served(row, entry.object.clone()).await?;
+            write_frame(&self.encoder, kind, &Entry::new(object), columns, out);
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Upstream's kubectl, as users have it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use skiff_pki::write_kubeconfig;
@@ -10,7 +10,7 @@ use tokio::process::Command;
 use super::{Cluster, with_account};
 
 /// Output and whether it succeeded.
-async fn kubectl(config: &Path, arguments: &[&str], input: &str) -> (bool, String) {
+pub(super) async fn kubectl(config: &Path, arguments: &[&str], input: &str) -> (bool, String) {
     let mut child = Command::new("kubectl")
         .args(arguments)
         .env("KUBECONFIG", config)
@@ -26,6 +26,15 @@ async fn kubectl(config: &Path, arguments: &[&str], input: &str) -> (bool, Strin
     let output = child.wait_with_output().await.expect("kubectl ends");
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.success(), text)
+}
+
+/// An administrator's kubeconfig.
+pub(super) fn config_of(cluster: &Cluster) -> PathBuf {
+    let config = cluster.directory.path().join("admin.kubeconfig");
+    let client = cluster.pki.client("admin", &["system:masters"]).expect("a certificate");
+    let url = format!("https://{}", cluster.server.local_addr());
+    write_kubeconfig(&config, &url, cluster.pki.ca_pem(), &client).expect("written");
+    config
 }
 
 const MANIFEST: &str = r#"
@@ -61,10 +70,7 @@ spec:
 async fn does_what_users_do() {
     let cluster = Cluster::start().await;
     with_account(&cluster).await;
-    let config = cluster.directory.path().join("admin.kubeconfig");
-    let client = cluster.pki.client("admin", &["system:masters"]).expect("a certificate");
-    let url = format!("https://{}", cluster.server.local_addr());
-    write_kubeconfig(&config, &url, cluster.pki.ca_pem(), &client).expect("written");
+    let config = config_of(&cluster);
     for (arguments, expect) in [
         ("apply -f -", "deployment.apps/web created"),
         ("apply -f -", "service/web unchanged"),

@@ -1,0 +1,99 @@
+//! Where a conversion webhook is, and by which authority it is known.
+
+use base64::Engine as _;
+use serde_json::Value;
+
+use crate::field::{Errors, Path};
+use crate::kinds::peek::Peek;
+use crate::names;
+
+const FORM: &str = "; desired format: https://host[/path]";
+
+pub fn url(url: &str, path: &Path<'_>, errors: &mut Errors) {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        errors.invalid(path, "", &format!("'https' is the only allowed URL scheme{FORM}"));
+        return errors.invalid(path, "", &format!("host must be provided{FORM}"));
+    };
+    if scheme != "https" {
+        errors.invalid(path, scheme, &format!("'https' is the only allowed URL scheme{FORM}"));
+    }
+    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+    if host.is_empty() {
+        errors.invalid(path, "", &format!("host must be provided{FORM}"));
+    }
+    if let Some(user) = user {
+        errors.invalid(path, user, "user information is not permitted in the URL");
+    }
+    if !fragment.is_empty() {
+        errors.invalid(path, fragment, "fragments are not permitted in the URL");
+    }
+    if !query.is_empty() {
+        errors.invalid(path, query, "query parameters are not permitted in the URL");
+    }
+}
+
+pub fn service(service: &Value, path: &Path<'_>, errors: &mut Errors) {
+    if service.text("name").is_empty() {
+        errors.required(&path.child("name"), "service name is required");
+    }
+    if service.text("namespace").is_empty() {
+        errors.required(&path.child("namespace"), "service namespace is required");
+    }
+    let port = service.int("port");
+    if !(1..=65535).contains(&port) {
+        errors.invalid(&path.child("port"), port, "port is not valid: must be between 1 and 65535, inclusive");
+    }
+    let place = path.child("path");
+    let whole = service.text("path");
+    if matches!(whole, "" | "/") {
+        return;
+    }
+    if whole == "//" {
+        return errors.invalid(&place, whole, "segment[0] may not be empty");
+    }
+    if !whole.starts_with('/') {
+        errors.invalid(&place, whole, "must start with a '/'");
+    }
+    let mut letters = whole.chars();
+    letters.next();
+    let rest = letters.as_str();
+    for (index, segment) in rest.strip_suffix('/').unwrap_or(rest).split('/').enumerate() {
+        if segment.is_empty() {
+            errors.invalid(&place, whole, &format!("segment[{index}] may not be empty"));
+            continue;
+        }
+        for failure in names::dns_subdomain(segment) {
+            errors.invalid(&place, whole, &format!("segment[{index}]: {failure}"));
+        }
+    }
+}
+
+/// Whether the base64 of a PEM bundle holds certificates; an empty one is fine.
+pub(crate) fn ca_bundle_is_valid(bundle: &str) -> bool {
+    let Ok(pem) = base64::engine::general_purpose::STANDARD.decode(bundle) else { return false };
+    if pem.trim_ascii().is_empty() {
+        return true;
+    }
+    let Ok(text) = String::from_utf8(pem) else { return false };
+    let blocks: Vec<&str> = text.split("-----BEGIN CERTIFICATE-----").skip(1).collect();
+    !blocks.is_empty()
+        && blocks.iter().all(|block| {
+            let Some((body, _)) = block.split_once("-----END CERTIFICATE-----") else { return false };
+            let body: String = body.chars().filter(|c| !c.is_whitespace()).collect();
+            // A certificate is one sequence of the length that it says.
+            base64::engine::general_purpose::STANDARD.decode(body).is_ok_and(|der| is_sequence(&der))
+        })
+}
+
+fn is_sequence(der: &[u8]) -> bool {
+    let [0x30, first, rest @ ..] = der else { return false };
+    if *first < 0x80 {
+        return rest.len() == usize::from(*first);
+    }
+    let count = usize::from(first & 0x7f);
+    let Some((length, body)) = rest.split_at_checked(count).filter(|_| (1..=4).contains(&count)) else { return false };
+    body.len() == length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+}

@@ -1,0 +1,98 @@
+//! Custom resources: what CustomResourceDefinitions add to the registry, and the life of definitions.
+//!
+//! [`follow`] looks at all definitions whenever one changes: it gives them their names and conditions, and swaps the
+//! registry. What is served follows from the definitions alone, so a restart serves the same. [`served`] brings stored
+//! objects into the version and shape that a row has now; [`webhook`] asks others to convert. [`finalize`] removes the
+//! objects of a definition that ends.
+//!
+//! ```text
+//! definition --> names accepted? --> rows in the registry --> Established --> deleted: objects go --> rows go
+//! ```
+//!
+//! Invariants: a definition is served before it is told to be established, and no longer when it is gone; watches of
+//! objects that are defined anew end, since they would show the old shape; built-in kinds are never replaced.
+
+mod finalize;
+mod served;
+mod settle;
+mod webhook;
+
+pub(crate) use self::finalize::begin as begin_end;
+
+use std::sync::Arc;
+
+use skiff_api::custom::definition::Definition;
+
+use crate::cache::{Cache, Filter};
+use crate::registry::{Registry, Row};
+use crate::server::Server;
+
+/// Where definitions are stored.
+pub(crate) const STORAGE: &str = "apiextensions.k8s.io/customresourcedefinitions";
+
+/// A definition that is served.
+pub(crate) struct Custom {
+    pub definition: Definition,
+    /// What it was made from: as long as that is the same, its rows are kept.
+    made_from: String,
+    /// Objects that were written after this revision are in the shape that the definition gives them.
+    since: u64,
+}
+
+/// The registry with what the definitions in the cache add.
+pub(crate) fn registry(builtin: &Registry, cache: &Cache) -> Registry {
+    let plan = settle::Plan::of(cache.resource(STORAGE).all(), &mut settle::Seen::default());
+    let rows = plan.established().flat_map(|definition| definition.rows(cache, definition.object.revision));
+    builtin.with_customs(rows.collect::<Vec<_>>().into_iter())
+}
+
+/// Keeps registry and definitions together, until the server stops.
+pub(crate) async fn follow(server: Arc<Server>) {
+    let stop = server.scope.token().clone();
+    let cache = server.resource(STORAGE);
+    let Some(row) = server.registry.load().find("apiextensions.k8s.io", "v1", "customresourcedefinitions").cloned()
+    else {
+        return;
+    };
+    let Ok(filter) = Filter::new("", None, "", "", &row.descriptor.strategy) else { return };
+    let filter = Arc::new(filter);
+    let mut seen = settle::Seen::default();
+    let mut backoff = skiff_base::Backoff::new(settle::RETRY_MIN, settle::RETRY_MAX);
+    loop {
+        let (_, mut subscription) = cache.subscribe_all(&filter);
+        loop {
+            let settled = server.settle_definitions(&row, &mut seen).await;
+            if settled {
+                backoff.reset();
+            }
+            let event = tokio::select! {
+                event = subscription.events.recv() => event,
+                () = tokio::time::sleep(backoff.next_wait()), if !settled => continue,
+                () = stop.cancelled() => return,
+            };
+            if event.is_none() {
+                break;
+            }
+            while subscription.events.try_recv().is_ok() {}
+        }
+    }
+}
+
+/// The rows of a definition, all with the same cache.
+fn rows_of(custom: &Arc<Custom>, cache: &Cache) -> Vec<Arc<Row>> {
+    let definition = &custom.definition;
+    let objects = cache.resource(&definition.storage);
+    let row = |descriptor: &Arc<skiff_api::strategy::Descriptor>, home: Option<Arc<Row>>| {
+        Arc::new(Row {
+            schema: descriptor.strategy.body_type(),
+            descriptor: descriptor.clone(),
+            cache: objects.clone(),
+            home,
+            custom: Some(custom.clone()),
+        })
+    };
+    let Some(stored) = definition.versions.iter().find(|version| version.stored) else { return Vec::new() };
+    let home = row(&stored.descriptor, None);
+    let served = definition.versions.iter().filter(|version| version.served);
+    served.map(|v| if v.stored { home.clone() } else { row(&v.descriptor, Some(home.clone())) }).collect()
+}

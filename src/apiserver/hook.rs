@@ -1,0 +1,164 @@
+//! The API server as a client of webhooks: one POST of JSON over TLS, to a URL or to a service of the cluster.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::RootCertStore;
+use rustls::crypto::ring::default_provider;
+use serde_json::Value;
+use skiff_base::chain;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::http::tls;
+use crate::server::Server;
+
+/// Larger answers are refused.
+const ANSWER_MAX: usize = 64 << 20;
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where a webhook is, and by which authority it is known.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Hook<'a> {
+    pub url: Option<&'a str>,
+    /// Namespace, name, path and port.
+    pub service: Option<(&'a str, &'a str, &'a str, u16)>,
+    /// PEM; empty: the authorities of the system.
+    pub ca_bundle: &'a [u8],
+}
+
+/// What a hook comes down to.
+struct Target {
+    /// As messages name it.
+    url: String,
+    /// Where to connect.
+    host: String,
+    port: u16,
+    /// Who must be there.
+    name: String,
+    path: String,
+}
+
+impl Server {
+    /// POSTs `body` and reads the answer. The error is a sentence as upstream's client would tell it.
+    pub(crate) async fn call_hook(&self, hook: &Hook<'_>, body: &Value, limit: Duration) -> Result<Value, String> {
+        let target = self.hook_target(hook)?;
+        let failed = |why: String| format!("Post {:?}: {why}", target.url);
+        let asked = self.post(&target, hook.ca_bundle, body);
+        match tokio::time::timeout(limit, asked).await {
+            Ok(answer) => answer.map_err(failed),
+            Err(_) => Err(failed("context deadline exceeded".to_owned())),
+        }
+    }
+
+    fn hook_target(&self, hook: &Hook<'_>) -> Result<Target, String> {
+        if let Some((namespace, service, path, port)) = hook.service {
+            let (host, at) = self.endpoint_of(namespace, service, port)?;
+            let name = format!("{service}.{namespace}.svc");
+            let path = format!("/{}", path.trim_start_matches('/'));
+            return Ok(Target { url: format!("https://{name}:{port}{path}"), host, port: at, name, path });
+        }
+        let url = hook.url.unwrap_or_default();
+        let parsed: http::Uri = url.parse().map_err(|e| format!("parse {url:?}: {e}"))?;
+        let host = parsed.host().ok_or_else(|| format!("{url:?} names no host"))?.trim_matches(['[', ']']).to_owned();
+        let path = parsed.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        Ok(Target { url: url.to_owned(), name: host.clone(), port: parsed.port_u16().unwrap_or(443), host, path })
+    }
+
+    /// An address that serves the port of a service now.
+    fn endpoint_of(&self, namespace: &str, service: &str, port: u16) -> Result<(String, u16), String> {
+        let found = self.resource("services").find(namespace, service);
+        let found = found.ok_or_else(|| format!("service {service:?} not found"))?.value();
+        let ports = found["spec"]["ports"].as_array().into_iter().flatten();
+        let named = ports.into_iter().find(|p| p["port"].as_u64() == Some(u64::from(port)));
+        let named = named.ok_or_else(|| format!("no service port {port} found for service {service:?}"))?;
+        if found["spec"]["type"] == "ExternalName" {
+            return Ok((found["spec"]["externalName"].as_str().unwrap_or_default().to_owned(), port));
+        }
+        let wanted = named["name"].as_str().unwrap_or_default();
+        for slice in self.resource("discovery.k8s.io/endpointslices").all() {
+            let of = slice.meta.labels.get("kubernetes.io/service-name").map(String::as_str);
+            if *slice.meta.namespace != *namespace || of != Some(service) {
+                continue;
+            }
+            let slice = slice.value();
+            let mut ports = slice["ports"].as_array().into_iter().flatten();
+            let at = ports.find(|p| p["name"].as_str().unwrap_or_default() == wanted).and_then(|p| p["port"].as_u64());
+            let endpoints = slice["endpoints"].as_array().into_iter().flatten();
+            let ready = endpoints.into_iter().filter(|endpoint| endpoint["conditions"]["ready"] != false);
+            let mut addresses = ready.filter_map(|endpoint| endpoint["addresses"][0].as_str());
+            if let (Some(address), Some(at)) = (addresses.next(), at.and_then(|at| u16::try_from(at).ok())) {
+                return Ok((address.to_owned(), at));
+            }
+        }
+        Err(format!("no endpoints available for service {service:?}"))
+    }
+
+    async fn post(&self, target: &Target, ca_bundle: &[u8], body: &Value) -> Result<Value, String> {
+        let told = |error: &dyn std::error::Error| chain(error).to_string();
+        let config = client_config(ca_bundle)?;
+        let connect = async {
+            let stream: TcpStream = skiff_resolver::connect(&target.host, target.port).await?;
+            let name = rustls_pki_types::ServerName::try_from(target.name.clone())
+                .map_err(|_| io::Error::other("the webhook's address is no host name"))?;
+            TlsConnector::from(config).connect(name, stream).await
+        };
+        let stream = match tokio::time::timeout(CONNECT_LIMIT, connect).await {
+            Ok(stream) => stream.map_err(|e| told(&e))?,
+            Err(_) => return Err(format!("dial tcp {}:{}: i/o timeout", target.host, target.port)),
+        };
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| told(&e))?;
+        let stop = self.scope.token().clone();
+        self.scope.spawn(async move {
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(error = %chain(&error), "connection to a webhook");
+                },
+                () = stop.cancelled() => {}
+            }
+        });
+        let request = http::Request::post(&target.path)
+            .header(HOST, format!("{}:{}", target.name, target.port))
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, "kube-apiserver")
+            .body(Full::new(Bytes::from(body.to_string())))
+            .map_err(|e| told(&e))?;
+        let response = sender.send_request(request).await.map_err(|e| told(&e))?;
+        let status = response.status();
+        let body =
+            Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(|e| e.to_string())?.to_bytes();
+        if !status.is_success() {
+            let text = String::from_utf8_lossy(&body);
+            return Err(match text.trim() {
+                "" => format!("the server responded with the status code {}", status.as_u16()),
+                text => text.chars().take(1024).collect(),
+            });
+        }
+        serde_json::from_slice(&body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))
+    }
+}
+
+fn client_config(ca_bundle: &[u8]) -> Result<Arc<ClientConfig>, String> {
+    let roots = if ca_bundle.is_empty() {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots
+    } else {
+        let pem = std::str::from_utf8(ca_bundle).map_err(|_| "the caBundle is no PEM".to_owned())?;
+        tls::roots(pem).map_err(|e| chain(&e).to_string())?
+    };
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
