@@ -104,6 +104,11 @@ impl Errors {
         self.add(path, "FieldValueInvalid", &format!("Invalid value: {}", shown(value)), detail);
     }
 
+    /// Where the value itself would say nothing.
+    pub fn invalid_as_is(&mut self, path: &Path<'_>, detail: &str) {
+        self.add(path, "FieldValueInvalid", "Invalid value", detail);
+    }
+
     pub fn forbidden(&mut self, path: &Path<'_>, detail: &str) {
         self.add(path, "FieldValueForbidden", "Forbidden", detail);
     }

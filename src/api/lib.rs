@@ -2,7 +2,8 @@
 //! Pure: no I/O, no clock, no knowledge of who calls.
 //!
 //! Bottom-up:
-//! - words: [`names`], [`quantity`], [`duration`], [`selector`], [`taint`]: one small grammar each, with upstream's sentences;
+//! - words: [`names`], [`quantity`], [`duration`], [`cron`], [`selector`], [`taint`]: one small grammar each, with upstream's
+//!   sentences;
 //! - [`downward`]: what a container may ask about its pod, as far as the object says it;
 //! - answers: [`status`] (what a failed request says), [`field`] (where in an object something is wrong, and how it is told);
 //! - objects: [`resource`] (names of kinds), [`object`] (bytes at one revision, shared), [`metadata`] (rules all kinds share);
@@ -16,6 +17,7 @@
 //!
 //! Must not know: HTTP connections, the store, the API server, controllers.
 
+pub mod cron;
 pub mod custom;
 pub mod decode;
 pub mod downward;

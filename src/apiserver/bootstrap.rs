@@ -1,8 +1,9 @@
-//! What a cluster has before anyone asks: the system namespaces, and the service `kubernetes`.
+//! What a cluster has before anyone asks: the system namespaces, the service `kubernetes`, the system's priority classes.
 
 use http::{Method, Uri};
 use serde_json::{Value, json};
 use skiff_api::ApiError;
+use skiff_api::kinds::scheduling::SYSTEM_CLASSES;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -50,7 +51,43 @@ impl Server {
             ]},
         });
         self.ensure("service kubernetes", "/api/v1/namespaces/default/services", "kubernetes", service).await?;
+        for (name, value, description) in SYSTEM_CLASSES {
+            let class = json!({
+                "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+                "value": value, "description": description,
+            });
+            let path = "/apis/scheduling.k8s.io/v1/priorityclasses";
+            self.ensure(&format!("priority class {name}"), path, name, class).await?;
+        }
+        self.ensure_service_cidr().await?;
         self.ensure_endpoints().await
+    }
+
+    /// The range that addresses of services come from, as an object.
+    async fn ensure_service_cidr(&self) -> Result<(), Error> {
+        let path = "/apis/networking.k8s.io/v1/servicecidrs";
+        let what = "service CIDR kubernetes";
+        let (network, prefix) = self.options.service_cidr;
+        let network = u32::from(network) & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+        let cidr = format!("{}/{prefix}", std::net::Ipv4Addr::from(network));
+        let mut object = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+            "spec": {"cidrs": [cidr]},
+        });
+        self.ensure(what, path, "kubernetes", object.clone()).await?;
+        self.cache.fresh().await.map_err(|error| Error::Bootstrap { what: what.to_owned(), error })?;
+        let found = self.resource("networking.k8s.io/servicecidrs").find("", "kubernetes");
+        if found.is_some_and(|found| found.value()["status"]["conditions"].is_array()) {
+            return Ok(());
+        }
+        object["status"] = json!({"conditions": [{
+            "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
+            "lastTransitionTime": skiff_base::time::now_rfc3339(),
+        }]});
+        match self.ask(Method::PUT, &format!("{path}/kubernetes/status"), Some(&object)).await {
+            Err(error) => Err(Error::Bootstrap { what: what.to_owned(), error }),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// The address of the service `kubernetes`: the first of the network.

@@ -8,7 +8,7 @@
 //! - [`cache`]: all objects in memory, fed by one watch on the store; lists and watches live from it.
 //! - [`registry`]: what is served; [`crd`]: what CustomResourceDefinitions add to it. [`encode`]: objects to bytes, spliced; tables and metadata lists.
 //! - [`auth`]: who asks and what they may. [`admission`], [`services`]: what is filled in and refused.
-//! - [`path`]: get, list, watch, create, update, patch, delete; scale; binding, eviction, finalize, token.
+//! - [`path`]: get, list, watch, create, update, patch, delete; scale; binding, eviction (under disruption budgets), finalize, token.
 //! - [`discovery`], [`openapi`], [`health`], [`reviews`], [`logs`]: what is no stored object.
 //! - [`hook`]: the server as a client of webhooks.
 //! - [`router`]: from a path to the above. [`http`]: the wire. [`transport`]: the way in without a wire.

@@ -1,6 +1,9 @@
 //! The clock, in the units that the rest of the project uses.
 
+use std::path::Path;
+
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 /// The wall clock.
 pub fn now() -> Timestamp {
@@ -27,9 +30,35 @@ pub fn rfc3339_nano(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string()
 }
 
+/// Where hosts keep the database of time zones.
+const ZONES: [&str; 2] = ["/usr/share/zoneinfo", "/usr/lib/zoneinfo"];
+
+/// A time zone by its name in the IANA database, e.g. `Europe/Berlin`; `None`: the host knows none of that name.
+pub fn zone(name: &str) -> Option<TimeZone> {
+    if matches!(name, "UTC" | "Etc/UTC") {
+        return Some(TimeZone::UTC);
+    }
+    let good = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'+'))
+    };
+    if !name.split('/').all(good) {
+        return None;
+    }
+    let data = ZONES.iter().find_map(|folder| std::fs::read(Path::new(folder).join(name)).ok())?;
+    TimeZone::tzif(name, &data).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_names_of_zones_are_zones() {
+        for wrong in ["", "/etc/passwd", "../../../etc/passwd", "Europe//Berlin", "No/Where"] {
+            assert!(zone(wrong).is_none(), "{wrong}");
+        }
+        assert_eq!(zone("UTC"), Some(TimeZone::UTC));
+    }
 
     #[test]
     fn formats() {

@@ -331,3 +331,19 @@ fn condition_reason(reason: &str, path: &Path<'_>, errors: &mut Errors) {
         errors.too_long(path, CONDITION_REASON_MAX_B);
     }
 }
+
+/// `acme.io/foo`.
+pub(crate) fn domain_prefixed_path(value: &str, path: &Path<'_>, errors: &mut Errors) {
+    if value.is_empty() {
+        return errors.required(path, "");
+    }
+    let Some((host, rest)) = value.split_once('/').filter(|(host, rest)| !host.is_empty() && !rest.is_empty()) else {
+        return errors.invalid(path, value, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+    };
+    errors.invalid_each(path, host, names::dns_subdomain(host));
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
+    if !rest.bytes().all(good) {
+        let message = r"Invalid path (regex used for validation is '[A-Za-z0-9/\-._~%!$&'()*+,;=:]+')";
+        errors.invalid(path, rest, message);
+    }
+}

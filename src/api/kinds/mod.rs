@@ -10,12 +10,15 @@
 mod adapter;
 pub(crate) mod apiextensions;
 mod apps;
+mod autoscaling;
+pub mod batch;
 mod checks;
 mod coordination;
 mod core;
 mod discovery;
 mod events;
 mod facts;
+mod networking;
 mod node;
 mod peek;
 mod policy;
@@ -32,9 +35,12 @@ pub fn builtin() -> Vec<Arc<Descriptor>> {
     let rows = [
         core::descriptors(),
         apps::descriptors(),
+        autoscaling::descriptors(),
+        batch::descriptors(),
         coordination::descriptors(),
         discovery::descriptors(),
         events::descriptors(),
+        networking::descriptors(),
         node::descriptors(),
         policy::descriptors(),
         scheduling::descriptors(),
@@ -54,3 +60,8 @@ mod tests_properties;
 mod tests_storage;
 #[cfg(test)]
 mod tests_validation;
+#[cfg(test)]
+mod tests_workloads;
+
+#[cfg(test)]
+mod tests_networking;

@@ -25,7 +25,7 @@ fn rows_are_consistent() {
         let columns = d.columns.len();
         let object = json!({"metadata": {"name": "x"}});
         assert_eq!(d.strategy.cells(&object, now()).len(), columns, "{}", d.gvr);
-        assert!(names.insert((d.gvr.group.clone(), d.gvr.resource.clone())), "{} twice", d.gvr);
+        assert!(names.insert((d.gvr.group.clone(), d.gvr.version.clone(), d.gvr.resource.clone())), "{} twice", d.gvr);
         for label in d.strategy.field_labels() {
             assert!(d.strategy.field(&object, label).is_some(), "{}: {label}", d.gvr);
         }

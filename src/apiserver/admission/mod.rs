@@ -7,6 +7,7 @@ mod node;
 mod priority;
 mod runtime_class;
 mod service_account;
+mod time_zone;
 mod tolerations;
 
 use serde_json::Value;
@@ -25,17 +26,22 @@ pub(crate) async fn create(server: &Server, user: &User, row: &Row, object: &mut
         tolerations::fill(object);
     } else if row.is("", "nodes") {
         node::create(object);
+    } else if row.is("batch", "cronjobs") {
+        time_zone::check(object, None)?;
     }
     Ok(())
 }
 
-pub(crate) fn update(_server: &Server, row: &Row, object: &mut Value, _old: &Value) -> Result<(), ApiError> {
+pub(crate) fn update(_server: &Server, row: &Row, object: &mut Value, old: &Value) -> Result<(), ApiError> {
     if row.is("", "pods") {
         tolerations::fill(object);
+    } else if row.is("batch", "cronjobs") {
+        time_zone::check(object, Some(old))?;
     }
     Ok(())
 }
 
 pub(crate) fn delete(row: &Row, name: &str) -> Result<(), ApiError> {
-    namespace::delete(row, name)
+    namespace::delete(row, name)?;
+    priority::delete(row, name)
 }

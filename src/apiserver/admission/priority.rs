@@ -2,18 +2,19 @@
 
 use serde_json::Value;
 use skiff_api::ApiError;
+use skiff_api::kinds::scheduling::SYSTEM_CLASSES;
 
 use crate::meta;
+use crate::registry::Row;
 use crate::server::Server;
 
-/// The classes that exist without an object.
-const SYSTEM: [(&str, i64); 2] = [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
 const DEFAULT_PREEMPTION: &str = "PreemptLowerPriority";
 
 pub(super) fn create(server: &Server, pod: &mut Value) -> Result<(), ApiError> {
     let name = pod["spec"]["priorityClassName"].as_str().unwrap_or_default().to_owned();
-    let (priority, preemption) = match SYSTEM.iter().find(|(system, _)| *system == name) {
-        Some((_, priority)) => (*priority, DEFAULT_PREEMPTION.to_owned()),
+    // Pods of the system may come before its classes have been made.
+    let (priority, preemption) = match SYSTEM_CLASSES.iter().find(|(system, ..)| *system == name) {
+        Some((_, priority, _)) => (i64::from(*priority), DEFAULT_PREEMPTION.to_owned()),
         None => by_class(server, pod, &name)?,
     };
     let forbid = |why: String| Err(ApiError::forbidden("", "pods", meta::text(pod, "name"), &why));
@@ -51,4 +52,13 @@ fn by_class(server: &Server, pod: &mut Value, name: &str) -> Result<(i64, String
     pod["spec"]["priorityClassName"] = meta::text(&class, "name").into();
     let preemption = class["preemptionPolicy"].as_str().unwrap_or(DEFAULT_PREEMPTION);
     Ok((class["value"].as_i64().unwrap_or(0), preemption.to_owned()))
+}
+
+/// The system's own classes stay.
+pub(super) fn delete(row: &Row, name: &str) -> Result<(), ApiError> {
+    if row.is("scheduling.k8s.io", "priorityclasses") && SYSTEM_CLASSES.iter().any(|(system, ..)| *system == name) {
+        let why = "this is a system priority class and cannot be deleted";
+        return Err(ApiError::forbidden(row.group(), row.resource(), name, why));
+    }
+    Ok(())
 }

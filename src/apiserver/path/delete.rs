@@ -180,9 +180,9 @@ impl Server {
 fn ends_at_once(row: &Row, old: &Object, options: &DeleteOptions) -> bool {
     let waits = matches!(options.propagation, Some(Propagation::Foreground | Propagation::Orphan));
     // Of these the content counts: the grace period, the finalizers of the spec, the addresses, what their pods become.
-    let content =
-        ["pods", "namespaces", "services", "replicationcontrollers"].iter().any(|resource| row.is("", resource))
-            || is_definition(row);
+    let content = ["pods", "namespaces", "services"].iter().any(|resource| row.is("", resource))
+        || leaves_dependents(row)
+        || is_definition(row);
     !options.dry_run && !waits && !content && old.meta.finalizers.is_empty() && old.meta.deletion_timestamp.is_none()
 }
 
@@ -191,11 +191,15 @@ fn is_definition(row: &Row) -> bool {
     row.is("apiextensions.k8s.io", "customresourcedefinitions")
 }
 
-/// What becomes of the dependents of an object whose client does not say: v1 ReplicationControllers leave their pods, as
-/// they did before there was a garbage collector.
+/// ReplicationControllers and Jobs of v1 leave their pods where a client does not say what it wants, as they did before
+/// there was a garbage collector.
+fn leaves_dependents(row: &Row) -> bool {
+    row.is("", "replicationcontrollers") || row.is("batch", "jobs")
+}
+
 fn default_propagation(row: &Row, old: &Value) -> Option<Propagation> {
     let decided = meta::is_deleting(old) || meta::finalizers(old).contains(&"foregroundDeletion");
-    (row.is("", "replicationcontrollers") && !decided).then_some(Propagation::Orphan)
+    (leaves_dependents(row) && !decided).then_some(Propagation::Orphan)
 }
 
 /// What the object becomes by the delete; `None`: it is removed.

@@ -1,4 +1,4 @@
-//! Subresources that are actions: binding, eviction, finalize, token.
+//! Subresources that are actions: binding, finalize, token.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use skiff_api::status::Cause;
 use skiff_api::{ApiError, Gvk, ObjectKey, schema};
 
 use super::create::key_of;
-use super::options::{DeleteOptions, WriteOptions, read_object};
+use super::options::{WriteOptions, read_object};
 use super::update::{Change, Part, check_name};
 use super::warn_all;
 use crate::auth::{API_AUDIENCE, ISSUER};
@@ -22,7 +22,7 @@ const SHORTEST_TOKEN_S: i64 = 600;
 const LONGEST_TOKEN_S: i64 = 1 << 32;
 
 /// Reads a body of a kind that is no resource of its own.
-fn read(call: &Call, gvk: &Gvk, warnings: &mut Vec<String>) -> Result<(Value, WriteOptions), ApiError> {
+pub(super) fn read(call: &Call, gvk: &Gvk, warnings: &mut Vec<String>) -> Result<(Value, WriteOptions), ApiError> {
     let options = WriteOptions::of(&call.query)?;
     let value = read_object(call, gvk, schema::lookup(gvk).as_ref(), options.validation, warnings)?;
     Ok((value, options))
@@ -62,17 +62,6 @@ impl Server {
         let mut reply = Reply::value(201, &encode::success(Value::Null));
         warn_all(&mut reply, &warnings);
         Ok(reply)
-    }
-
-    /// POST `pods/<name>/eviction`. There are no disruption budgets yet, so nothing holds it back.
-    pub(crate) async fn evict(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
-        let mut warnings = Vec::new();
-        let (mut eviction, options) = read(call, &Gvk::new("policy", "v1", "Eviction"), &mut warnings)?;
-        check_name(&mut eviction, &target.name)?;
-        let mut delete = DeleteOptions::from_value(&eviction["deleteOptions"])?;
-        delete.dry_run |= options.dry_run;
-        self.delete_object(row, &key_of(target), &delete).await?;
-        Ok(Reply::value(201, &encode::success(Value::Null)))
     }
 
     /// PUT `namespaces/<name>/finalize`: only `spec.finalizers` is taken.

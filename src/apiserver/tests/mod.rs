@@ -10,6 +10,7 @@ mod restarts;
 mod services;
 mod watches;
 mod wire;
+mod workloads;
 mod writes;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -72,7 +72,7 @@ impl Kind for Deployments {
         let spec = deployment.spec.as_ref().unwrap_or(&empty);
         let path = Path::new("spec");
         nonnegative(spec.replicas.unwrap_or(0), &path.child("replicas"), errors);
-        super::selector_and_template(&spec.selector, Some(&spec.template), &path, errors);
+        super::selector_and_template(&spec.selector, Some(&spec.template), ["deployment", "ReplicaSet"], &path, errors);
         strategy(spec.strategy.as_ref(), &path.child("strategy"), errors);
         let min_ready = spec.min_ready_seconds.unwrap_or(0);
         nonnegative(min_ready, &path.child("minReadySeconds"), errors);

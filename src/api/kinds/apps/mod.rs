@@ -1,8 +1,10 @@
 //! The `apps` group.
 
 mod controller_revision;
+mod daemon_set;
 mod deployment;
 mod replica_set;
+mod stateful_set;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
@@ -16,13 +18,15 @@ use crate::kinds::peek::Peek;
 use crate::selector::LabelSelector;
 use crate::strategy::Descriptor;
 
-const EMPTY_SELECTOR: &str = "empty selector is invalid for deployment";
+const EMPTY_SELECTOR: &str = "empty selector is invalid for ";
 
 pub(super) fn descriptors() -> Vec<Descriptor> {
     vec![
         describe::<controller_revision::ControllerRevisions>(),
+        describe::<daemon_set::DaemonSets>(),
         describe::<deployment::Deployments>(),
         describe::<replica_set::ReplicaSets>(),
+        describe::<stateful_set::StatefulSets>(),
     ]
 }
 
@@ -62,25 +66,31 @@ pub(super) fn replica_counts(
     }
 }
 
-/// The selector, which must say something, and the template whose pods it must match.
+/// The selector, which must say something.
+fn selector(selector: &meta::LabelSelector, of: &str, path: &Path<'_>, errors: &mut Errors) {
+    let is_empty = selector.match_labels.as_ref().is_none_or(|l| l.is_empty())
+        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty);
+    label_selector(selector, path, errors);
+    if is_empty {
+        errors.invalid(path, selector, &format!("{EMPTY_SELECTOR}{of}"));
+    }
+}
+
+/// The selector and the template whose pods it must match. `of` and `kind` are what messages call it, which for all but
+/// daemon sets is not their own name.
 fn selector_and_template(
     selector: &meta::LabelSelector,
     template: Option<&core::PodTemplateSpec>,
+    [of, kind]: [&str; 2],
     path: &Path<'_>,
     errors: &mut Errors,
 ) {
     let selector_path = path.child("selector");
-    let is_empty = selector.match_labels.as_ref().is_none_or(|l| l.is_empty())
-        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty);
-    label_selector(selector, &selector_path, errors);
-    if is_empty {
-        errors.invalid(&selector_path, selector, EMPTY_SELECTOR);
-    }
+    self::selector(selector, of, &selector_path, errors);
     match LabelSelector::from_typed(Some(selector)) {
         Err(_) => errors.invalid(&selector_path, selector, "invalid label selector"),
         Ok(parsed) => {
-            let path = path.child("template");
-            pod::validate::workload_template(template, &parsed, "ReplicaSet", &path, errors);
+            pod::validate::workload_template(template, &parsed, kind, &path.child("template"), errors);
         }
     }
 }
@@ -91,7 +101,7 @@ fn absent_selector(raw: &Value, errors: &mut Errors) {
         return;
     }
     let spec = Path::new("spec");
-    errors.retain(|cause| !cause.message.ends_with(EMPTY_SELECTOR));
+    errors.retain(|cause| !cause.message.contains(EMPTY_SELECTOR));
     errors.required(&spec.child("selector"), "");
     let labels = raw.at("spec.template.metadata.labels");
     let path = spec.child("template.metadata.labels");

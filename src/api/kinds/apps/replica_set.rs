@@ -58,7 +58,13 @@ impl Kind for ReplicaSets {
         let path = Path::new("spec");
         nonnegative(spec.replicas.unwrap_or(0), &path.child("replicas"), errors);
         nonnegative(spec.min_ready_seconds.unwrap_or(0), &path.child("minReadySeconds"), errors);
-        super::selector_and_template(&spec.selector, spec.template.as_ref(), &path, errors);
+        super::selector_and_template(
+            &spec.selector,
+            spec.template.as_ref(),
+            ["deployment", "ReplicaSet"],
+            &path,
+            errors,
+        );
     }
 
     fn validate_update(set: &apps::ReplicaSet, old: &apps::ReplicaSet, errors: &mut Errors) {

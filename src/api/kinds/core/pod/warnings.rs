@@ -47,6 +47,11 @@ pub(super) fn pod(object: &Value) -> Vec<String> {
 
 /// Of a workload with a pod template, where that is new or changed.
 pub(in crate::kinds) fn workload(object: &Value, old: Option<&Value>) -> Vec<String> {
+    workload_at(object, old, "spec.template")
+}
+
+/// The same with the template elsewhere.
+pub(in crate::kinds) fn workload_at(object: &Value, old: Option<&Value>, path: &str) -> Vec<String> {
     let mut out = Vec::new();
     if old.is_none() {
         let wrong = names::dns_label(object.text("metadata.name"));
@@ -58,9 +63,9 @@ pub(in crate::kinds) fn workload(object: &Value, old: Option<&Value>) -> Vec<Str
             ));
         }
     }
-    let template = object.at("spec.template");
-    if old.is_none_or(|old| old.at("spec.template") != template) {
-        of(template, "spec.template.", &mut out);
+    let template = object.at(path);
+    if old.is_none_or(|old| old.at(path) != template) {
+        of(template, &format!("{path}."), &mut out);
     }
     out
 }

@@ -1,0 +1,65 @@
+//! ServiceCIDR.
+
+use k8s_openapi::api::networking::v1 as networking;
+use serde_json::Value;
+
+use crate::field::{Errors, Path};
+use crate::kinds::adapter::Kind;
+use crate::kinds::checks::{IMMUTABLE, cidr};
+use crate::kinds::facts::{AGE, Facts, NAME, text};
+use crate::kinds::peek::Peek;
+use crate::kinds::row::Row;
+use crate::strategy::Subresource;
+
+pub(super) struct ServiceCidrs;
+
+impl Kind for ServiceCidrs {
+    type Typed = networking::ServiceCIDR;
+    const FACTS: Facts = Facts {
+        namespaced: false,
+        subresources: &[Subresource::Status],
+        columns: &[NAME, text("CIDRs", "The addresses that services can have."), AGE],
+        generation: true,
+        ..Facts::new("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR")
+    };
+
+    fn validate(range: &networking::ServiceCIDR, errors: &mut Errors) {
+        let path = Path::new("spec.cidrs");
+        let cidrs = ranges(range);
+        if cidrs.is_empty() {
+            return errors.required(&path, "at least one CIDR required");
+        }
+        if cidrs.len() > 2 {
+            return errors.invalid(&path, cidrs, "may only hold up to 2 values");
+        }
+        for (i, text) in cidrs.iter().enumerate() {
+            cidr(text, &path.index(i), errors);
+        }
+        if let [first, second] = cidrs
+            && first.contains(':') == second.contains(':')
+        {
+            let message = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+            errors.invalid(&path, cidrs, message);
+        }
+    }
+
+    /// A second family may come, and go again; else it stays.
+    fn validate_update(range: &networking::ServiceCIDR, old: &networking::ServiceCIDR, errors: &mut Errors) {
+        Self::validate(range, errors);
+        let path = Path::new("spec.cidrs");
+        for (i, _) in ranges(old).iter().zip(ranges(range)).enumerate().filter(|(_, (old, new))| old != new) {
+            errors.invalid(&path.index(i), &ranges(range)[i], IMMUTABLE);
+        }
+    }
+
+    fn cells(range: &Value, row: &mut Row) {
+        let cidrs: Vec<&str> = range.list("spec.cidrs").iter().filter_map(Value::as_str).collect();
+        row.name(range);
+        row.push(cidrs.join(","));
+        row.age(range);
+    }
+}
+
+fn ranges(range: &networking::ServiceCIDR) -> &[String] {
+    range.spec.as_ref().and_then(|s| s.cidrs.as_deref()).unwrap_or_default()
+}
