@@ -97,6 +97,11 @@ pub(crate) const fn integer(name: &'static str, description: &'static str) -> Co
     Col { name, kind: "integer", format: "", priority: 0, description }
 }
 
+/// A column of times that is always shown.
+pub(crate) const fn date(name: &'static str, description: &'static str) -> Col {
+    Col { name, kind: "date", format: "", priority: 0, description }
+}
+
 /// A column that only `-o wide` shows.
 pub(crate) const fn wide(name: &'static str, description: &'static str) -> Col {
     Col { name, kind: "string", format: "", priority: 1, description }

@@ -22,6 +22,7 @@ mod networking;
 mod node;
 mod peek;
 mod policy;
+mod rbac;
 mod row;
 pub mod scheduling;
 mod storage;
@@ -46,6 +47,7 @@ pub fn builtin() -> Vec<Arc<Descriptor>> {
         scheduling::descriptors(),
         storage::descriptors(),
         apiextensions::descriptors(),
+        rbac::descriptors(),
     ];
     rows.into_iter().flatten().map(Arc::new).collect()
 }
@@ -56,6 +58,8 @@ mod tests;
 mod tests_policy;
 #[cfg(test)]
 mod tests_properties;
+#[cfg(test)]
+mod tests_rbac;
 #[cfg(test)]
 mod tests_storage;
 #[cfg(test)]
