@@ -253,7 +253,9 @@ fn start_control(arguments: &ServerArgs, api: &ApiServer, pki: &ClusterPki, scop
         node_cidr_mask: NODE_CIDR_MASK,
         ca_pem: pki.ca_pem().to_owned(),
     };
-    skiff_controllers::start(&Informers::new(controllers, scope.clone()), options, scope);
+    let accounts = api.clone();
+    let clients = Arc::new(move |account: &str| Client::new(accounts.as_account("kube-system", account)));
+    skiff_controllers::start(&Informers::new(controllers, scope.clone()), clients, options, scope);
     let scheduler = Client::new(api.transport("system:kube-scheduler", &[]));
     skiff_scheduler::start(&Informers::new(scheduler, scope.clone()), scope);
 }
@@ -275,7 +277,8 @@ async fn start_node(
     let options = kubelet_options(arguments, facts, pki)?;
     let kubelet = skiff_kubelet::start(options, &informers, runtime, scope).await.context("start the kubelet")?;
     let network = kubelet.network();
-    skiff_proxy::start(&informers, network.clone(), &facts.node_name, scope);
+    let proxy = Client::new(api.transport("system:kube-proxy", &[]));
+    skiff_proxy::start(&Informers::new(proxy, scope.clone()), network.clone(), &facts.node_name, scope);
     let dns = skiff_dns::Options {
         listen: SocketAddr::from((facts.cluster_dns, 53)),
         domain: arguments.cluster_domain.clone(),
@@ -283,7 +286,8 @@ async fn start_node(
         networks: vec![network_cidr(arguments.service_cidr), network_cidr(arguments.cluster_cidr)],
         network: Some(network),
     };
-    skiff_dns::start(&informers, dns, scope).await.context("start the DNS server")?;
+    let names = Client::new(api.as_account("kube-system", "coredns"));
+    skiff_dns::start(&Informers::new(names, scope.clone()), dns, scope).await.context("start the DNS server")?;
     Ok(())
 }
 

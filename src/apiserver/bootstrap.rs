@@ -1,21 +1,17 @@
 //! What a cluster has before anyone asks: the system namespaces, the service `kubernetes`, the system's priority classes.
 
-use http::{Method, Uri};
+use http::Method;
 use serde_json::{Value, json};
-use skiff_api::ApiError;
 use skiff_api::kinds::scheduling::SYSTEM_CLASSES;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tracing::warn;
 
-use crate::auth::User;
-use crate::call::Call;
 use crate::error::Error;
 use crate::server::Server;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
-const USER: &str = "system:apiserver";
 
 /// How often it is looked after, as upstream: `kubectl delete all --all` takes the service `kubernetes` with it.
 pub(crate) const REPAIR_INTERVAL: Duration = Duration::from_secs(10);
@@ -84,7 +80,7 @@ impl Server {
             "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
             "lastTransitionTime": skiff_base::time::now_rfc3339(),
         }]});
-        match self.ask(Method::PUT, &format!("{path}/kubernetes/status"), Some(&object)).await {
+        match self.ask_as_itself(Method::PUT, &format!("{path}/kubernetes/status"), Some(&object)).await {
             Err(error) => Err(Error::Bootstrap { what: what.to_owned(), error }),
             Ok(()) => Ok(()),
         }
@@ -125,12 +121,12 @@ impl Server {
     }
 
     async fn ensure(&self, what: &str, path: &str, name: &str, object: Value) -> Result<(), Error> {
-        match self.ask(Method::GET, &format!("{path}/{name}"), None).await {
+        match self.ask_as_itself(Method::GET, &format!("{path}/{name}"), None).await {
             Ok(()) => return Ok(()),
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(Error::Bootstrap { what: what.to_owned(), error }),
         }
-        match self.ask(Method::POST, path, Some(&object)).await {
+        match self.ask_as_itself(Method::POST, path, Some(&object)).await {
             Err(error) if !error.is_already_exists() => Err(Error::Bootstrap { what: what.to_owned(), error }),
             _ => Ok(()),
         }
@@ -138,24 +134,11 @@ impl Server {
 
     /// The same, and what is there already is made to be so. An unchanged object is not written.
     async fn ensure_as_is(&self, what: &str, path: &str, name: &str, object: Value) -> Result<(), Error> {
-        match self.ask(Method::PUT, &format!("{path}/{name}"), Some(&object)).await {
+        match self.ask_as_itself(Method::PUT, &format!("{path}/{name}"), Some(&object)).await {
             Err(error) if error.is_not_found() => self.ensure(what, path, name, object).await,
             Err(error) => Err(Error::Bootstrap { what: what.to_owned(), error }),
             Ok(()) => Ok(()),
         }
-    }
-
-    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(), ApiError> {
-        let user = Arc::new(User::new(USER, &["system:masters"]));
-        let uri: Uri = path.parse().expect("the paths here are constants with names in them");
-        let body = body.map(|b| b.to_string().into()).unwrap_or_default();
-        let reply = self.handle(&Call::new(method, &uri, http::HeaderMap::new(), body, user)).await;
-        if reply.status.is_success() {
-            return Ok(());
-        }
-        let (status, _, body) = reply.into_whole().await.map_err(ApiError::internal)?;
-        let error = serde_json::from_slice(&body).ok().as_ref().and_then(ApiError::from_value);
-        Err(error.unwrap_or_else(|| ApiError::internal(format!("status {status}"))))
     }
 }
 

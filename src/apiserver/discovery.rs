@@ -143,7 +143,7 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     }
     for review in reviews::ALL.iter().filter(|r| r.group == group && version == "v1") {
         list.push(json!({
-            "name": review.resource, "singularName": review.kind.to_lowercase(), "namespaced": false,
+            "name": review.resource, "singularName": review.kind.to_lowercase(), "namespaced": review.namespaced,
             "kind": review.kind, "verbs": ["create"],
         }));
     }
@@ -249,7 +249,8 @@ fn aggregated_resources(registry: &Registry, group: &str, version: &str) -> Vec<
     }
     for review in reviews::ALL.iter().filter(|r| r.group == group && version == "v1") {
         list.push(json!({
-            "resource": review.resource, "responseKind": kind(group, version, review.kind), "scope": "Cluster",
+            "resource": review.resource, "responseKind": kind(group, version, review.kind),
+            "scope": if review.namespaced { "Namespaced" } else { "Cluster" },
             "singularResource": review.kind.to_lowercase(), "verbs": ["create"],
         }));
     }

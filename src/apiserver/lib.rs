@@ -70,7 +70,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
 
-use auth::User;
+use auth::{Authorizer, User};
 use cache::Cache;
 pub use error::Error;
 pub use health::KUBERNETES as KUBERNETES_VERSION;
@@ -109,6 +109,7 @@ impl ApiServer {
             me: me.clone(),
             options,
             store,
+            authorizer: Authorizer::new(&|resource| cache.resource(resource)),
             cache: cache.clone(),
             registry: ArcSwap::from_pointee(registry),
             services,
@@ -123,6 +124,7 @@ impl ApiServer {
         scope.spawn(http::accept_all(server.clone(), listener, tls));
         scope.spawn(renew(server.clone(), serving));
         server.ensure_system_objects().await?;
+        server.reconcile_roles().await?;
         scope.spawn(bootstrap::keep_system_objects(server.clone(), bootstrap::REPAIR_INTERVAL));
         scope.spawn(expiry::expire_events(server.clone()));
         scope.spawn(crd::follow(server.clone()));
@@ -138,6 +140,12 @@ impl ApiServer {
             user.groups.push("system:authenticated".to_owned());
         }
         Arc::new(transport::InProcess { server: Arc::downgrade(&self.server), user: Arc::new(user) })
+    }
+
+    /// The same, as a service account.
+    pub fn as_account(&self, namespace: &str, name: &str) -> Arc<dyn Transport> {
+        let groups = ["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}")];
+        self.transport(&format!("system:serviceaccount:{namespace}:{name}"), &groups)
     }
 
     pub fn local_addr(&self) -> SocketAddr {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use http::Method;
 use skiff_api::ApiError;
+use skiff_api::names::path_segment;
+use skiff_api::selector::FieldSelector;
 use skiff_api::strategy::Subresource;
 
-use crate::auth::{Attributes, authorize};
+use crate::auth::{Attributes, User};
 use crate::call::{Call, Target};
 use crate::error::{method_not_allowed, path_not_found};
 use crate::path::create::key_of;
@@ -29,11 +31,22 @@ impl Server {
     async fn route(&self, call: &Call) -> Result<Reply, ApiError> {
         match Target::of(&call.segments) {
             Some(target) => self.resource_request(call, &target).await,
-            None => self.other_request(call),
+            None => self.other_request(call).await,
         }
     }
 
-    fn other_request(&self, call: &Call) -> Result<Reply, ApiError> {
+    /// Refuses, as upstream does, what the user may not do.
+    async fn authorize(&self, user: &User, asked: &Attributes<'_>) -> Result<(), ApiError> {
+        if self.authorizer.is_allowed(user, asked) {
+            return Ok(());
+        }
+        // A role that was granted a moment ago may be on its way to the cache. If that can't be awaited, the answer
+        // is what is known.
+        let _ = self.cache.fresh().await;
+        self.authorizer.authorize(user, asked)
+    }
+
+    async fn other_request(&self, call: &Call) -> Result<Reply, ApiError> {
         let verb = match call.method {
             Method::GET => "get",
             Method::POST => "post",
@@ -43,7 +56,7 @@ impl Server {
             Method::HEAD => "head",
             _ => "options",
         };
-        authorize(&call.user, &Attributes { verb, path: &call.path, ..Attributes::default() })?;
+        self.authorize(&call.user, &Attributes { verb, path: &call.path, ..Attributes::default() }).await?;
         if let Some(reply) = self.discovery(call) {
             return reply;
         }
@@ -108,18 +121,27 @@ impl Server {
             "namespaces" if target.group.is_empty() => &target.name,
             _ => &target.namespace,
         };
+        let fields = match verb {
+            "list" | "watch" | "deletecollection" => call.query.get("fieldSelector"),
+            _ => None,
+        };
+        // What can't be read is refused by the list itself.
+        let fields = fields.and_then(|text| FieldSelector::parse(text).ok());
+        let selected = fields.as_ref().and_then(|fields| fields.requires_exact("metadata.name"));
+        let selected = selected.filter(|name| path_segment(name).is_empty()).unwrap_or_default();
         let asked = Attributes {
             verb,
             group: &target.group,
             resource: &target.resource,
             subresource: &target.subresource,
             namespace,
-            name: &target.name,
+            name: if target.name.is_empty() { selected } else { &target.name },
+            fields: fields.as_ref(),
             path: "",
         };
-        authorize(&call.user, &asked)?;
+        self.authorize(&call.user, &asked).await?;
         if let Some(review) = reviews::find(target) {
-            return self.review(call, review);
+            return self.review(call, target, review).await;
         }
         let registry = self.registry.load();
         let found = registry.find(&target.group, &target.version, &target.resource).cloned();

@@ -11,6 +11,7 @@ use skiff_base::Scope;
 use skiff_pki::ClusterPki;
 use skiff_store::Store;
 
+use crate::auth::Authorizer;
 use crate::cache::{Cache, ResourceCache};
 use crate::openapi::Documents;
 use crate::registry::Registry;
@@ -49,6 +50,7 @@ pub(crate) struct Server {
     pub options: ApiServerOptions,
     pub store: Store,
     pub cache: Arc<Cache>,
+    pub authorizer: Authorizer,
     pub registry: ArcSwap<Registry>,
     pub services: Arc<Allocator>,
     pub documents: Documents,

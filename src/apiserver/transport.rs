@@ -7,12 +7,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http::HeaderMap;
-use skiff_api::Gvr;
+use skiff_api::selector::FieldSelector;
+use skiff_api::{ApiError, Gvr};
 use skiff_base::{Backoff, chain};
 use skiff_client::{Body, Error, Feed, Result, Selector, Transport, Update};
 use tracing::warn;
 
-use crate::auth::{Attributes, User, authorize};
+use crate::auth::{Attributes, User};
 use crate::cache::{Event, Filter, ResourceCache, Seen, Subscription};
 use crate::call::Call;
 use crate::reply::{Payload, Reply};
@@ -116,10 +117,18 @@ impl Observer {
     fn start(&mut self) -> Result<Update> {
         let Some(server) = self.server.upgrade() else { return Err(Error::Transport(Box::new(Stopped))) };
         let Gvr { group, version, resource } = &self.resource;
+        let named = FieldSelector::parse(&self.selector.fields).map_err(|e| ApiError::bad_request(e.to_string()))?;
         for verb in ["list", "watch"] {
-            let asked =
-                Attributes { verb, group, resource, namespace: &self.selector.namespace, ..Attributes::default() };
-            authorize(&self.user, &asked)?;
+            let asked = Attributes {
+                verb,
+                group,
+                resource,
+                namespace: &self.selector.namespace,
+                name: named.requires_exact("metadata.name").unwrap_or_default(),
+                fields: Some(&named),
+                ..Attributes::default()
+            };
+            server.authorizer.authorize(&self.user, &asked)?;
         }
         let registry = server.registry.load();
         let row = registry.find(group, version, resource).ok_or_else(crate::error::path_not_found)?;

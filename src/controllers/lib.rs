@@ -7,13 +7,14 @@
 //!
 //! `replicas` (ReplicaSet and ReplicationController, one engine), `deployment`, `endpoints` (Endpoints
 //! and EndpointSlices), `namespace` and `garbage` (both ask `discovery` what there is), `node_ipam`,
-//! `node_lifecycle`, `pod_gc`, `service_account`, `root_ca`.
+//! `node_lifecycle`, `pod_gc`, `service_account`, `root_ca`, `cluster_role_aggregation`.
 //!
 //! Invariants: a reconciler gets a key and reads the caches; it may run twice or late and does no harm;
 //! whoever creates or deletes several objects keeps expectations, since the cache lags its own writes.
 //!
 //! Must not know: the store, the API server.
 
+mod cluster_role_aggregation;
 mod deployment;
 mod discovery;
 mod endpoints;
@@ -49,27 +50,34 @@ pub struct Options {
     pub ca_pem: String,
 }
 
+/// Gives the client of a controller, which acts as the service account of that name in `kube-system`: it has the
+/// permissions of upstream's controller, and no more.
+pub type Clients = Arc<dyn Fn(&str) -> Client + Send + Sync>;
+
 /// What every controller is made from.
 struct Context {
+    /// All controllers read what all may read.
     informers: Informers,
+    clients: Clients,
     options: Options,
     scope: Scope,
 }
 
 impl Context {
-    fn client(&self) -> &Client {
-        self.informers.client()
+    /// `account` is upstream's service account of the controller.
+    fn client(&self, account: &str) -> Client {
+        (self.clients)(account)
     }
 
     /// `component` is upstream's name of the source of events.
-    fn events(&self, component: &'static str) -> EventRecorder {
-        EventRecorder::new(self.client().clone(), &self.scope, component, "")
+    fn events(&self, account: &str, component: &'static str) -> EventRecorder {
+        EventRecorder::new(self.client(account), &self.scope, component, "")
     }
 }
 
 /// Starts all controllers in the scope; each works as soon as its own caches are filled.
-pub fn start(informers: &Informers, options: Options, scope: &Scope) {
-    let context = Context { informers: informers.clone(), options, scope: scope.clone() };
+pub fn start(informers: &Informers, clients: Clients, options: Options, scope: &Scope) {
+    let context = Context { informers: informers.clone(), clients, options, scope: scope.clone() };
     node_ipam::start(&context);
     replicas::start(&context);
     deployment::start(&context);
@@ -80,6 +88,7 @@ pub fn start(informers: &Informers, options: Options, scope: &Scope) {
     garbage::start(&context);
     node_lifecycle::start(&context);
     pod_gc::start(&context);
+    cluster_role_aggregation::start(&context);
 }
 
 /// Runs a reconciler once its caches are filled.

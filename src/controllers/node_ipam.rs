@@ -15,8 +15,8 @@ pub fn start(context: &Context) {
     let nodes = context.informers.lister::<Node>();
     let queue = Queue::new(NodeIpam::NAME);
     let ipam = Arc::new(NodeIpam {
-        client: context.client().clone(),
-        events: context.events("cidrAllocator"),
+        client: context.client("node-controller"),
+        events: context.events("node-controller", "cidrAllocator"),
         nodes: nodes.clone(),
         ranges: Ranges { base: context.options.cluster_cidr, mask: context.options.node_cidr_mask },
         given: Mutex::default(),

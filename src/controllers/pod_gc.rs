@@ -51,7 +51,7 @@ pub fn start(context: &Context) {
         }
     });
     let controller = Arc::new(PodGc {
-        client: context.client().clone(),
+        client: context.client("pod-garbage-collector"),
         nodes: nodes.clone(),
         pods: pods.clone(),
         missing: Mutex::default(),

@@ -35,7 +35,7 @@ pub fn start(context: &Context) {
         }
     });
     let controller = Arc::new(RootCa {
-        client: context.client().clone(),
+        client: context.client("root-ca-cert-publisher"),
         namespaces: namespaces.clone(),
         maps: maps.clone(),
         ca_pem: context.options.ca_pem.clone(),

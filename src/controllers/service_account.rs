@@ -28,7 +28,7 @@ pub fn start(context: &Context) {
         }
     });
     let controller = Arc::new(ServiceAccounts {
-        client: context.client().clone(),
+        client: context.client("service-account-controller"),
         namespaces: namespaces.clone(),
         accounts: accounts.clone(),
     });

@@ -26,8 +26,10 @@ impl Stage {
     }
 
     pub fn context(&self) -> Context {
+        let client = self.informers.client().clone();
         Context {
             informers: self.informers.clone(),
+            clients: Arc::new(move |_| client.clone()),
             scope: self.scope.clone(),
             options: Options {
                 cluster_cidr: (Ipv4Addr::new(10, 42, 0, 0), 16),

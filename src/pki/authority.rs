@@ -140,6 +140,12 @@ pub fn subject(der: &[u8]) -> Option<(String, Vec<String>)> {
     Some((user, groups))
 }
 
+/// SHA-256 of a DER certificate, in hexadecimal digits.
+pub fn fingerprint(der: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, der);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Whether the certificate holds all these names.
 pub(crate) fn covers(pem: &str, names: &ServerNames) -> bool {
     use x509_parser::extensions::GeneralName;

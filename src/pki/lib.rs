@@ -16,7 +16,7 @@ mod error;
 mod kubeconfig;
 mod token;
 
-pub use authority::{KeyPairPem, ServerNames, days_left, subject};
+pub use authority::{KeyPairPem, ServerNames, days_left, fingerprint, subject};
 pub use cluster::ClusterPki;
 pub use error::Error;
 pub use kubeconfig::{kubeconfig, write_kubeconfig};

@@ -2,9 +2,13 @@
 
 mod authn;
 mod authz;
+mod impersonate;
+mod node;
+pub(crate) mod rbac;
 
-pub(crate) use authn::{API_AUDIENCE, ISSUER, authenticate_bearer, certificate_user};
-pub(crate) use authz::{Attributes, authorize, is_allowed};
+pub(crate) use authn::{API_AUDIENCE, ISSUER, certificate_user};
+pub(crate) use authz::{Attributes, Authorizer, Decision};
+pub(crate) use impersonate::impersonate;
 
 /// Who shows neither certificate nor token.
 pub(crate) const ANONYMOUS: &str = "system:anonymous";

@@ -28,6 +28,9 @@ pub(crate) use resource::{Event, ResourceCache, Seen, Subscription, TooOld};
 /// How long a read waits for a revision.
 const FRESH_LIMIT: Duration = Duration::from_secs(3);
 
+/// Gives the cache of a resource by its key prefix in the store.
+pub(crate) type Caches<'a> = &'a dyn Fn(&str) -> Arc<ResourceCache>;
+
 pub(crate) struct Cache {
     store: Store,
     progress: Arc<Progress>,
@@ -72,5 +75,18 @@ impl Cache {
             field: String::new(),
         });
         Err(error)
+    }
+}
+
+/// Caches that nobody feeds.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Bare(RwLock<HashMap<String, Arc<ResourceCache>>>);
+
+#[cfg(test)]
+impl Bare {
+    pub fn resource(&self, storage: &str) -> Arc<ResourceCache> {
+        let new = || Arc::new(ResourceCache::new(Arc::new(Progress::new(0)), 0));
+        self.0.write().expect("nothing panics with the map").entry(storage.to_owned()).or_insert_with(new).clone()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -90,6 +91,8 @@ pub(crate) struct TooOld;
 pub(crate) struct ResourceCache {
     state: RwLock<State>,
     progress: Arc<Progress>,
+    /// How many changes there were: tells who made something of the objects when to make it anew.
+    changes: AtomicU64,
 }
 
 struct State {
@@ -134,7 +137,7 @@ impl ResourceCache {
             last: floor,
             watchers: Vec::new(),
         };
-        Self { state: RwLock::new(state), progress }
+        Self { state: RwLock::new(state), progress, changes: AtomicU64::new(1) }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -143,6 +146,18 @@ impl ResourceCache {
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().expect("nothing panics while it changes the cache")
+    }
+
+    /// To change objects. Who has read the new count waits here for the objects to be as it says.
+    fn write_changed(&self) -> RwLockWriteGuard<'_, State> {
+        let state = self.write();
+        self.changes.fetch_add(1, Ordering::Release);
+        state
+    }
+
+    /// How many changes there were.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<Object>> {
@@ -164,6 +179,12 @@ impl ResourceCache {
     /// Every object.
     pub fn all(&self) -> Vec<Arc<Object>> {
         self.read().objects.values().map(|e| e.object.clone()).collect()
+    }
+
+    pub fn of_namespace(&self, namespace: &str) -> Vec<Arc<Object>> {
+        let state = self.read();
+        let range = state.objects.range((Bound::Included(ObjectKey::new(namespace, "")), Bound::Unbounded));
+        range.take_while(|(key, _)| *key.namespace == *namespace).map(|(_, e)| e.object.clone()).collect()
     }
 
     /// The changes after `since`, and all to come.
@@ -203,7 +224,7 @@ impl ResourceCache {
 
     pub fn put(&self, object: Arc<Object>) {
         let entry = Arc::new(Entry::new(object));
-        let mut state = self.write();
+        let mut state = self.write_changed();
         let previous = state.objects.insert(entry.object.key(), entry.clone());
         let revision = entry.object.revision;
         state.publish(Event { revision, what: What::Put { entry, previous }, frame: OnceLock::new() });
@@ -211,7 +232,7 @@ impl ResourceCache {
 
     /// `object` is the last state, at the revision of the deletion.
     pub fn remove(&self, object: Arc<Object>) {
-        let mut state = self.write();
+        let mut state = self.write_changed();
         state.objects.remove(&object.key());
         let revision = object.revision;
         let what = What::Delete { entry: Arc::new(Entry::new(object)) };
@@ -225,7 +246,7 @@ impl ResourceCache {
 
     /// Forgets everything and cuts off all watchers: the feed starts over.
     pub fn reset(&self, objects: BTreeMap<ObjectKey, Arc<Entry>>, revision: u64) {
-        let mut state = self.write();
+        let mut state = self.write_changed();
         *state = State {
             objects,
             ring: VecDeque::new(),

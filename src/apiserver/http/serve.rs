@@ -13,8 +13,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Instrument;
 
 use super::compress;
-use crate::auth::{ANONYMOUS, API_AUDIENCE, User, authenticate_bearer};
-use crate::call::{Call, decode};
+use crate::auth::{API_AUDIENCE, User, impersonate};
+use crate::call::Call;
 use crate::error::retry_after;
 use crate::reply::{Payload, Reply};
 use crate::server::Server;
@@ -55,7 +55,10 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Reply, ApiError> {
     let user = identify(server, certificate, request.headers())?;
-    let user = impersonate(user, request.headers())?;
+    let user = match impersonate(&server.authorizer, &user, request.headers())? {
+        Some(other) => Arc::new(other),
+        None => user,
+    };
     let (parts, body) = request.into_parts();
     let long = is_long_running(&parts.method, &parts.uri);
     let permit = admit(long)?;
@@ -121,47 +124,13 @@ fn identify(server: &Server, certificate: Option<Arc<User>>, headers: &HeaderMap
         scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
     });
     let Some(token) = token else { return Err(ApiError::unauthorized()) };
-    authenticate_bearer(token, server.options.pki.service_account_key(), &server.cache, &[API_AUDIENCE])
-        .map(Arc::new)
-        .ok_or_else(ApiError::unauthorized)
-}
-
-/// `kubectl --as`: for administrators only, until RBAC can say who else.
-fn impersonate(user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>, ApiError> {
-    let text = |value: &http::HeaderValue| value.to_str().map(str::to_owned).unwrap_or_default();
-    let Some(name) = headers.get("impersonate-user").map(text) else {
-        let asks = headers.keys().any(|k| k.as_str().starts_with("impersonate-"));
-        return if asks {
-            Err(ApiError::bad_request("requested impersonation without impersonating a user"))
-        } else {
-            Ok(user)
-        };
-    };
-    if !user.is_in("system:masters") {
-        let why = format!(
-            "User {:?} cannot impersonate resource \"users\" in API group \"\" at the cluster scope",
-            user.name
-        );
-        return Err(ApiError::forbidden("", "users", &name, &why));
-    }
-    let mut groups: Vec<String> = headers.get_all("impersonate-group").iter().map(text).collect();
-    if groups.is_empty()
-        && let Some((namespace, _)) = name.strip_prefix("system:serviceaccount:").and_then(|r| r.split_once(':'))
-    {
-        groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
-    }
-    let everyones = if name == ANONYMOUS { "system:unauthenticated" } else { "system:authenticated" };
-    if !groups.iter().any(|g| g == everyones) {
-        groups.push(everyones.to_owned());
-    }
-    let uid = headers.get("impersonate-uid").map(text).unwrap_or_default();
-    let mut extra: Vec<(String, Vec<String>)> = Vec::new();
-    for key in headers.keys() {
-        if let Some(name) = key.as_str().strip_prefix("impersonate-extra-") {
-            extra.push((decode(name, false).to_lowercase(), headers.get_all(key).iter().map(text).collect()));
+    match server.authenticate(token, &[API_AUDIENCE]) {
+        Ok(known) => Ok(Arc::new(known.user)),
+        Err(refusal) => {
+            tracing::debug!(%refusal, "a token is not believed");
+            Err(ApiError::unauthorized())
         }
     }
-    Ok(Arc::new(User { name, groups, uid, extra }))
 }
 
 async fn read_body(headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, ApiError> {

@@ -47,6 +47,8 @@ impl Server {
     ) -> Result<Object, ApiError> {
         place(&mut value, row, namespace)?;
         refuse_ending(row, &value)?;
+        let target = Target { namespace: namespace.to_owned(), ..Target::default() };
+        self.authorizer.check_grant(&call.user, row, &target, None, &value)?;
         let generated = meta::text(&value, "name").is_empty() && !meta::text(&value, "generateName").is_empty();
         if generated {
             let name = generate_name(meta::text(&value, "generateName"));

@@ -14,7 +14,7 @@ mod watch;
 
 use crate::reply::Reply;
 
-fn warn_all(reply: &mut Reply, warnings: &[String]) {
+pub(crate) fn warn_all(reply: &mut Reply, warnings: &[String]) {
     for (at, warning) in warnings.iter().enumerate() {
         // The same sentence once.
         if !warnings[..at].contains(warning) {

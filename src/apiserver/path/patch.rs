@@ -101,6 +101,9 @@ impl Server {
                 if meta::text(&patched, "resourceVersion").is_empty() {
                     meta::of(&mut patched).remove("resourceVersion");
                 }
+                if part == Part::Main {
+                    self.authorizer.check_grant(&call.user, row, target, Some(old), &patched)?;
+                }
                 Ok(patched)
             })
             .await?;

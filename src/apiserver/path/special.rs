@@ -20,6 +20,10 @@ use crate::server::Server;
 
 const SHORTEST_TOKEN_S: i64 = 600;
 const LONGEST_TOKEN_S: i64 = 1 << 32;
+const DEFAULT_TOKEN_S: i64 = 3600;
+/// What pods ask for unless they say otherwise: the seconds mark such a token.
+const WARNED_TOKEN_S: i64 = 3607;
+const EXTENDED_TOKEN_S: i64 = 365 * 24 * 3600;
 
 /// Reads a body of a kind that is no resource of its own.
 pub(super) fn read(call: &Call, gvk: &Gvk, warnings: &mut Vec<String>) -> Result<(Value, WriteOptions), ApiError> {
@@ -99,10 +103,10 @@ impl Server {
         let gvk = Gvk::new("authentication.k8s.io", "v1", "TokenRequest");
         let (mut request, options) = read(call, &gvk, &mut warnings)?;
         let account = self.current(row, &key_of(target)).await?;
-        let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
+        let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_TOKEN_S);
         let invalid = |field: &str, message: String| {
             let cause = Cause { reason: "FieldValueInvalid".into(), message, field: field.into() };
-            Err(ApiError::invalid("authentication.k8s.io", "TokenRequest", &target.name, vec![cause]))
+            Err(ApiError::invalid("authentication.k8s.io", "TokenRequest", "", vec![cause]))
         };
         if seconds < SHORTEST_TOKEN_S {
             let message = format!("Invalid value: {seconds}: may not specify a duration less than 10 minutes");
@@ -117,7 +121,18 @@ impl Server {
         if audiences.is_empty() {
             audiences.push(API_AUDIENCE.to_owned());
         }
+        for (field, what, own) in [("name", "name", &target.name), ("namespace", "namespace", &target.namespace)] {
+            let given = meta::text(&request, field);
+            if !given.is_empty() && given != own {
+                let message = format!("Invalid value: {given:?}: must match the service account {what} if specified");
+                return invalid(&format!("metadata.{field}"), message);
+            }
+        }
         let bound = self.bound_object(&request["spec"]["boundObjectRef"], target).await?;
+        // Clients of before tokens ended read theirs once: such a token lives on, and it is told who uses it.
+        let is_pods = bound.iter().any(|(what, _)| *what == "pod");
+        let extends = is_pods && seconds == WARNED_TOKEN_S && audiences == [API_AUDIENCE];
+        let life = if extends { EXTENDED_TOKEN_S } else { seconds };
         let now = skiff_base::time::now();
         let mut private = json!({
             "namespace": target.namespace,
@@ -126,9 +141,12 @@ impl Server {
         for (what, reference) in bound {
             private[what] = reference;
         }
+        if extends {
+            private["warnafter"] = (now.as_second() + seconds).into();
+        }
         let claims = json!({
             "iss": ISSUER, "sub": format!("system:serviceaccount:{}:{}", target.namespace, target.name),
-            "aud": audiences, "iat": now.as_second(), "nbf": now.as_second(), "exp": now.as_second() + seconds,
+            "aud": audiences, "iat": now.as_second(), "nbf": now.as_second(), "exp": now.as_second() + life,
             "jti": uuid::Uuid::new_v4().to_string(), "kubernetes.io": private,
         });
         let expires = now.saturating_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(now);
@@ -164,9 +182,9 @@ impl Server {
             ("v1", "Secret") => ("secret", "secrets", target.namespace.as_str()),
             ("v1", "Node") => ("node", "nodes", ""),
             (version, kind) => {
-                return Err(ApiError::bad_request(format!(
-                    "cannot bind token to object of type {version}, Kind={kind}"
-                )));
+                let group = if version.contains('/') { "" } else { "/" };
+                let message = format!("cannot bind token to object of type {group}{version}, Kind={kind}");
+                return Err(ApiError::bad_request(message));
             }
         };
         self.cache.fresh().await?;
@@ -179,7 +197,7 @@ impl Server {
                 "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have \
                  been deleted and then recreated"
             );
-            return Err(ApiError::conflict("", storage, text("name"), &why));
+            return Err(ApiError::conflict("", text("kind"), text("name"), &why));
         }
         let mut bound = vec![(what, json!({"name": text("name"), "uid": &*object.meta.uid}))];
         if what == "pod" {
@@ -192,8 +210,10 @@ impl Server {
                 )));
             }
             let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
-            if let Some(found) = self.resource("nodes").find("", node) {
-                bound.push(("node", json!({"name": node, "uid": &*found.meta.uid})));
+            match self.resource("nodes").find("", node) {
+                Some(found) => bound.push(("node", json!({"name": node, "uid": &*found.meta.uid}))),
+                None if node.is_empty() => {}
+                None => bound.push(("node", json!({"name": node}))),
             }
         }
         Ok(bound)

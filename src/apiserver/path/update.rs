@@ -58,7 +58,13 @@ impl Server {
         let key = key_of(target);
         let mut status = 200;
         let change = Change { row, key: &key, part, dry_run: options.dry_run };
-        let object = match self.change(&change, &mut warnings, |_| Ok(value.clone())).await {
+        let make = |old: &Value| {
+            if part == Part::Main {
+                self.authorizer.check_grant(&call.user, row, target, Some(old), &value)?;
+            }
+            Ok(value.clone())
+        };
+        let object = match self.change(&change, &mut warnings, make).await {
             Err(error)
                 if error.is_not_found() && part == Part::Main && row.descriptor.strategy.allow_create_on_update() =>
             {

@@ -6,6 +6,7 @@ mod kubectl;
 mod lists;
 mod logs;
 mod objects;
+mod permissions;
 mod restarts;
 mod services;
 mod watches;

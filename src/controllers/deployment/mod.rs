@@ -77,8 +77,8 @@ pub fn start(context: &Context) {
         }
     });
     let controller = Arc::new(Deployments {
-        client: context.client().clone(),
-        events: context.events(Deployments::NAME),
+        client: context.client(Deployments::NAME),
+        events: context.events(Deployments::NAME, Deployments::NAME),
         deployments: deployments.clone(),
         sets: sets.clone(),
         pods: pods.clone(),

@@ -2,12 +2,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::json;
 use skiff_api::ObjectKey;
 use skiff_base::{chain, time};
-use skiff_client::{
-    Client, DeleteOptions, Error, EventKind, EventRecorder, Lister, Next, PatchKind, Reconciler, Result,
-};
+use skiff_client::{Client, DeleteOptions, Error, EventKind, EventRecorder, Lister, Next, Reconciler, Result};
 
 use super::plan::{Resize, plan_cleanup, plan_grow, plan_new_size, plan_scale, plan_shrink, total};
 use super::revision::{next_revision, plan_annotations, plan_set, size_annotations};
@@ -230,11 +227,12 @@ impl Deployments {
         if meta.annotations.as_ref().and_then(|annotations| annotations.get(REVISION)) == Some(&revision) {
             return Ok(());
         }
-        let patch = json!({"metadata": {"uid": meta.uid, "annotations": {REVISION: revision}}});
-        let deployments = self.client.namespaced::<Deployment>(meta.namespace.as_deref().unwrap_or_default());
-        let patched = deployments.patch(meta.name.as_deref().unwrap_or_default(), PatchKind::Merge, &patch).await?;
+        // Upstream's controller may update deployments, not patch them.
+        let mut changed = rollout.deployment.clone();
+        changed.metadata.annotations.get_or_insert_default().insert(REVISION.to_owned(), revision);
+        let updated = self.client.all::<Deployment>().update(&changed).await?;
         // The status is written on top of this.
-        rollout.deployment.metadata = patched.metadata;
+        rollout.deployment.metadata = updated.metadata;
         Ok(())
     }
 
@@ -345,7 +343,7 @@ impl Deployments {
 mod tests {
     use super::*;
     use crate::testing::Stage;
-    use serde_json::Value;
+    use serde_json::{Value, json};
     use skiff_client::fake::FakeTransport;
 
     const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";

@@ -152,8 +152,8 @@ fn start_slices(context: &Context) {
         }
     });
     let controller = Arc::new(Slices {
-        client: context.client().clone(),
-        events: context.events(Slices::NAME),
+        client: context.client("endpointslice-controller"),
+        events: context.events("endpointslice-controller", Slices::NAME),
         services: services.clone(),
         pods: pods.clone(),
         nodes: nodes.clone(),
@@ -243,7 +243,7 @@ fn start_endpoints(context: &Context) {
     let adding = queue.clone();
     endpoints.subscribe(move |change| adding.add(ObjectKey::of(&**change.object())));
     let controller = Arc::new(OldEndpoints {
-        client: context.client().clone(),
+        client: context.client("endpoint-controller"),
         services: services.clone(),
         pods: pods.clone(),
         endpoints: endpoints.clone(),

@@ -27,7 +27,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 pub fn start(context: &Context) {
     let collector = Arc::new(Collector {
-        client: context.client().clone(),
+        client: context.client("generic-garbage-collector"),
         graph: Mutex::default(),
         resources: RwLock::default(),
         queue: Queue::new(Collector::NAME),

@@ -43,7 +43,8 @@ pub fn start(context: &Context) {
             adding.add(key);
         }
     });
-    let controller = Arc::new(Namespaces { client: context.client().clone(), namespaces: namespaces.clone() });
+    let controller =
+        Arc::new(Namespaces { client: context.client("namespace-controller"), namespaces: namespaces.clone() });
     drive(context, controller, queue, WORKERS, async move {
         namespaces.synced().await;
     });

@@ -33,8 +33,8 @@ pub fn start(context: &Context) {
         }
     });
     let evictor = Arc::new(Evictor {
-        client: context.client().clone(),
-        events: context.events("taint-eviction-controller"),
+        client: context.client("node-controller"),
+        events: context.events("node-controller", "taint-eviction-controller"),
         nodes: nodes.clone(),
         pods: pods.clone(),
         since: Mutex::default(),

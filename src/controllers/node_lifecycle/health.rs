@@ -27,8 +27,8 @@ pub fn start(context: &Context) {
     let leases = context.informers.selected::<Lease>(Selector { namespace: LEASES.to_owned(), ..Selector::default() });
     let queue = Queue::new(Health::NAME);
     let health = Arc::new(Health {
-        client: context.client().clone(),
-        events: context.events("node-controller"),
+        client: context.client("node-controller"),
+        events: context.events("node-controller", "node-controller"),
         nodes: nodes.clone(),
         pods: pods.clone(),
         seen: Mutex::default(),

@@ -57,8 +57,8 @@ fn start_kind<K: Replicated>(context: &Context) {
     pods.add_index(ORPHANS, owner::orphan_namespace::<Pod>);
     let queue = Queue::new(K::CONTROLLER);
     let controller = Arc::new(Replicas {
-        client: context.client().clone(),
-        events: context.events(K::CONTROLLER),
+        client: context.client(K::CONTROLLER),
+        events: context.events(K::CONTROLLER, K::CONTROLLER),
         owners: owners.clone(),
         pods: pods.clone(),
         expectations: Expectations::default(),
