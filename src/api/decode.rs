@@ -98,6 +98,11 @@ pub(crate) fn part(value: Value, ty: &Type) -> Result<(Value, Vec<String>), Stri
     Ok((value, report.strict.iter().filter_map(name).collect()))
 }
 
+/// Reads a JSON text without a type: the value, and sentences about fields that came twice.
+pub fn untyped(body: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
+    walk::text(body, None).map(|(value, report)| (value, report.strict))
+}
+
 fn decode_protobuf(body: &[u8], expected: &Gvk, schema: Option<&Type>) -> Result<Decoded, ApiError> {
     let wrong = |e: protobuf::Error| cannot_be_handled(expected, &e.to_string());
     let envelope = protobuf::Envelope::read(body).map_err(wrong)?;

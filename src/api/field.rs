@@ -192,6 +192,36 @@ pub fn go_quote(text: &str) -> String {
     out
 }
 
+/// Go's `%v` of a decoded JSON value: `map[a:1 b:[x y]]`.
+pub fn go_print(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", items.iter().map(go_print).collect::<Vec<_>>().join(" ")),
+        Value::Object(entries) => {
+            let pairs: Vec<String> = entries.iter().map(|(key, value)| format!("{key}:{}", go_print(value))).collect();
+            format!("map[{}]", pairs.join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Go's `%#v` of a decoded JSON value.
+pub fn go_literal(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".to_owned(),
+        Value::String(text) => go_quote(text),
+        Value::Array(items) => {
+            format!("[]interface {{}}{{{}}}", items.iter().map(go_literal).collect::<Vec<_>>().join(", "))
+        }
+        Value::Object(entries) => {
+            let pair = |(key, value): (&String, &Value)| format!("{}:{}", go_quote(key), go_literal(value));
+            format!("map[string]interface {{}}{{{}}}", entries.iter().map(pair).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

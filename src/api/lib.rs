@@ -8,7 +8,7 @@
 //! - answers: [`status`] (what a failed request says), [`field`] (where in an object something is wrong, and how it is told);
 //! - objects: [`resource`] (names of kinds), [`object`] (bytes at one revision, shared), [`metadata`] (rules all kinds share);
 //! - facts: [`schema`] (fields of every type, made at build time), and what is read from it: [`decode`] and [`yaml`] (bytes to
-//!   canonical values), [`patch`], [`openapi`];
+//!   canonical values), [`patch`], [`openapi`], [`managed`] (server-side apply);
 //! - kinds: [`strategy`] (one row of facts and hooks: the contract), [`kinds`] (the rows of the built-in ones), [`custom`] (those
 //!   that a CustomResourceDefinition makes, with [`jsonpath`] for their columns).
 //!
@@ -25,6 +25,7 @@ pub mod duration;
 pub mod field;
 pub mod jsonpath;
 pub mod kinds;
+pub mod managed;
 pub mod metadata;
 pub mod names;
 pub mod object;

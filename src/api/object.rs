@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::{fmt, iter};
 
@@ -85,6 +86,8 @@ pub struct Object {
     raw: Bytes,
     /// Where `"resourceVersion":"…",` goes in `raw`: just behind the brace that opens the metadata.
     splice_at: usize,
+    /// The value of `managedFields` in `raw`; empty where there is none.
+    managed: Range<usize>,
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -101,12 +104,22 @@ impl Object {
             #[serde(borrow)]
             metadata: &'a serde_json::value::RawValue,
         }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Managed<'a> {
+            #[serde(borrow, default)]
+            managed_fields: Option<&'a serde_json::value::RawValue>,
+        }
         let skeleton: Skeleton<'_> = serde_json::from_slice(&raw)?;
         let metadata = skeleton.metadata.get();
         let meta: Meta = serde_json::from_str(metadata)?;
-        // The raw value borrows from `raw`, so its address is its place.
-        let splice_at = metadata.as_ptr() as usize - raw.as_ptr() as usize + 1;
-        Ok(Self { revision, meta, raw, splice_at, typed: OnceLock::new() })
+        let managed: Managed<'_> = serde_json::from_str(metadata)?;
+        // Raw values borrow from `raw`, so their addresses are their places.
+        let place = |text: &str| text.as_ptr() as usize - raw.as_ptr() as usize;
+        let splice_at = place(metadata) + 1;
+        let managed =
+            managed.managed_fields.map_or(0..0, |list| place(list.get())..place(list.get()) + list.get().len());
+        Ok(Self { revision, meta, raw, splice_at, managed, typed: OnceLock::new() })
     }
 
     /// From an object as a client or a server sends it, its `resourceVersion` inside.
@@ -127,8 +140,9 @@ impl Object {
 
     /// The same bytes at another revision (the one of its deletion).
     pub fn at(&self, revision: u64) -> Self {
-        let Self { meta, raw, splice_at, .. } = self;
-        Self { revision, meta: meta.clone(), raw: raw.clone(), splice_at: *splice_at, typed: OnceLock::new() }
+        let Self { meta, raw, splice_at, managed, .. } = self;
+        let (meta, raw, managed) = (meta.clone(), raw.clone(), managed.clone());
+        Self { revision, meta, raw, splice_at: *splice_at, managed, typed: OnceLock::new() }
     }
 
     pub fn key(&self) -> ObjectKey {
@@ -172,7 +186,8 @@ impl Object {
         value
     }
 
-    /// The typed form, parsed at the first call and shared by all later ones of the same type.
+    /// The typed form, parsed at the first call and shared by all later ones of the same type. It has no
+    /// `managedFields`: they would be half of a pod's memory, and whoever writes the object without them changes none.
     pub fn typed<K>(&self) -> Result<Arc<K>, DecodeError>
     where
         K: DeserializeOwned + Metadata<Ty = ObjectMeta> + Send + Sync + 'static,
@@ -180,7 +195,13 @@ impl Object {
         if let Some(typed) = self.typed.get().and_then(|typed| typed.clone().downcast::<K>().ok()) {
             return Ok(typed);
         }
-        let mut typed: K = serde_json::from_slice(&self.raw)?;
+        let mut typed: K = match self.managed.is_empty() {
+            true => serde_json::from_slice(&self.raw)?,
+            false => {
+                let parts = [&self.raw[..self.managed.start], b"null", &self.raw[self.managed.end..]];
+                serde_json::from_slice(&parts.concat())?
+            }
+        };
         typed.metadata_mut().resource_version = Some(self.revision.to_string());
         let typed = Arc::new(typed);
         // Someone else may have been first; both copies are equal.
@@ -224,6 +245,21 @@ mod tests {
         let typed = object.typed::<ConfigMap>().expect("typed");
         assert_eq!(typed.metadata.resource_version.as_deref(), Some("17"));
         assert!(Arc::ptr_eq(&typed, &object.typed::<ConfigMap>().expect("typed again")));
+    }
+
+    #[test]
+    fn the_typed_form_does_without_managed_fields() {
+        let wire = json!({"kind": "ConfigMap", "apiVersion": "v1", "data": {"managedFields": "[]"}, "metadata": {
+            "annotations": {"managedFields": "x"}, "name": "c", "namespace": "d", "resourceVersion": "1", "uid": "u",
+            "managedFields": [{"manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
+                "fieldsV1": {"f:data": {"f:managedFields": {}}}}]}});
+        let object = Object::from_wire(wire.clone()).expect("valid");
+        let typed = object.typed::<ConfigMap>().expect("typed");
+        assert_eq!(typed.metadata.managed_fields, None);
+        assert_eq!(typed.metadata.uid.as_deref(), Some("u"));
+        assert_eq!(typed.data.as_ref().and_then(|data| data.get("managedFields")).map(String::as_str), Some("[]"));
+        assert_eq!(object.value(), wire);
+        assert_eq!(object.at(2).typed::<ConfigMap>().expect("typed").metadata.managed_fields, None);
     }
 
     #[test]

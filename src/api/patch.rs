@@ -103,3 +103,5 @@ fn single(key: &str, value: Value) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_laws;

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use crate::resource::Gvk;
 
 mod facts;
+#[cfg(test)]
+pub(crate) mod generate;
 
 pub use facts::Descriptions;
 pub(crate) use facts::{facts, fingerprint};

@@ -36,7 +36,7 @@ impl Server {
     }
 
     /// Refuses, as upstream does, what the user may not do.
-    async fn authorize(&self, user: &User, asked: &Attributes<'_>) -> Result<(), ApiError> {
+    pub(crate) async fn authorize(&self, user: &User, asked: &Attributes<'_>) -> Result<(), ApiError> {
         if self.authorizer.is_allowed(user, asked) {
             return Ok(());
         }

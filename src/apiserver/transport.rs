@@ -36,9 +36,22 @@ impl InProcess {
 
     async fn answer(&self, request: http::Request<Bytes>) -> Result<Reply> {
         let server = self.server()?;
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let agent = parts.headers.entry(http::header::USER_AGENT);
+        if let (http::header::Entry::Vacant(agent), Ok(name)) = (agent, program(&self.user.name).parse()) {
+            agent.insert(name);
+        }
         let call = Call::new(parts.method, &parts.uri, parts.headers, body, self.user.clone());
         Ok(server.handle(&call).await)
+    }
+}
+
+/// The name that a part of this process writes under.
+fn program(user: &str) -> &str {
+    match user.strip_prefix("system:") {
+        Some(node) if node.starts_with("node:") => "kubelet",
+        Some(name) => name,
+        None => user,
     }
 }
 

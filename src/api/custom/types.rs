@@ -40,7 +40,11 @@ fn object(schema: &Schema, is_resource: bool) -> Option<ObjectType> {
         .properties
         .iter()
         .filter(|(name, _)| !is_resource || !matches!(&**name, "apiVersion" | "kind" | "metadata"))
-        .map(|(name, property)| field(name, ty(property), property.atomic_map))
+        .map(|(name, property)| {
+            // Of the keys of lists.
+            let default = property.default.as_ref().map(|default| Cow::Owned(default.to_string()));
+            Field { default, ..field(name, ty(property), property.atomic_map) }
+        })
         .collect();
     if is_resource {
         fields.push(field("apiVersion", Type::Scalar(Scalar::String), false));

@@ -90,7 +90,8 @@ fn field([name, code, flags, tags, merge_key, keys, default]: [&'static str; 7])
         name: Cow::Borrowed(name),
         ty: ty(code, list, keys),
         required: has('r'),
-        drop_zero: has('z'),
+        // An empty list of owners is a request to forget them.
+        drop_zero: has('z') && name != "managedFields",
         atomic: has('a'),
         declared_atomic_list: has('A'),
         patch: PatchStrategy { merge: has('m'), retain_keys: has('k') },

@@ -15,6 +15,7 @@ use super::settle::has_finalizer;
 use crate::cache::Filter;
 use crate::meta;
 use crate::path::options::DeleteOptions;
+use crate::path::ownership::Ownership;
 use crate::path::update::{Change, Part};
 use crate::registry::Row;
 use crate::server::Server;
@@ -98,7 +99,7 @@ impl Server {
 
     /// Writes the condition; `last`: and takes the finalizer away.
     async fn mark(&self, row: &Arc<Row>, key: &ObjectKey, condition: &Condition, last: bool) -> Result<(), ApiError> {
-        let change = Change { row, key, part: Part::Own, dry_run: false };
+        let change = Change { row, key, part: Part::Own, ownership: Ownership::Keep, dry_run: false };
         let now = skiff_base::time::now_rfc3339();
         let mut warnings = Vec::new();
         let marked = self.change(&change, &mut warnings, |old| {

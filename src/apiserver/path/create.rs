@@ -6,8 +6,9 @@ use rand::Rng as _;
 use serde_json::Value;
 use skiff_api::{ApiError, Object, ObjectKey};
 
-use super::options::{WriteOptions, read_row_object};
-use super::update::{MODIFIED, TRIES};
+use super::options::{Write, WriteOptions, read_row_object};
+use super::ownership::{self, Author};
+use super::update::{MODIFIED, Part, TRIES};
 use super::warn_all;
 use crate::admission::{self, namespace};
 use crate::call::{Call, Target};
@@ -21,13 +22,25 @@ use crate::storage::{self, Created};
 
 const GENERATE_NAME_TRIES: u32 = 8;
 
+/// What is to be created.
+pub(crate) struct New<'a> {
+    /// Of the URL.
+    pub namespace: &'a str,
+    pub value: Value,
+    /// Whose its fields are; `None`: the value says so itself.
+    pub author: Option<&'a Author>,
+    pub dry_run: bool,
+}
+
 impl Server {
     pub(crate) async fn create(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
         let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
-        let options = WriteOptions::of(&call.query)?;
+        let options = WriteOptions::of(&call.query, Write::Create)?;
+        let author = Author::of(call, &options, "");
         let mut warnings = Vec::new();
         let value = read_row_object(call, row, options.validation, &mut warnings)?;
-        let object = self.create_object(call, row, &target.namespace, value, options.dry_run, &mut warnings).await?;
+        let new = New { namespace: &target.namespace, value, author: Some(&author), dry_run: options.dry_run };
+        let object = self.create_object(call, row, new, &mut warnings).await?;
         let object = self.served(row, Arc::new(object)).await?;
         let encoder = Encoder::new(row, wanted.form, IncludeObject::Metadata);
         let mut reply = encode::object(201, &object, &encoder, wanted.encoding);
@@ -40,11 +53,10 @@ impl Server {
         &self,
         call: &Call,
         row: &Arc<Row>,
-        namespace: &str,
-        mut value: Value,
-        dry_run: bool,
+        new: New<'_>,
         warnings: &mut Vec<String>,
     ) -> Result<Object, ApiError> {
+        let New { namespace, mut value, author, dry_run } = new;
         place(&mut value, row, namespace)?;
         refuse_ending(row, &value)?;
         let target = Target { namespace: namespace.to_owned(), ..Target::default() };
@@ -56,8 +68,13 @@ impl Server {
         }
         let strategy = &*row.descriptor.strategy;
         strategy.default(&mut value);
+        if let Some(author) = author {
+            ownership::track(&self.versions(row), Part::Main, author, None, &mut value);
+        }
         prepare_metadata(&mut value)?;
+        let managed_fields = ownership::take(&mut value);
         strategy.prepare_create(&mut value);
+        ownership::put_back(&mut value, managed_fields);
         admission::create(self, &call.user, row, &mut value).await?;
         strategy.default(&mut value);
         let causes = strategy.validate(&value);
@@ -155,7 +172,7 @@ fn prepare_metadata(value: &mut Value) -> Result<(), ApiError> {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
     let map = meta::of(value);
-    for field in ["resourceVersion", "selfLink", "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         map.remove(field);
     }
     map.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());

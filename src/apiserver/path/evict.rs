@@ -12,6 +12,7 @@ use skiff_api::{ApiError, ObjectKey};
 
 use super::create::key_of;
 use super::options::DeleteOptions;
+use super::ownership::Ownership;
 use super::special::read;
 use super::update::{Change, Part, check_name};
 use crate::call::{Call, Target};
@@ -90,7 +91,7 @@ impl Server {
         let registry = self.registry.load();
         let Some(row) = registry.find("policy", "v1", "poddisruptionbudgets") else { return Ok(()) };
         let key = ObjectKey::new(&pod.namespace, budget);
-        let change = Change { row, key: &key, part: Part::Own, dry_run };
+        let change = Change { row, key: &key, part: Part::Own, ownership: Ownership::Keep, dry_run };
         self.change(&change, &mut Vec::new(), |budget| take(budget, &pod.name, &skiff_base::time::now_rfc3339()))
             .await?;
         Ok(())

@@ -1,11 +1,13 @@
 //! The one path of all requests on objects: built-in kinds and custom resources, over HTTP and in process.
 
+mod apply;
 pub(crate) mod create;
 pub(crate) mod delete;
 mod evict;
 mod get;
 pub(crate) mod list;
 pub(crate) mod options;
+pub(crate) mod ownership;
 pub(crate) mod patch;
 pub(crate) mod scale;
 pub(crate) mod special;

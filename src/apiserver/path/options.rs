@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use skiff_api::decode::{Decoded, Media, decode};
+use skiff_api::field::{Errors, Path};
 use skiff_api::schema::{self, Type};
 use skiff_api::{ApiError, Gvk};
 
@@ -20,35 +21,93 @@ pub(crate) enum FieldValidation {
     Strict,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// Which write the parameters are of: they differ a little.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Write {
+    Create,
+    Update,
+    Patch,
+    Apply,
+}
+
+impl Write {
+    fn options(self) -> &'static str {
+        match self {
+            Self::Create => "CreateOptions",
+            Self::Update => "UpdateOptions",
+            Self::Patch | Self::Apply => "PatchOptions",
+        }
+    }
+}
+
+/// `metav1.CreateOptions`, `UpdateOptions`, `PatchOptions`. Parameters that a verb does not know are passed over.
+#[derive(Debug, Clone)]
 pub(crate) struct WriteOptions {
     pub dry_run: bool,
     pub validation: FieldValidation,
+    /// Empty: the client's program.
+    pub field_manager: String,
+    pub force: bool,
 }
 
+const MANAGER_MAX_B: usize = 128;
+
 impl WriteOptions {
-    pub fn of(query: &Query) -> Result<Self, ApiError> {
+    pub fn of(query: &Query, write: Write) -> Result<Self, ApiError> {
+        let mut errors = Errors::new();
+        let field_manager = query.get("fieldManager").unwrap_or_default();
+        let path = Path::new("fieldManager");
+        if write == Write::Apply && field_manager.is_empty() {
+            errors.required(&path, "is required for apply patch");
+        }
+        if write == Write::Patch && query.has("force") {
+            errors.forbidden(&Path::new("force"), "may not be specified for non-apply patch");
+        }
+        if field_manager.len() > MANAGER_MAX_B {
+            errors.too_long(&path, MANAGER_MAX_B);
+        }
+        for (at, c) in field_manager.char_indices().filter(|(_, c)| !is_print(*c)) {
+            errors.invalid(
+                &path,
+                field_manager,
+                &format!("invalid character U+{:04X} (at position {at})", u32::from(c)),
+            );
+        }
+        let dry_run = dry_run(query.all("dryRun"), &mut errors);
         let validation = match query.get("fieldValidation") {
             None | Some("Warn") => FieldValidation::Warn,
             Some("Ignore") => FieldValidation::Ignore,
             Some("Strict") => FieldValidation::Strict,
             Some(other) => {
-                return Err(unsupported("CreateOptions", "fieldValidation", other, r#""Ignore", "Strict", "Warn""#));
+                errors.not_supported(&Path::new("fieldValidation"), other, &["", "Ignore", "Strict", "Warn"]);
+                FieldValidation::Strict
             }
         };
-        Ok(Self { dry_run: dry_run(query.all("dryRun"))?, validation })
+        let force = write == Write::Apply && query.flag("force");
+        refuse(errors, write.options())?;
+        Ok(Self { dry_run, validation, field_manager: field_manager.to_owned(), force })
     }
 }
 
-fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, ApiError> {
-    let mut dry = false;
-    for value in values.filter(|v| !v.is_empty()) {
-        if value != "All" {
-            return Err(unsupported("CreateOptions", "dryRun", value, r#""All""#));
-        }
-        dry = true;
+fn refuse(errors: Errors, options: &str) -> Result<(), ApiError> {
+    if errors.is_empty() {
+        return Ok(());
     }
-    Ok(dry)
+    Err(ApiError::invalid("meta.k8s.io", options, "", errors.into_causes()))
+}
+
+/// Go's `unicode.IsPrint`, but for unassigned characters.
+pub(crate) fn is_print(c: char) -> bool {
+    let is_format = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    c == ' ' || !(c.is_control() || c.is_whitespace() || is_format)
+}
+
+fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut Errors) -> bool {
+    let values: Vec<&str> = values.filter(|value| !value.is_empty()).collect();
+    if values.iter().any(|value| *value != "All") {
+        errors.not_supported(&Path::new("dryRun"), &values, &["All"]);
+    }
+    !values.is_empty()
 }
 
 pub(crate) fn unsupported(kind: &str, field: &str, value: &str, supported: &str) -> ApiError {
@@ -124,7 +183,6 @@ fn checked(
     }
     value["apiVersion"] = expected.api_version().into();
     value["kind"] = (&*expected.kind).into();
-    meta::of(&mut value).remove("managedFields");
     Ok(value)
 }
 
@@ -198,7 +256,9 @@ impl DeleteOptions {
             let orphan = call.query.flag("orphanDependents");
             options.propagation = Some(if orphan { Propagation::Orphan } else { Propagation::Background });
         }
-        options.dry_run |= dry_run(call.query.all("dryRun"))?;
+        let mut errors = Errors::new();
+        options.dry_run |= dry_run(call.query.all("dryRun"), &mut errors);
+        refuse(errors, "DeleteOptions")?;
         if options.grace_period_s.is_some_and(|s| s < 0) {
             // As upstream: a negative period means at once.
             options.grace_period_s = Some(0);
@@ -218,12 +278,15 @@ impl DeleteOptions {
 
     pub fn from_value(value: &Value) -> Result<Self, ApiError> {
         let text = |v: &Value| v.as_str().map(str::to_owned);
+        let mut errors = Errors::new();
+        let dry_run = dry_run(meta::texts(&value["dryRun"]).into_iter(), &mut errors);
+        refuse(errors, "DeleteOptions")?;
         let mut options = Self {
             grace_period_s: value["gracePeriodSeconds"].as_i64(),
             propagation: None,
             uid: text(&value["preconditions"]["uid"]),
             resource_version: text(&value["preconditions"]["resourceVersion"]),
-            dry_run: dry_run(meta::texts(&value["dryRun"]).into_iter())?,
+            dry_run,
         };
         if let Some(policy) = value["propagationPolicy"].as_str().filter(|p| !p.is_empty()) {
             options.propagation = Some(Propagation::parse(policy)?);

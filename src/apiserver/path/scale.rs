@@ -1,16 +1,20 @@
 //! The `scale` subresource: `autoscaling/v1` Scale over whatever has replicas.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use skiff_api::decode::conform;
+use skiff_api::managed::{self, Applying, Owners, Versions, Writer};
+use skiff_api::schema::Type;
 use skiff_api::selector::LabelSelector;
 use skiff_api::strategy::ScalePaths;
 use skiff_api::{ApiError, Gvk, schema};
 
+use super::apply::Configuration;
 use super::create::key_of;
-use super::options::{WriteOptions, judge, read_object};
-use super::patch::Patch;
+use super::options::{Write, WriteOptions, read_object};
+use super::ownership::{self, Author, Ownership};
+use super::patch::{Kind, Made, Patch};
 use super::update::{Change, MODIFIED, Part, check_name};
 use super::warn_all;
 use crate::call::{Call, Target};
@@ -88,61 +92,124 @@ impl Server {
     }
 
     pub(crate) async fn update_scale(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
-        let options = WriteOptions::of(&call.query)?;
+        let options = WriteOptions::of(&call.query, Write::Update)?;
+        let author = Author::of(call, &options, "scale");
         let mut warnings = Vec::new();
         let schema = schema::lookup(&gvk());
         let mut scale = read_object(call, &gvk(), schema.as_ref(), options.validation, &mut warnings)?;
         check_name(&mut scale, &target.name)?;
-        self.write_scale(call, row, target, options, warnings, |_| Ok(scale.clone())).await
+        let writing = Writing { call, row, target, dry_run: options.dry_run, ownership: Ownership::Track(&author) };
+        self.write_scale(writing, warnings, |old| scaled(old, &scale, row)).await
     }
 
     pub(crate) async fn patch_scale(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
-        let options = WriteOptions::of(&call.query)?;
-        let patch = Patch::of(call)?;
         let schema = schema::lookup(&gvk());
+        let kind = Kind::of(call, false)?;
+        let options = WriteOptions::of(&call.query, kind.write())?;
+        let author = Author::of(call, &options, "scale");
+        if kind == Kind::Apply {
+            return self.apply_scale(call, row, target, &options, &author).await;
+        }
+        let patch = Patch::read(call, kind)?;
+        let writing = Writing { call, row, target, dry_run: options.dry_run, ownership: Ownership::Track(&author) };
         // A patch may bring anything; what is no number of replicas must not be taken for none.
         let make = |old: &Value| {
-            let patched = patch.apply(old, schema.as_ref())?;
-            let Some(schema) = &schema else { return Ok(patched) };
-            let decoded = conform(patched, &gvk(), schema)?;
-            judge(&decoded, &gvk(), options.validation, &mut Vec::new())?;
-            Ok(decoded.value)
+            let of = Made { gvk: &gvk(), schema: schema.as_ref(), custom: None };
+            let live = scale_of(old, row.descriptor.strategy.scale());
+            let scale = patch.make(&live, of, options.validation, &mut Vec::new())?;
+            scaled(old, &scale, row)
         };
-        self.write_scale(call, row, target, options, Vec::new(), make).await
+        self.write_scale(writing, Vec::new(), make).await
     }
 
-    async fn write_scale(
+    /// A configuration of the scale: its one field is owned in the object.
+    async fn apply_scale(
         &self,
         call: &Call,
         row: &Arc<Row>,
         target: &Target,
-        options: WriteOptions,
+        options: &WriteOptions,
+        author: &Author,
+    ) -> Result<Reply, ApiError> {
+        let mut configuration = Configuration::read(&call.body)?;
+        check_name(&mut configuration.value, &target.name)?;
+        let mut warnings = Vec::new();
+        configuration.judge(options.validation, &mut warnings)?;
+        let version = row.descriptor.gvk.api_version();
+        let (now, ignored) = (skiff_base::time::now_rfc3339(), managed::Set::of_fields(&[&["status"]]));
+        let (gvk, schema) = (gvk(), schema::lookup(&gvk()));
+        let scale_version = gvk.api_version();
+        let Author { manager, subresource } = author;
+        let writer = Writer { manager, api_version: &scale_version, subresource, now: &now, ignored: &ignored };
+        let request = Applying { gvk: &gvk, writer, force: options.force };
+        let versions = self.versions(row);
+        let replicas = |version: &str| versions.find(version).map(|row| ownership::replicas_path(row));
+        let make = |old: &Value| {
+            let owners = Owners::of(old);
+            let mut live = scale_of(old, row.descriptor.strategy.scale());
+            managed::to_scale(&owners, &replicas).write(&mut live);
+            let scale = managed::apply(Some(&live), &configuration.value, &request, &OneVersion(schema.clone()))?;
+            let mut new = scaled(old, &scale, row)?;
+            managed::to_parent(owners, Owners::of(&scale), &version, &replicas).write(&mut new);
+            Ok(new)
+        };
+        let writing = Writing { call, row, target, dry_run: options.dry_run, ownership: Ownership::Written };
+        self.write_scale(writing, warnings, make).await
+    }
+
+    async fn write_scale(
+        &self,
+        writing: Writing<'_>,
         mut warnings: Vec<String>,
         make: impl Fn(&Value) -> Result<Value, ApiError>,
     ) -> Result<Reply, ApiError> {
+        let Writing { call, row, target, dry_run, ownership } = writing;
         let wanted = negotiate(call.header(http::header::ACCEPT), false)?;
         let key = key_of(target);
-        let paths = row.descriptor.strategy.scale();
-        let change = Change { row, key: &key, part: Part::Main, dry_run: options.dry_run };
-        let object = self
-            .change(&change, &mut warnings, |old| {
-                let scale = make(&scale_of(old, paths))?;
-                let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
-                check_replicas(replicas, &target.name)?;
-                let version = meta::text(&scale, "resourceVersion");
-                if !version.is_empty() && version != meta::text(old, "resourceVersion") {
-                    return Err(ApiError::conflict(row.group(), row.resource(), &target.name, MODIFIED));
-                }
-                let mut new = old.clone();
-                set_at(&mut new, paths.map_or(".spec.replicas", |paths| &paths.spec), replicas.into());
-                Ok(new)
-            })
-            .await?;
+        let change = Change { row, key: &key, part: Part::Main, ownership, dry_run };
+        let object = self.change(&change, &mut warnings, make).await?;
         let object = self.to_row(&object, row).await?;
-        let mut reply = encode::value(200, &scale_of(&object, paths), wanted.encoding);
+        let mut reply = encode::value(200, &scale_of(&object, row.descriptor.strategy.scale()), wanted.encoding);
         warn_all(&mut reply, &warnings);
         Ok(reply)
     }
+}
+
+/// One write to a scale.
+struct Writing<'a> {
+    call: &'a Call,
+    row: &'a Arc<Row>,
+    target: &'a Target,
+    dry_run: bool,
+    ownership: Ownership<'a>,
+}
+
+/// Scale has one version.
+struct OneVersion(Option<Type>);
+
+impl Versions for OneVersion {
+    fn convert<'a>(&self, object: &'a Value, _api_version: &str) -> Option<Cow<'a, Value>> {
+        Some(Cow::Borrowed(object))
+    }
+
+    fn schema(&self, _api_version: &str) -> Option<Type> {
+        self.0.clone()
+    }
+}
+
+/// The object with the replicas of a scale.
+fn scaled(old: &Value, scale: &Value, row: &Row) -> Result<Value, ApiError> {
+    let name = meta::text(old, "name");
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    check_replicas(replicas, name)?;
+    let version = meta::text(scale, "resourceVersion");
+    if !version.is_empty() && version != meta::text(old, "resourceVersion") {
+        return Err(ApiError::conflict(row.group(), row.resource(), name, MODIFIED));
+    }
+    let mut new = old.clone();
+    let paths = row.descriptor.strategy.scale();
+    set_at(&mut new, paths.map_or(".spec.replicas", |paths| &paths.spec), replicas.into());
+    Ok(new)
 }
 
 fn check_replicas(replicas: i64, name: &str) -> Result<(), ApiError> {

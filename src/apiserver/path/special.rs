@@ -7,7 +7,8 @@ use skiff_api::status::Cause;
 use skiff_api::{ApiError, Gvk, ObjectKey, schema};
 
 use super::create::key_of;
-use super::options::{WriteOptions, read_object};
+use super::options::{Write, WriteOptions, read_object};
+use super::ownership::{Author, Ownership};
 use super::update::{Change, Part, check_name};
 use super::warn_all;
 use crate::auth::{API_AUDIENCE, ISSUER};
@@ -27,7 +28,7 @@ const EXTENDED_TOKEN_S: i64 = 365 * 24 * 3600;
 
 /// Reads a body of a kind that is no resource of its own.
 pub(super) fn read(call: &Call, gvk: &Gvk, warnings: &mut Vec<String>) -> Result<(Value, WriteOptions), ApiError> {
-    let options = WriteOptions::of(&call.query)?;
+    let options = WriteOptions::of(&call.query, Write::Create)?;
     let value = read_object(call, gvk, schema::lookup(gvk).as_ref(), options.validation, warnings)?;
     Ok((value, options))
 }
@@ -56,7 +57,7 @@ impl Server {
         }
         let key = ObjectKey::new(&target.namespace, &name);
         let uid = meta::text(&binding, "uid").to_owned();
-        let change = Change { row, key: &key, part: Part::Own, dry_run: options.dry_run };
+        let change = Change { row, key: &key, part: Part::Own, ownership: Ownership::Keep, dry_run: options.dry_run };
         let bound = self.change(&change, &mut warnings, |pod| bound_to(pod, &node, &uid, &binding)).await;
         bound.map_err(|mut e| {
             // Upstream's binding conflicts speak of the subresource.
@@ -70,7 +71,8 @@ impl Server {
 
     /// PUT `namespaces/<name>/finalize`: only `spec.finalizers` is taken.
     pub(crate) async fn finalize(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
-        let options = WriteOptions::of(&call.query)?;
+        let options = WriteOptions::of(&call.query, Write::Update)?;
+        let author = Author::of(call, &options, "finalize");
         let mut warnings = Vec::new();
         let gvk = &row.descriptor.gvk;
         let mut value = read_object(call, gvk, row.schema.as_ref(), options.validation, &mut warnings)?;
@@ -78,7 +80,8 @@ impl Server {
         let key = key_of(target);
         let finalizers = value["spec"].get("finalizers").cloned();
         let given = (meta::text(&value, "uid").to_owned(), meta::text(&value, "resourceVersion").to_owned());
-        let change = Change { row, key: &key, part: Part::Own, dry_run: options.dry_run };
+        let ownership = Ownership::Track(&author);
+        let change = Change { row, key: &key, part: Part::Own, ownership, dry_run: options.dry_run };
         let object = self
             .change(&change, &mut warnings, |old| {
                 let mut new = old.clone();

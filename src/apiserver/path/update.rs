@@ -6,8 +6,9 @@ use serde_json::Value;
 use skiff_api::status::Cause;
 use skiff_api::{ApiError, Object, ObjectKey};
 
-use super::create::{key_of, parse, place};
-use super::options::{WriteOptions, read_row_object};
+use super::create::{New, key_of, parse, place};
+use super::options::{Write, WriteOptions, read_row_object};
+use super::ownership::{self, Author, KindVersions, Ownership};
 use super::warn_all;
 use crate::admission;
 use crate::call::{Call, Target};
@@ -38,6 +39,7 @@ pub(crate) struct Change<'a> {
     pub row: &'a Arc<Row>,
     pub key: &'a ObjectKey,
     pub part: Part,
+    pub ownership: Ownership<'a>,
     pub dry_run: bool,
 }
 
@@ -50,14 +52,15 @@ impl Server {
         part: Part,
     ) -> Result<Reply, ApiError> {
         let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
-        let options = WriteOptions::of(&call.query)?;
+        let options = WriteOptions::of(&call.query, Write::Update)?;
+        let author = Author::of(call, &options, if part == Part::Status { "status" } else { "" });
         let mut warnings = Vec::new();
         let mut value = read_row_object(call, row, options.validation, &mut warnings)?;
         place(&mut value, row, &target.namespace)?;
         check_name(&mut value, &target.name)?;
         let key = key_of(target);
         let mut status = 200;
-        let change = Change { row, key: &key, part, dry_run: options.dry_run };
+        let change = Change { row, key: &key, part, ownership: Ownership::Track(&author), dry_run: options.dry_run };
         let make = |old: &Value| {
             if part == Part::Main {
                 self.authorizer.check_grant(&call.user, row, target, Some(old), &value)?;
@@ -71,9 +74,10 @@ impl Server {
                 if !meta::text(&value, "uid").is_empty() {
                     return Err(precondition_uid(row, &key, meta::text(&value, "uid"), ""));
                 }
+                self.may_create(call, row, &key).await?;
                 status = 201;
-                let created =
-                    self.create_object(call, row, &target.namespace, value, options.dry_run, &mut warnings).await?;
+                let new = New { namespace: &target.namespace, value, author: Some(&author), dry_run: options.dry_run };
+                let created = self.create_object(call, row, new, &mut warnings).await?;
                 Arc::new(created)
             }
             changed => changed?,
@@ -126,10 +130,15 @@ impl Server {
             true => Some(self.services.reserve(&mut new, Some(old_value))?),
             false => None,
         };
-        let bytes = self.to_home(&new, row).await?;
+        let renewed = ownership::keep_times(&mut new, old_value);
+        let mut bytes = self.to_home(&new, row).await?;
         let ends = is_finished(row, &new);
         if !ends && bytes == *old.raw() {
             return Ok(Ok(old.clone()));
+        }
+        if renewed.is_some() {
+            ownership::put_back(&mut new, renewed);
+            bytes = self.to_home(&new, row).await?;
         }
         // Before the commit: what can't be read again must not be written.
         let mut object = parse(bytes.clone(), old.revision)?;
@@ -168,10 +177,11 @@ impl Server {
         let row = change.row;
         check_preconditions(row, change, old, &new)?;
         let meta_map = meta::of(&mut new);
-        for field in ["resourceVersion", "selfLink", "managedFields"] {
+        for field in ["resourceVersion", "selfLink"] {
             meta_map.remove(field);
         }
         if change.part == Part::Own {
+            self.settle_ownership(change, old, &mut new);
             return Ok(new);
         }
         for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"] {
@@ -181,11 +191,15 @@ impl Server {
         meta::of(&mut old).remove("resourceVersion");
         let strategy = &*row.descriptor.strategy;
         strategy.default(&mut new);
+        self.settle_ownership(change, &old, &mut new);
+        let managed_fields = ownership::take(&mut new);
         let causes = if change.part == Part::Status {
             strategy.prepare_status_update(&mut new, &old);
+            ownership::put_back(&mut new, managed_fields);
             strategy.validate_status_update(&new, &old)
         } else {
             strategy.prepare_update(&mut new, &old);
+            ownership::put_back(&mut new, managed_fields);
             admission::update(self, row, &mut new, &old)?;
             strategy.default(&mut new);
             strategy.validate_update(&new, &old)
@@ -195,6 +209,20 @@ impl Server {
         }
         warnings.extend(strategy.warnings(&new, Some(&old)));
         Ok(new)
+    }
+
+    fn settle_ownership(&self, change: &Change<'_>, old: &Value, new: &mut Value) {
+        match change.ownership {
+            Ownership::Track(author) => {
+                ownership::track(&self.versions(change.row), change.part, author, Some(old), new);
+            }
+            Ownership::Keep => meta::keep(new, old, "managedFields"),
+            Ownership::Written => {}
+        }
+    }
+
+    pub(super) fn versions(&self, row: &Arc<Row>) -> KindVersions {
+        KindVersions::new(row, self.registry.load_full())
     }
 }
 

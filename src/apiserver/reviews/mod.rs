@@ -9,7 +9,7 @@ use crate::auth::{API_AUDIENCE, User};
 use crate::call::{Call, Target};
 use crate::error::{method_not_allowed, path_not_found};
 use crate::meta;
-use crate::path::options::{WriteOptions, read_object};
+use crate::path::options::{Write, WriteOptions, read_object};
 use crate::reply::Reply;
 use crate::server::Server;
 
@@ -52,7 +52,7 @@ impl Server {
         }
         // No table of a review: what accepts nothing else is refused.
         crate::negotiate::negotiate(call.header(http::header::ACCEPT), false)?;
-        let options = WriteOptions::of(&call.query)?;
+        let options = WriteOptions::of(&call.query, Write::Create)?;
         let mut warnings = Vec::new();
         let gvk = Gvk::new(review.group, "v1", review.kind);
         let mut object = read_object(call, &gvk, schema::lookup(&gvk).as_ref(), options.validation, &mut warnings)?;

@@ -165,7 +165,7 @@ async fn refusals() {
             config_map("c"),
             422,
             "Invalid",
-            "dryRun: Unsupported value: \"Maybe\"",
+            "dryRun: Unsupported value: [\"Maybe\"]: supported values: \"All\"",
         ),
         (
             "GET",

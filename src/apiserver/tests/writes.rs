@@ -100,7 +100,7 @@ async fn scales() {
     assert_eq!(cluster.get(&format!("{DEPLOYMENTS}/d")).await["spec"]["replicas"], 0);
     assert_eq!(cluster.patch(&path, "merge", json!({"spec": {"replicas": -1}})).await.0, 422);
     assert_eq!(cluster.patch(&path, "merge", json!({"spec": {"replicas": 3}})).await.0, 200);
-    assert_eq!(cluster.patch(&path, "merge", json!({"spec": {"replicas": "many"}})).await.0, 400);
+    assert_eq!(cluster.patch(&path, "merge", json!({"spec": {"replicas": "many"}})).await.0, 422);
     assert_eq!(
         cluster.get(&format!("{DEPLOYMENTS}/d")).await["spec"]["replicas"],
         3,
@@ -128,7 +128,7 @@ async fn unknown_fields() {
     assert_eq!((ignored.status, ignored.header("warning")), (201, ""));
     let patch = json!({"spec": {"replicaz": 1}});
     let (status, _) = cluster.patch(&format!("{DEPLOYMENTS}/d?fieldValidation=Strict"), "merge", patch).await;
-    assert_eq!(status, 400);
+    assert_eq!(status, 422);
     cluster.stop().await;
 }
 

@@ -117,7 +117,8 @@ impl Server {
         let user = Arc::new(User::new("system:apiserver", &["system:masters", "system:authenticated"]));
         let uri: Uri = path.parse().expect("the paths here are constants with names in them");
         let body = body.map(|b| b.to_string().into()).unwrap_or_default();
-        let reply = self.handle(&Call::new(method, &uri, HeaderMap::new(), body, user)).await;
+        let agent = (http::header::USER_AGENT, http::HeaderValue::from_static("kube-apiserver"));
+        let reply = self.handle(&Call::new(method, &uri, HeaderMap::from_iter([agent]), body, user)).await;
         if reply.status.is_success() {
             return Ok(());
         }

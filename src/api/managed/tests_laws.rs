@@ -1,0 +1,124 @@
+//! What holds for any objects of any built-in kind.
+
+use std::borrow::Cow;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::check::check;
+use super::write::{self, Versions, Writer};
+use super::*;
+use crate::kinds::builtin;
+use crate::schema::generate::{Random, value};
+use crate::schema::{self, Type};
+
+/// A kind in its one version.
+struct Only(Type);
+
+impl Versions for Only {
+    fn convert<'a>(&self, object: &'a Value, _version: &str) -> Option<Cow<'a, Value>> {
+        Some(Cow::Borrowed(object))
+    }
+
+    fn schema(&self, _version: &str) -> Option<Type> {
+        Some(self.0.clone())
+    }
+}
+
+fn writer<'a>(manager: &'a str, ignored: &'a Set) -> Writer<'a> {
+    Writer { manager, api_version: "v1", subresource: "", now: "2024-01-01T00:00:00Z", ignored }
+}
+
+fn apply(live: &Value, applied: &Value, manager: &str, owners: Owners, versions: &Only) -> (Value, Owners) {
+    let done = write::apply(live, applied, &writer(manager, &Set::default()), owners, true, versions);
+    let done = done.unwrap_or_else(|_| panic!("it was forced"));
+    (done.object, done.owners)
+}
+
+fn owned(owners: &Owners) -> Set {
+    owners.0.iter().fold(Set::default(), |all, owner| all.union(&owner.fields))
+}
+
+/// Without what no entry ever holds.
+fn ownable(mut object: Value) -> Value {
+    if let Some(entries) = object.as_object_mut() {
+        entries.retain(|name, _| name != "apiVersion" && name != "kind");
+    }
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        let unowned = write::unowned().get(&Element::field("metadata")).expect("some are of the metadata");
+        metadata.retain(|name, _| unowned.below.get(&Element::field(name)).is_none());
+    }
+    object
+}
+
+fn laws_of(name: &str, ty: &Type, seed: u64) {
+    let (mut random, only, root) = (Random::new(seed), Only(ty.clone()), Typed::root(Some(ty)));
+    let (a, b) = (ownable(value(ty, &mut random)), ownable(value(ty, &mut random)));
+    let told = |what: &str| format!("{name}, seed {seed}: {what}\na = {a}\nb = {b}");
+    for object in [&a, &b] {
+        assert_eq!(check(object, root), Ok(()), "{}", told("the generator makes good objects"));
+        let fields = fields_of(object, root);
+        assert_eq!(Set::parse(&fields.to_value()), Ok(fields), "{}", told("sets return from their JSON form"));
+        assert!(Comparison::of(object, object, root).is_same(), "{}", told("a thing is as itself"));
+    }
+    let difference = Comparison::of(&a, &b, root);
+    assert!(difference.removed.intersection(&difference.added).is_empty(), "{}", told("come and gone"));
+    let empty = json!({});
+    let (one, owners) = apply(&empty, &a, "one", Owners::default(), &only);
+    assert_eq!(one, a, "{}", told("nothing but the configuration"));
+    let (again, same_owners) = apply(&one, &a, "one", owners.clone(), &only);
+    assert_eq!((&again, &same_owners), (&one, &owners), "{}", told("twice is once"));
+    let (second, _) = apply(&one, &b, "one", owners.clone(), &only);
+    assert_eq!(second, b, "{}", told("what the only applier says no more is gone"));
+    // Two appliers: all is somebody's, keys stay single, and the first finds its way back.
+    let (both, shared) = apply(&one, &b, "two", owners, &only);
+    assert_eq!(check(&both, root), Ok(()), "{}", told("keys stay single"));
+    let nobodys = fields_of(&both, root).difference(&owned(&shared)).difference(write::unowned());
+    assert!(nobodys.is_empty(), "{}\n{:?}", told("all is somebody's"), nobodys);
+    assert_eq!(Comparison::of(&merge(&both, &b, root), &both, root), Comparison::default(), "{}", told("b is in it"));
+    let (left, _) = apply(&both, &json!({}), "one", shared, &only);
+    assert_eq!(
+        Comparison::of(&left, &b, root).removed.intersection(&fields_of(&a, root)).difference(&fields_of(&b, root)),
+        Set::default(),
+        "{}",
+        told("what only the first said is gone with it")
+    );
+    // An update that makes it so owns the difference.
+    let tracked = write::update(&a, &b, &writer("up", &Set::default()), Owners::default(), &only);
+    let expect = difference.written().difference(write::unowned());
+    assert_eq!(owned(&tracked), expect, "{}", told("an update owns what it wrote"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn laws(seed in any::<u64>()) {
+        for descriptor in builtin() {
+            let Some(ty) = schema::lookup(&descriptor.gvk) else { continue };
+            laws_of(&descriptor.gvk.kind, &ty, seed);
+        }
+    }
+
+    #[test]
+    fn nothing_panics(text in "[fkvi.:{}\\[\\]\"a1, \\\\]{0,30}", seed in any::<u64>()) {
+        let bad = json!([{"manager": text, "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
+            "fieldsV1": {text.as_str(): {text.as_str(): {}}}}]);
+        let mut object = json!({"metadata": {"managedFields": bad}});
+        let owners = Owners::of(&object);
+        owners.write(&mut object);
+        let mut random = Random::new(seed);
+        for descriptor in builtin().into_iter().take(5) {
+            let Some(ty) = schema::lookup(&descriptor.gvk) else { continue };
+            let root = Typed::root(Some(&ty));
+            // Of another kind: nothing fits.
+            let other = value(&Type::Any, &mut random);
+            let object = value(&ty, &mut random);
+            merge(&object, &other, root);
+            merge(&other, &object, root);
+            Comparison::of(&other, &object, root);
+            fields_of(&other, root);
+            drop(check(&other, root));
+        }
+    }
+}
