@@ -1,5 +1,6 @@
 //! What a cluster has before anyone asks: the system namespaces, the service `kubernetes`, the system's priority classes.
 
+use futures::{StreamExt, stream};
 use http::Method;
 use serde_json::{Value, json};
 use skiff_api::kinds::scheduling::SYSTEM_CLASSES;
@@ -8,10 +9,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tracing::warn;
 
+use crate::defaults;
 use crate::error::Error;
 use crate::server::Server;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// So many of them are made at the same time: they share the store's syncs.
+const DEFAULTS_PARALLEL: usize = 32;
 
 /// How often it is looked after, as upstream: `kubectl delete all --all` takes the service `kubernetes` with it.
 pub(crate) const REPAIR_INTERVAL: Duration = Duration::from_secs(10);
@@ -19,6 +23,9 @@ pub(crate) const REPAIR_INTERVAL: Duration = Duration::from_secs(10);
 /// Makes again what somebody removed, until the server stops.
 pub(crate) async fn keep_system_objects(server: Arc<Server>, interval: Duration) {
     let stop = server.scope.token().clone();
+    if let Err(error) = server.ensure_defaults().await {
+        warn!(error = %skiff_base::chain(&error), "what says what the server is could not be made");
+    }
     loop {
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
@@ -57,6 +64,40 @@ impl Server {
         }
         self.ensure_service_cidr().await?;
         self.ensure_endpoints().await
+    }
+
+    /// What nobody waits for at the start: it is only there to be read.
+    async fn ensure_defaults(&self) -> Result<(), Error> {
+        let now = skiff_base::time::now_rfc3339();
+        let registry = self.registry.load();
+        let groups = registry.groups();
+        let served = groups.iter().flat_map(|(group, versions)| versions.iter().map(|version| (*group, *version)));
+        let reviews = [("authentication.k8s.io", "v1"), ("authorization.k8s.io", "v1")];
+        let services = defaults::api_services(served.chain(reviews), &now);
+        let all = services.into_iter().chain(defaults::flow_control(&now));
+        let made: Vec<Result<(), Error>> = stream::iter(all.map(|one| self.ensure_with_status(one)))
+            .buffer_unordered(DEFAULTS_PARALLEL)
+            .collect()
+            .await;
+        made.into_iter().collect()
+    }
+
+    async fn ensure_with_status(&self, default: defaults::Default) -> Result<(), Error> {
+        let defaults::Default { path, name, object } = default;
+        let what = format!("{} {name}", object["kind"].as_str().unwrap_or_default());
+        let one = format!("{path}/{name}");
+        match self.ask_as_itself(Method::GET, &one, None).await {
+            Err(error) if error.is_not_found() => {}
+            _ => return Ok(()),
+        }
+        self.ensure(&what, path, &name, object.clone()).await?;
+        if object.get("status").is_none() {
+            return Ok(());
+        }
+        match self.ask_as_itself(Method::PUT, &format!("{one}/status"), Some(&object)).await {
+            Err(error) => Err(Error::Bootstrap { what, error }),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// The range that addresses of services come from, as an object.

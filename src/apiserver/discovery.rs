@@ -109,6 +109,7 @@ fn extras(descriptor: &Descriptor) -> Vec<Extra> {
             Subresource::Status => ("status", "", "", own, vec!["get", "patch", "update"]),
             Subresource::Scale => ("scale", "autoscaling", "v1", "Scale".to_owned(), vec!["get", "patch", "update"]),
             Subresource::Special(name) => match *name {
+                "approval" => ("approval", "", "", own, vec!["get", "patch", "update"]),
                 "binding" => ("binding", "", "", "Binding".to_owned(), vec!["create"]),
                 "eviction" => ("eviction", "policy", "v1", "Eviction".to_owned(), vec!["create"]),
                 "finalize" => ("finalize", "", "", own, vec!["update"]),

@@ -12,7 +12,7 @@
 //! - [`discovery`], [`openapi`], [`health`], [`reviews`], [`logs`]: what is no stored object.
 //! - [`hook`]: the server as a client of webhooks.
 //! - [`router`]: from a path to the above. [`http`]: the wire. [`transport`]: the way in without a wire.
-//! - [`bootstrap`], [`expiry`]: what the server does by itself.
+//! - [`bootstrap`] (with [`defaults`]), [`expiry`]: what the server does by itself.
 //!
 //! ```text
 //! HTTPS -> http::serve --.
@@ -33,6 +33,7 @@ mod cache;
 mod call;
 mod convert;
 mod crd;
+mod defaults;
 mod discovery;
 mod encode;
 mod error;

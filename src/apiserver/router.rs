@@ -226,6 +226,12 @@ impl Server {
                 "patch" => self.patch_scale(call, row, target).await,
                 _ => Err(method_not_allowed()),
             },
+            "approval" if known("approval") => match verb {
+                "get" => self.get(call, row, &key_of(target)).await,
+                "update" => self.update(call, row, target, Part::Approval).await,
+                "patch" => self.patch(call, row, target, Part::Approval).await,
+                _ => Err(method_not_allowed()),
+            },
             "binding" if known("binding") => match verb {
                 "create" => self.bind(call, row, target).await,
                 _ => Err(method_not_allowed()),

@@ -8,21 +8,26 @@
 //! Must not know: other kinds of other groups, but for pod templates (`core::pod_template`).
 
 mod adapter;
+mod admissionregistration;
 pub(crate) mod apiextensions;
+mod apiregistration;
 mod apps;
 mod autoscaling;
 pub mod batch;
+mod certificates;
 mod checks;
 mod coordination;
 mod core;
 mod discovery;
 mod events;
 mod facts;
+mod flowcontrol;
 mod networking;
 mod node;
 mod peek;
 mod policy;
 mod rbac;
+mod resource;
 mod row;
 pub mod scheduling;
 mod storage;
@@ -35,19 +40,24 @@ use crate::strategy::Descriptor;
 pub fn builtin() -> Vec<Arc<Descriptor>> {
     let rows = [
         core::descriptors(),
+        apiregistration::descriptors(),
         apps::descriptors(),
+        events::descriptors(),
         autoscaling::descriptors(),
         batch::descriptors(),
-        coordination::descriptors(),
-        discovery::descriptors(),
-        events::descriptors(),
+        certificates::descriptors(),
         networking::descriptors(),
-        node::descriptors(),
         policy::descriptors(),
-        scheduling::descriptors(),
         storage::descriptors(),
+        admissionregistration::descriptors(),
         apiextensions::descriptors(),
         rbac::descriptors(),
+        scheduling::descriptors(),
+        coordination::descriptors(),
+        node::descriptors(),
+        discovery::descriptors(),
+        resource::descriptors(),
+        flowcontrol::descriptors(),
     ];
     rows.into_iter().flatten().map(Arc::new).collect()
 }
@@ -69,3 +79,6 @@ mod tests_workloads;
 
 #[cfg(test)]
 mod tests_networking;
+
+#[cfg(test)]
+mod tests_others;

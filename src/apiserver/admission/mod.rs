@@ -2,6 +2,7 @@
 //! Under upstream's names: NamespaceLifecycle, ServiceAccount, DefaultTolerationSeconds, Priority, RuntimeClass,
 //! TaintNodesByCondition.
 
+mod certificate;
 pub(crate) mod namespace;
 mod node;
 mod priority;
@@ -9,6 +10,7 @@ mod runtime_class;
 mod service_account;
 mod time_zone;
 mod tolerations;
+mod unavailable;
 
 use serde_json::Value;
 use skiff_api::ApiError;
@@ -19,6 +21,7 @@ use crate::server::Server;
 
 pub(crate) async fn create(server: &Server, user: &User, row: &Row, object: &mut Value) -> Result<(), ApiError> {
     namespace::create(server, row, object).await?;
+    unavailable::create(row, object)?;
     if row.is("", "pods") {
         priority::create(server, object)?;
         runtime_class::create(object)?;
@@ -28,6 +31,8 @@ pub(crate) async fn create(server: &Server, user: &User, row: &Row, object: &mut
         node::create(object);
     } else if row.is("batch", "cronjobs") {
         time_zone::check(object, None)?;
+    } else if row.is("certificates.k8s.io", "certificatesigningrequests") {
+        certificate::create(user, object);
     }
     Ok(())
 }

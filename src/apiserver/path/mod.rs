@@ -1,6 +1,7 @@
 //! The one path of all requests on objects: built-in kinds and custom resources, over HTTP and in process.
 
 mod apply;
+mod approval;
 pub(crate) mod create;
 pub(crate) mod delete;
 mod evict;

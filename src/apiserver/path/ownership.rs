@@ -108,7 +108,7 @@ pub(crate) fn ignored(row: &Row, part: Part) -> Set {
             Set::of_fields(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]])
         }
         Part::Status if row.custom.is_some() => Set::of_fields(&[&["spec"], &["metadata"]]),
-        Part::Status => Set::of_fields(&[&["spec"]]),
+        Part::Status | Part::Approval => Set::of_fields(&[&["spec"]]),
         Part::Main if row.has(Subresource::Status) => Set::of_fields(&[&["status"]]),
         Part::Main | Part::Own => Set::default(),
     }

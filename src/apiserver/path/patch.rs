@@ -160,7 +160,7 @@ impl Server {
         let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
         let kind = Kind::of(call, row.custom.is_some())?;
         let options = WriteOptions::of(&call.query, kind.write())?;
-        let author = Author::of(call, &options, if part == Part::Status { "status" } else { "" });
+        let author = Author::of(call, &options, part.subresource());
         let mut warnings = Vec::new();
         let (status, object) = if kind == Kind::Apply {
             self.apply(call, row, target, part, &options, &author, &mut warnings).await?

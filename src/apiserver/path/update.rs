@@ -30,8 +30,21 @@ pub(crate) const MODIFIED: &str =
 pub(crate) enum Part {
     Main,
     Status,
+    /// Whether a certificate may be signed: the conditions of a CertificateSigningRequest.
+    Approval,
     /// A change by the API server's own code (binding, finalize, delete): no strategy looks at it.
     Own,
+}
+
+impl Part {
+    /// Under which name changes of this part are owned.
+    pub fn subresource(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Approval => "approval",
+            Self::Main | Self::Own => "",
+        }
+    }
 }
 
 /// A change to one object.
@@ -53,7 +66,7 @@ impl Server {
     ) -> Result<Reply, ApiError> {
         let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
         let options = WriteOptions::of(&call.query, Write::Update)?;
-        let author = Author::of(call, &options, if part == Part::Status { "status" } else { "" });
+        let author = Author::of(call, &options, part.subresource());
         let mut warnings = Vec::new();
         let mut value = read_row_object(call, row, options.validation, &mut warnings)?;
         place(&mut value, row, &target.namespace)?;
@@ -193,7 +206,11 @@ impl Server {
         strategy.default(&mut new);
         self.settle_ownership(change, &old, &mut new);
         let managed_fields = ownership::take(&mut new);
-        let causes = if change.part == Part::Status {
+        let causes = if change.part == Part::Approval {
+            super::approval::decide(&mut new, &old, &skiff_base::time::now_rfc3339());
+            ownership::put_back(&mut new, managed_fields);
+            strategy.validate_status_update(&new, &old)
+        } else if change.part == Part::Status {
             strategy.prepare_status_update(&mut new, &old);
             ownership::put_back(&mut new, managed_fields);
             strategy.validate_status_update(&new, &old)
