@@ -7,6 +7,7 @@ use http::{HeaderMap, Method};
 use skiff_api::ApiError;
 
 use crate::auth::User;
+use crate::proxy::wire::Wire;
 
 /// A request with its body read.
 pub(crate) struct Call {
@@ -18,13 +19,24 @@ pub(crate) struct Call {
     pub headers: HeaderMap,
     pub body: Bytes,
     pub user: Arc<User>,
+    /// The client's connection, where it may be taken over.
+    pub wire: Wire,
 }
 
 impl Call {
     pub fn new(method: Method, uri: &http::Uri, headers: HeaderMap, body: Bytes, user: Arc<User>) -> Self {
         let path = uri.path().to_owned();
         let segments = path.split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
-        Self { method, segments, path, query: Query::parse(uri.query().unwrap_or("")), headers, body, user }
+        Self {
+            method,
+            segments,
+            path,
+            query: Query::parse(uri.query().unwrap_or("")),
+            headers,
+            body,
+            user,
+            wire: Wire::default(),
+        }
     }
 
     pub fn header(&self, name: http::header::HeaderName) -> Option<&str> {

@@ -110,10 +110,17 @@ fn extras(descriptor: &Descriptor) -> Vec<Extra> {
             Subresource::Scale => ("scale", "autoscaling", "v1", "Scale".to_owned(), vec!["get", "patch", "update"]),
             Subresource::Special(name) => match *name {
                 "approval" => ("approval", "", "", own, vec!["get", "patch", "update"]),
+                "attach" => ("attach", "", "", "PodAttachOptions".to_owned(), vec!["create", "get"]),
                 "binding" => ("binding", "", "", "Binding".to_owned(), vec!["create"]),
                 "eviction" => ("eviction", "policy", "v1", "Eviction".to_owned(), vec!["create"]),
+                "exec" => ("exec", "", "", "PodExecOptions".to_owned(), vec!["create", "get"]),
                 "finalize" => ("finalize", "", "", own, vec!["update"]),
                 "log" => ("log", "", "", own, vec!["get"]),
+                "portforward" => ("portforward", "", "", "PodPortForwardOptions".to_owned(), vec!["create", "get"]),
+                "proxy" => {
+                    let kind = format!("{own}ProxyOptions");
+                    ("proxy", "", "", kind, vec!["create", "delete", "get", "patch", "update"])
+                }
                 "token" => ("token", "authentication.k8s.io", "v1", "TokenRequest".to_owned(), vec!["create"]),
                 // Not served: not listed.
                 _ => return None,

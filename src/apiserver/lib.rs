@@ -11,6 +11,7 @@
 //! - [`path`]: get, list, watch, create, update, patch, delete; scale; binding, eviction (under disruption budgets), finalize, token.
 //! - [`discovery`], [`openapi`], [`health`], [`reviews`], [`logs`]: what is no stored object.
 //! - [`hook`]: the server as a client of webhooks.
+//! - [`proxy`]: what is passed on to kubelets, pods, services and nodes.
 //! - [`router`]: from a path to the above. [`http`]: the wire. [`transport`]: the way in without a wire.
 //! - [`bootstrap`] (with [`defaults`]), [`expiry`]: what the server does by itself.
 //!
@@ -46,6 +47,7 @@ mod meta;
 mod negotiate;
 mod openapi;
 mod path;
+mod proxy;
 mod registry;
 mod reply;
 mod reviews;
@@ -115,7 +117,7 @@ impl ApiServer {
             registry: ArcSwap::from_pointee(registry),
             services,
             documents: openapi::Documents::default(),
-            kubelets: logs::Kubelets::default(),
+            kubelets: proxy::kubelet::Kubelets::default(),
             finalizing: Mutex::default(),
             ready: AtomicBool::new(false),
             scope: scope.clone(),

@@ -248,6 +248,8 @@ impl Server {
                 "create" => self.request_token(call, row, target).await,
                 _ => Err(method_not_allowed()),
             },
+            "exec" | "attach" | "portforward" if row.is("", "pods") => self.pod_stream(call, row, target).await,
+            "proxy" if known("proxy") => self.proxied(call, row, target).await,
             "log" if known("log") => match verb {
                 "get" => self.pod_log(call, row, target).await,
                 _ => Err(method_not_allowed()),

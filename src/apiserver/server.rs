@@ -54,7 +54,7 @@ pub(crate) struct Server {
     pub registry: ArcSwap<Registry>,
     pub services: Arc<Allocator>,
     pub documents: Documents,
-    pub kubelets: crate::logs::Kubelets,
+    pub kubelets: crate::proxy::kubelet::Kubelets,
     /// Definitions (by uid) whose objects are being removed.
     pub finalizing: Mutex<HashSet<String>>,
     pub ready: AtomicBool,

@@ -32,6 +32,7 @@ pub use informer::{Change, Informers, Lister};
 pub use kubeconfig::{Auth, Kubeconfig};
 pub use queue::Queue;
 pub use reconciler::{Next, Reconciler, run};
+pub use tls::unverified_tls;
 pub use transport::{Body, Feed, Selector, Transport, Update};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;

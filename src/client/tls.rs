@@ -66,6 +66,17 @@ fn roots(kubeconfig: &Kubeconfig) -> Result<RootCertStore> {
     Ok(roots)
 }
 
+/// For servers that nobody can vouch for: HTTP/1.1 with whatever certificate there is.
+pub fn unverified_tls() -> ClientConfig {
+    let provider = Arc::new(ring::default_provider());
+    ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has all versions' ciphers")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustAll { provider }))
+        .with_no_client_auth()
+}
+
 /// For `insecure-skip-tls-verify`.
 #[derive(Debug)]
 struct TrustAll {

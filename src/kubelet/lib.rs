@@ -6,7 +6,7 @@
 //! With effects: `engine` is the seam to runtime and network, `source` observes ConfigMaps and Secrets, `token` asks for
 //! service-account tokens, `image`, `volume`, `leftovers`, `container`, `sandbox`, `hook`, `probe` (on `http_get`, `grpc_health`).
 //! Above: `worker`, one for each pod; `pods` hands events to them and ends what has no pod; `node` registers and keeps
-//! the heartbeat; `logs`, `connections` and `server` answer on port 10250.
+//! the heartbeat; `logs`, `stream`, `connections` and `server` answer on port 10250.
 //!
 //! Invariants: a pod's containers are decided on by its worker alone; a UID never goes back to an earlier phase;
 //! nothing polls; a stop of the agent touches no container; whatever a pod made on the host is found by name.
@@ -45,6 +45,7 @@ mod slot;
 mod source;
 mod start;
 mod status;
+mod stream;
 mod token;
 mod unsupported;
 mod volume;

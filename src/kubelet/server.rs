@@ -1,4 +1,4 @@
-//! HTTPS on port 10250, as kubelet serves it: for the API server, which asks for logs on behalf of users.
+//! HTTPS on port 10250, as kubelet serves it: for the API server, which asks for logs and streams on behalf of users.
 
 use std::convert::Infallible;
 use std::io;
@@ -33,8 +33,9 @@ use crate::logs::{self, Ending, LogOptions};
 use crate::options::{Error, Options};
 use crate::pod;
 use crate::pods::Pods;
+use crate::stream::Streams;
 
-type Body = BoxBody<Bytes, io::Error>;
+pub(crate) type Body = BoxBody<Bytes, io::Error>;
 
 /// Who may ask for more than health.
 const API_SERVER: &str = "kube-apiserver";
@@ -62,9 +63,10 @@ impl Caller {
 }
 
 #[derive(Clone)]
-struct Server {
-    ctx: Arc<Context>,
-    pods: Arc<Pods>,
+pub(crate) struct Server {
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) pods: Arc<Pods>,
+    pub(crate) streams: Streams,
 }
 
 pub(crate) fn tls(options: &Options) -> Result<TlsAcceptor, Error> {
@@ -93,8 +95,8 @@ pub(crate) fn tls(options: &Options) -> Result<TlsAcceptor, Error> {
 }
 
 /// Serves until the agent stops.
-pub(crate) fn spawn(ctx: &Arc<Context>, pods: Arc<Pods>, listener: TcpListener, tls: TlsAcceptor) {
-    let server = Server { ctx: ctx.clone(), pods };
+pub(crate) fn spawn(ctx: &Arc<Context>, pods: Arc<Pods>, streams: Streams, listener: TcpListener, tls: TlsAcceptor) {
+    let server = Server { ctx: ctx.clone(), pods, streams };
     connections::take(&ctx.scope, listener, MAX_CONNECTIONS, move |stream| serve(server.clone(), tls.clone(), stream));
 }
 
@@ -153,11 +155,12 @@ impl Server {
             (&Method::GET, ["containerLogs", namespace, pod, container]) => {
                 self.container_logs(namespace, pod, container, request.uri().query().unwrap_or_default()).await
             }
-            (_, ["exec" | "attach" | "portForward" | "run" | "cri", ..]) => text(
-                StatusCode::NOT_IMPLEMENTED,
-                "this version of Skiff's kubelet does not serve exec, attach and port-forward yet",
-            ),
-            (_, ["pods" | "runningpods" | "containerLogs", ..]) if request.method() != Method::GET => {
+            (&Method::GET | &Method::POST, [kind @ ("exec" | "attach" | "portForward"), rest @ ..]) => {
+                self.stream(request, kind, rest).await
+            }
+            (_, ["pods" | "runningpods" | "containerLogs" | "exec" | "attach" | "portForward", ..])
+                if request.method() != Method::GET =>
+            {
                 text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
             }
             _ => text(StatusCode::NOT_FOUND, "404 page not found"),
@@ -331,7 +334,7 @@ fn parse_options(query: &str, now: Timestamp) -> Result<LogOptions, String> {
 }
 
 /// Percent-decodes a value of a query.
-fn decode(value: &str) -> String {
+pub(crate) fn decode(value: &str) -> String {
     let bytes = value.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -351,7 +354,7 @@ fn decode(value: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-fn text(status: StatusCode, text: &str) -> Response<Body> {
+pub(crate) fn text(status: StatusCode, text: &str) -> Response<Body> {
     let body = Full::new(Bytes::from(text.to_owned())).map_err(|never| match never {}).boxed();
     let mut response = Response::new(body);
     *response.status_mut() = status;

@@ -21,6 +21,7 @@ use crate::options::{Error, Options};
 use crate::pods::Pods;
 use crate::server;
 use crate::source::Sources;
+use crate::stream::Streams;
 use crate::token::Tokens;
 use crate::volume::tree;
 
@@ -85,6 +86,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
     .await
     .map_err(Error::Network)?;
 
+    let streams = Streams::new(runtime.clone());
     let images_changed = Arc::new(Notify::new());
     heal_status(&nodes, images_changed.clone());
     let ctx = Arc::new(Context {
@@ -108,7 +110,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         client,
         options,
     });
-    run(&ctx, &network, &pods, node, facts, listener, tls, images).await?;
+    run(&ctx, &network, &pods, streams, node, facts, listener, tls, images).await?;
     Ok(Kubelet { network, images_changed })
 }
 
@@ -118,6 +120,7 @@ async fn run(
     ctx: &Arc<Context>,
     network: &Network,
     pods: &Lister<Pod>,
+    streams: Streams,
     node: Node,
     facts: MachineFacts,
     listener: TcpListener,
@@ -141,7 +144,7 @@ async fn run(
         () = ctx.services.synced() => {}
     }
     let all = Pods::start(ctx, pods).await?;
-    server::spawn(ctx, all, listener, tls);
+    server::spawn(ctx, all, streams, listener, tls);
     Ok(())
 }
 

@@ -243,12 +243,12 @@ impl Runtime {
         .await
     }
 
-    /// Streams of the running container: output from now on, and its stdin if it has one.
-    pub async fn attach(&self, id: &ContainerId) -> Result<ExecStreams, Error> {
+    /// Streams of the running container: output from now on, and its stdin if it is asked for and there is one.
+    pub async fn attach(&self, id: &ContainerId, stdin: bool) -> Result<ExecStreams, Error> {
         let (tty, stdin) = {
             let tables = self.inner.tables();
             let entry = tables.containers.get(&id.0).ok_or_else(|| Error::ContainerNotFound(id.0.clone()))?;
-            (entry.record.config.tty, entry.record.config.stdin)
+            (entry.record.config.tty, stdin && entry.record.config.stdin)
         };
         let pipe = || std::io::pipe().map_err(io("create a pipe"));
         let id_of_streams = Uuid::new_v4().to_string();

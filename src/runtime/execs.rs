@@ -151,6 +151,13 @@ impl Runtime {
         self.inner.link()?.call("signal exec", call, &[]).await.map(drop)
     }
 
+    /// Lets go of an exec's terminal: once its streams are dropped too, it is hung up.
+    pub fn hang_up(&self, exec_id: &str) {
+        if let Some(entry) = self.inner.tables().execs.get_mut(exec_id) {
+            entry.terminal = None;
+        }
+    }
+
     /// Resizes the terminal of an exec or of a container.
     pub async fn resize(&self, exec_or_container: &str, width: u16, height: u16) -> Result<(), Error> {
         {

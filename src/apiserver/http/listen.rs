@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 
 use super::serve::serve;
 use crate::auth::{User, certificate_user};
+use crate::proxy::wire::Peer;
 use crate::server::Server;
 
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -81,6 +82,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 async fn connection(server: Arc<Server>, mut stream: TcpStream, tls: TlsAcceptor) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
+    let peer = stream.peer_addr()?.ip();
     let handshake = async {
         let mut first = [0u8; 1];
         if stream.peek(&mut first).await? == 0 {
@@ -103,7 +105,8 @@ async fn connection(server: Arc<Server>, mut stream: TcpStream, tls: TlsAcceptor
     let user: Option<Arc<User>> = user.map(Arc::new);
     let http2 = session.alpn_protocol() == Some(b"h2");
     let scope = server.scope.clone();
-    let service = hyper::service::service_fn(move |request| {
+    let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
         let (server, user) = (server.clone(), user.clone());
         async move { Ok::<_, std::convert::Infallible>(serve(server, user, request).await) }
     });

@@ -16,6 +16,7 @@ use super::compress;
 use crate::auth::{API_AUDIENCE, User, impersonate};
 use crate::call::Call;
 use crate::error::retry_after;
+use crate::proxy::wire::{Peer, Wire, is_passed_on};
 use crate::reply::{Payload, Reply};
 use crate::server::Server;
 use crate::storage::MAX_OBJECT;
@@ -52,20 +53,30 @@ pub(crate) async fn serve(
 async fn answer(
     server: &Arc<Server>,
     certificate: Option<Arc<User>>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Reply, ApiError> {
     let user = identify(server, certificate, request.headers())?;
     let user = match impersonate(&server.authorizer, &user, request.headers())? {
         Some(other) => Arc::new(other),
         None => user,
     };
+    let passed_on = is_passed_on(request.uri().path());
+    let upgrade = passed_on.then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
-    let long = is_long_running(&parts.method, &parts.uri);
+    let long = passed_on || is_long_running(&parts.method, &parts.uri);
     let permit = admit(long)?;
-    // Nothing that strangers may ask for has a body: theirs takes no memory.
-    let body = if user.is_anonymous() { Bytes::new() } else { read_body(&parts.headers, body).await? };
+    let (body, wire) = match upgrade {
+        Some(upgrade) => {
+            let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
+            (Bytes::new(), Wire::new(upgrade, body, peer, parts.uri.query().unwrap_or_default()))
+        }
+        // Nothing that strangers may ask for has a body: theirs takes no memory.
+        None if user.is_anonymous() => (Bytes::new(), Wire::default()),
+        None => (read_body(&parts.headers, body).await?, Wire::default()),
+    };
     let span = tracing::debug_span!("request", method = %parts.method, path = parts.uri.path(), user = user.name);
-    let call = Call::new(parts.method, &parts.uri, parts.headers, body, user);
+    let mut call = Call::new(parts.method, &parts.uri, parts.headers, body, user);
+    call.wire = wire;
     if long {
         return Ok(server.handle(&call).instrument(span).await);
     }
@@ -97,7 +108,7 @@ async fn answer(
     }
 }
 
-/// Watches and logs live as long as their client wants.
+/// Watches, logs and what is passed on live as long as their client wants.
 fn is_long_running(method: &Method, uri: &http::Uri) -> bool {
     let query = uri.query().unwrap_or("");
     let watches = query.contains("watch=") || query.ends_with("watch") || query.contains("watch&");

@@ -88,7 +88,7 @@ async fn attached_clients_see_and_type() {
     let mut config = node.config("while read line; do echo \"got $line\"; echo \"err $line\" >&2; done; echo end");
     config.stdin = true;
     let id = node.start(&sandbox, config).await;
-    let streams = node.runtime().attach(&id).await.expect("attached");
+    let streams = node.runtime().attach(&id, true).await.expect("attached");
     let (mut stdin, mut stdout) =
         (File::from(streams.stdin.expect("stdin")), File::from(streams.stdout.expect("stdout")));
     let mut stderr = File::from(streams.stderr.expect("stderr"));
@@ -97,7 +97,7 @@ async fn attached_clients_see_and_type() {
     assert_eq!(read_until(&mut stderr, "\n"), "err hello\n");
     // A client that leaves ends nothing, and another may come.
     drop((stdin, stdout, stderr));
-    let streams = node.runtime().attach(&id).await.expect("attached again");
+    let streams = node.runtime().attach(&id, true).await.expect("attached again");
     let (mut stdin, mut stdout) =
         (File::from(streams.stdin.expect("stdin")), File::from(streams.stdout.expect("stdout")));
     let long = "x".repeat(300_000);
@@ -118,7 +118,7 @@ async fn attached_clients_see_and_type() {
     let mut plain = node.config("sleep 1000");
     plain.log_path = "plain/0.log".into();
     let plain = node.start(&sandbox, plain).await;
-    assert!(node.runtime().attach(&plain).await.expect("output only").stdin.is_none());
+    assert!(node.runtime().attach(&plain, true).await.expect("output only").stdin.is_none());
     node.end().await;
 }
 
@@ -128,7 +128,7 @@ async fn stdin_ends_once() {
     let mut config = node.config("cat; echo end");
     (config.stdin, config.stdin_once) = (true, true);
     let id = node.start(&sandbox, config).await;
-    let streams = node.runtime().attach(&id).await.expect("attached");
+    let streams = node.runtime().attach(&id, true).await.expect("attached");
     let mut stdin = File::from(streams.stdin.expect("stdin"));
     stdin.write_all(b"all of it\n").expect("typed");
     drop(stdin);
@@ -144,7 +144,7 @@ async fn a_terminal() {
     (config.tty, config.stdin) = (true, true);
     let id = node.runtime().create_container(&sandbox.id, config).await.expect("created");
     node.runtime().resize(&id.0, 100, 30).await.expect("resized");
-    let streams = node.runtime().attach(&id).await.expect("attached");
+    let streams = node.runtime().attach(&id, true).await.expect("attached");
     node.runtime().start_container(&id).await.expect("started");
     let mut terminal = File::from(streams.tty.expect("one stream"));
     assert_eq!(read_until(&mut terminal, "xterm\r\n"), "/dev/pts/0\r\nxterm\r\n");

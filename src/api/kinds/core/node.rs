@@ -24,7 +24,7 @@ impl Kind for Nodes {
     const FACTS: Facts = Facts {
         short_names: &["no"],
         namespaced: false,
-        subresources: &[Subresource::Status],
+        subresources: &[Subresource::Special("proxy"), Subresource::Status],
         status_on_create: true,
         columns: &[
             NAME,

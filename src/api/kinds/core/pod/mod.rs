@@ -25,9 +25,13 @@ impl Kind for Pods {
         short_names: &["po"],
         categories: &["all"],
         subresources: &[
+            Subresource::Special("attach"),
             Subresource::Special("binding"),
             Subresource::Special("eviction"),
+            Subresource::Special("exec"),
             Subresource::Special("log"),
+            Subresource::Special("portforward"),
+            Subresource::Special("proxy"),
             Subresource::Status,
         ],
         columns: &[

@@ -23,7 +23,7 @@ impl Kind for Services {
     const FACTS: Facts = Facts {
         short_names: &["svc"],
         categories: &["all"],
-        subresources: &[Subresource::Status],
+        subresources: &[Subresource::Special("proxy"), Subresource::Status],
         columns: &[
             NAME,
             text("Type", "How the service is exposed."),

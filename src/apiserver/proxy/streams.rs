@@ -1,0 +1,135 @@
+//! `pods/exec`, `pods/attach`, `pods/portforward`: passed on to the kubelet of the pod's node as upgraded connections.
+
+use std::sync::Arc;
+
+use http::Method;
+use serde_json::Value;
+use skiff_api::ApiError;
+use skiff_base::chain;
+
+use super::forward::{outbound, upgrade_of};
+use crate::auth::Attributes;
+use crate::call::{Call, Query, Target, encode};
+use crate::error::method_not_allowed;
+use crate::path::create::key_of;
+use crate::registry::Row;
+use crate::reply::Reply;
+use crate::server::Server;
+
+impl Server {
+    pub(crate) async fn pod_stream(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
+        if !matches!(call.method, Method::GET | Method::POST) {
+            return Err(method_not_allowed());
+        }
+        if call.method == Method::GET {
+            // A WebSocket begins with GET; whoever may only read must not run commands with it.
+            let create = Attributes {
+                verb: "create",
+                resource: "pods",
+                subresource: &target.subresource,
+                namespace: &target.namespace,
+                name: &target.name,
+                ..Attributes::default()
+            };
+            self.authorize(&call.user, &create).await?;
+        }
+        let pod = self.current(row, &key_of(target)).await?.value();
+        let path = match target.subresource.as_str() {
+            "portforward" => format!("/portForward/{}/{}{}", target.namespace, target.name, ports(&call.query)),
+            kind => {
+                let container = choose_container(&pod, call.query.get("container"))?;
+                format!(
+                    "/{kind}/{}/{}/{container}{}",
+                    target.namespace,
+                    target.name,
+                    options(&call.query, kind == "exec")
+                )
+            }
+        };
+        let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+        if node.is_empty() {
+            return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", target.name)));
+        }
+        let kubelet = self.kubelet(node)?;
+        if upgrade_of(&call.headers).is_none() {
+            return Err(ApiError::bad_request("Upgrade request required"));
+        }
+        let request = outbound(call, call.method.clone(), &path, &kubelet).map_err(ApiError::internal)?;
+        let sent = self.send_upstream(&kubelet, request).await;
+        let (response, sender) =
+            sent.map_err(|e| ApiError::internal(format!("error dialing backend: {}", chain(&e))))?;
+        Ok(self.pass_back(call, response, sender))
+    }
+}
+
+/// With the question mark, as kubelets read them.
+fn options(query: &Query, command: bool) -> String {
+    let mut pairs: Vec<String> = Vec::new();
+    for (ours, theirs) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+        if query.flag(ours) {
+            pairs.push(format!("{theirs}=1"));
+        }
+    }
+    if command {
+        pairs.extend(query.all("command").map(|word| format!("command={}", encode(word))));
+    }
+    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
+}
+
+fn ports(query: &Query) -> String {
+    let all: Vec<&str> = query.all("ports").collect();
+    if all.is_empty() { String::new() } else { format!("?port={}", encode(&all.join(","))) }
+}
+
+/// The container that is meant, as upstream chooses.
+pub(crate) fn choose_container(pod: &Value, asked: Option<&str>) -> Result<String, ApiError> {
+    let names = |list: &str| -> Vec<String> {
+        let containers = pod["spec"][list].as_array().into_iter().flatten();
+        containers.filter_map(|c| c["name"].as_str().map(str::to_owned)).collect()
+    };
+    let containers = names("containers");
+    let all = [names("initContainers"), containers.clone(), names("ephemeralContainers")].concat();
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    match (asked, containers.as_slice()) {
+        (Some(asked), _) if all.iter().any(|known| known == asked) => Ok(asked.to_owned()),
+        (Some(asked), _) => Err(ApiError::bad_request(format!("container {asked} is not valid for pod {name}"))),
+        (None, [only]) => Ok(only.clone()),
+        (None, _) => Err(ApiError::bad_request(format!(
+            "a container name must be specified for pod {name}, choose one of: [{}]",
+            all.join(" ")
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn chooses_as_upstream() {
+        let one = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}});
+        let two = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}],
+            "initContainers": [{"name": "i"}]}});
+        assert_eq!(choose_container(&one, None).as_deref(), Ok("a"));
+        assert_eq!(choose_container(&two, Some("i")).as_deref(), Ok("i"));
+        for (asked, expect) in [
+            (None, "a container name must be specified for pod p, choose one of: [i a b]"),
+            (Some("x"), "container x is not valid for pod p"),
+        ] {
+            assert_eq!(choose_container(&two, asked).expect_err("refused").message, expect);
+        }
+    }
+
+    #[test]
+    fn options_as_kubelets_read_them() {
+        let of = |query: &str| options(&Query::parse(query), true);
+        assert_eq!(
+            of("command=sh&command=-c&command=a%20%26b&stdin=true&stdout=1&stderr=false&tty=0&container=c"),
+            "?input=1&output=1&command=sh&command=-c&command=a%20%26b"
+        );
+        assert_eq!(of(""), "");
+        assert_eq!(ports(&Query::parse("ports=80&ports=81,82")), "?port=80%2C81%2C82");
+        assert_eq!(ports(&Query::parse("")), "");
+    }
+}
