@@ -246,3 +246,56 @@ fn pods_keep_away_from_each_other_and_important_ones_take_room() {
         if events == format!("Preempted by pod {uid} on node {node}") { Ok(()) } else { Err(events) }
     });
 }
+
+#[test]
+fn a_namespace_has_limits_quotas_and_a_level_of_security() {
+    let machine = Machine::with_server();
+    machine.kubectl(&["create", "namespace", "small"]);
+    machine.kubectl(&[
+        "create",
+        "quota",
+        "few",
+        "-n",
+        "small",
+        "--hard=pods=1,requests.cpu=500m,count/replicasets.apps=1",
+    ]);
+    machine.until(&["quota", "few", "-n", "small"], "{.status.used.pods}", "0");
+    let refused =
+        machine.try_kubectl(&["run", "silent", "-n", "small", "--image=busybox:1.36"]).expect_err("no request");
+    assert!(refused.contains("failed quota: few: must specify requests.cpu for: silent"), "{refused}");
+    machine.apply(
+        "apiVersion: v1\nkind: LimitRange\nmetadata: {name: usual, namespace: small}\nspec:\n  limits:\n  \
+         - {type: Container, defaultRequest: {cpu: 100m}, default: {cpu: 200m}}\n",
+    );
+    let run = |name: &str| {
+        let command = ["--restart=Never", "--", "sleep", "3600"];
+        let mut words = vec!["run", name, "-n", "small", "--image=busybox:1.36"];
+        words.extend(command);
+        machine.try_kubectl(&words)
+    };
+    run("one").expect("there is room for one");
+    machine.until(&["pod", "one", "-n", "small"], "{.spec.containers[0].resources.requests.cpu}", "100m");
+    machine.until(&["quota", "few", "-n", "small"], "{.status.used.requests\\.cpu}", "100m");
+    let refused = run("two").expect_err("there is room for one");
+    assert!(
+        refused.contains(
+            "pods \"two\" is forbidden: exceeded quota: few, requested: pods=1, used: pods=1, limited: pods=1"
+        ),
+        "{refused}"
+    );
+    machine.kubectl(&["delete", "pod", "one", "-n", "small", "--now"]);
+    machine.until(&["quota", "few", "-n", "small"], "{.status.used.pods}", "0");
+    run("two").expect("what has gone is given back");
+
+    machine.kubectl(&["label", "namespace", "small", "pod-security.kubernetes.io/enforce=restricted"]);
+    machine.kubectl(&["delete", "pod", "two", "-n", "small", "--now"]);
+    machine.until(&["quota", "few", "-n", "small"], "{.status.used.pods}", "0");
+    let refused = run("three").expect_err("it could become root");
+    assert!(
+        refused.contains(
+            "violates PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false (container \"three\""
+        ),
+        "{refused}"
+    );
+    machine.until(&["priorityclass", "system-node-critical"], "{.value}", "2000001000");
+}

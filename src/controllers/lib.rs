@@ -7,7 +7,7 @@
 //!
 //! `replicas` (ReplicaSet and ReplicationController, one engine), `deployment`, `endpoints` (Endpoints
 //! and EndpointSlices), `namespace` and `garbage` (both ask `discovery` what there is), `node_ipam`,
-//! `node_lifecycle`, `pod_gc`, `service_account`, `root_ca`, `cluster_role_aggregation`.
+//! `node_lifecycle`, `pod_gc`, `service_account`, `root_ca`, `cluster_role_aggregation`, `resource_quota`.
 //!
 //! Invariants: a reconciler gets a key and reads the caches; it may run twice or late and does no harm;
 //! whoever creates or deletes several objects keeps expectations, since the cache lags its own writes.
@@ -27,6 +27,7 @@ mod owner;
 mod pod;
 mod pod_gc;
 mod replicas;
+mod resource_quota;
 mod root_ca;
 mod service_account;
 #[cfg(test)]
@@ -89,6 +90,7 @@ pub fn start(informers: &Informers, clients: Clients, options: Options, scope: &
     node_lifecycle::start(&context);
     pod_gc::start(&context);
     cluster_role_aggregation::start(&context);
+    resource_quota::start(&context);
 }
 
 /// Runs a reconciler once its caches are filled.

@@ -1,11 +1,19 @@
-//! What is changed and refused before an object is validated, whatever its kind's strategy says.
-//! Under upstream's names: NamespaceLifecycle, ServiceAccount, DefaultTolerationSeconds, Priority, RuntimeClass,
-//! TaintNodesByCondition.
+//! What is changed and refused whatever an object's kind says, under upstream's names and in its order.
+//!
+//! [`mutate`] comes before the kind's own preparation and validation, [`validate`] after it:
+//! NamespaceLifecycle, LimitRanger, ServiceAccount, NodeRestriction, TaintNodesByCondition, PodSecurity, Priority,
+//! DefaultTolerationSeconds, DefaultStorageClass, DefaultIngressClass, RuntimeClass; and last of all ResourceQuota,
+//! whose reservation is kept when the object is committed.
 
 mod certificate;
+mod default_class;
+mod limit_ranger;
 pub(crate) mod namespace;
 mod node;
+mod node_restriction;
+mod pod_security;
 mod priority;
+mod quota;
 mod runtime_class;
 mod service_account;
 mod time_zone;
@@ -13,40 +21,102 @@ mod tolerations;
 mod unavailable;
 
 use serde_json::Value;
-use skiff_api::ApiError;
+use skiff_api::{ApiError, ObjectKey};
 
 use crate::auth::User;
 use crate::registry::Row;
 use crate::server::Server;
 
-pub(crate) async fn create(server: &Server, user: &User, row: &Row, object: &mut Value) -> Result<(), ApiError> {
-    namespace::create(server, row, object).await?;
-    unavailable::create(row, object)?;
-    if row.is("", "pods") {
-        priority::create(server, object)?;
-        runtime_class::create(object)?;
-        service_account::create(server, user, object).await?;
+pub(crate) use quota::Reservation;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Create,
+    Update,
+    Delete,
+}
+
+/// One write, as the plugins see it.
+pub(crate) struct Request<'a> {
+    pub server: &'a Server,
+    pub user: &'a User,
+    pub row: &'a Row,
+    pub operation: Operation,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+    pub key: ObjectKey,
+    /// As it was, for updates and deletes.
+    pub old: Option<&'a Value>,
+    pub dry_run: bool,
+}
+
+impl Request<'_> {
+    /// Whether it is about an object of the kind itself, by group and resource.
+    fn is(&self, operation: Operation, group: &str, resource: &str) -> bool {
+        self.operation == operation && self.subresource.is_empty() && self.row.is(group, resource)
+    }
+
+    fn forbidden(&self, why: &str) -> ApiError {
+        ApiError::forbidden(self.row.group(), self.row.resource(), &self.key.name, why)
+    }
+}
+
+/// Fills in; says whether it has changed anything that the kind's defaults may have to look at again.
+pub(crate) async fn mutate(request: &Request<'_>, object: &mut Value) -> Result<bool, ApiError> {
+    let (server, row) = (request.server, request.row);
+    match request.operation {
+        Operation::Create => {
+            namespace::create(server, row, object).await?;
+            unavailable::create(row, object)?;
+        }
+        Operation::Update => {}
+        Operation::Delete => return Ok(false),
+    }
+    node_restriction::check(request, Some(object))?;
+    if request.is(Operation::Create, "", "pods") {
+        limit_ranger::fill(request, object).await?;
+        service_account::create(server, request.user, object).await?;
+        priority::create(request, object).await?;
         tolerations::fill(object);
-    } else if row.is("", "nodes") {
+        runtime_class::fill(request, object).await?;
+        return Ok(true);
+    }
+    if request.is(Operation::Update, "", "pods") {
+        if let Some(old) = request.old {
+            priority::keep(object, old);
+        }
+        tolerations::fill(object);
+        return Ok(true);
+    }
+    if request.is(Operation::Create, "", "nodes") {
         node::create(object);
-    } else if row.is("batch", "cronjobs") {
-        time_zone::check(object, None)?;
-    } else if row.is("certificates.k8s.io", "certificatesigningrequests") {
-        certificate::create(user, object);
+        return Ok(true);
     }
-    Ok(())
+    if request.is(Operation::Create, "certificates.k8s.io", "certificatesigningrequests") {
+        certificate::create(request.user, object);
+        return Ok(true);
+    }
+    default_class::fill(request, object).await
 }
 
-pub(crate) fn update(_server: &Server, row: &Row, object: &mut Value, old: &Value) -> Result<(), ApiError> {
-    if row.is("", "pods") {
-        tolerations::fill(object);
-    } else if row.is("batch", "cronjobs") {
-        time_zone::check(object, Some(old))?;
+/// Refuses what may not be, and takes from the quotas what the object needs. `object` is `None` for deletes.
+pub(crate) async fn validate(
+    request: &Request<'_>,
+    object: Option<&Value>,
+    warnings: &mut Vec<String>,
+) -> Result<Reservation, ApiError> {
+    if request.operation == Operation::Delete {
+        namespace::delete(request.row, &request.key.name)?;
+        node_restriction::check(request, None)?;
     }
-    Ok(())
-}
-
-pub(crate) fn delete(row: &Row, name: &str) -> Result<(), ApiError> {
-    namespace::delete(row, name)?;
-    priority::delete(row, name)
+    if let Some(object) = object {
+        limit_ranger::check(request, object).await?;
+        pod_security::check_request(request, object, warnings)?;
+        if request.subresource.is_empty() && request.row.is("batch", "cronjobs") {
+            time_zone::check(object, request.old)?;
+        }
+    }
+    priority::check_class(request, object).await?;
+    let Some(object) = object else { return Ok(Reservation::none()) };
+    quota::reserve(request, object).await
 }

@@ -6,6 +6,8 @@ mod impersonate;
 mod node;
 pub(crate) mod rbac;
 
+use std::sync::LazyLock;
+
 pub(crate) use authn::{API_AUDIENCE, ISSUER, certificate_user};
 pub(crate) use authz::{Attributes, Authorizer, Decision};
 pub(crate) use impersonate::impersonate;
@@ -26,6 +28,12 @@ impl User {
     pub fn new(name: &str, groups: &[&str]) -> Self {
         let groups = groups.iter().map(|g| (*g).to_owned()).collect();
         Self { name: name.to_owned(), groups, ..Self::default() }
+    }
+
+    /// The API server itself, for what it does unasked.
+    pub fn server() -> &'static Self {
+        static SERVER: LazyLock<User> = LazyLock::new(|| User::new("system:apiserver", &["system:masters"]));
+        &SERVER
     }
 
     pub fn anonymous() -> Self {

@@ -12,6 +12,7 @@ use skiff_base::{Backoff, chain};
 use tracing::{info, warn};
 
 use super::settle::has_finalizer;
+use crate::auth::User;
 use crate::cache::Filter;
 use crate::meta;
 use crate::path::options::DeleteOptions;
@@ -99,7 +100,8 @@ impl Server {
 
     /// Writes the condition; `last`: and takes the finalizer away.
     async fn mark(&self, row: &Arc<Row>, key: &ObjectKey, condition: &Condition, last: bool) -> Result<(), ApiError> {
-        let change = Change { row, key, part: Part::Own, ownership: Ownership::Keep, dry_run: false };
+        let change =
+            Change { row, key, part: Part::Own, user: User::server(), ownership: Ownership::Keep, dry_run: false };
         let now = skiff_base::time::now_rfc3339();
         let mut warnings = Vec::new();
         let marked = self.change(&change, &mut warnings, |old| {
@@ -136,7 +138,7 @@ impl Server {
             let waiting = found.entries.iter().filter(|entry| entry.object.meta.deletion_timestamp.is_none());
             let keys: Vec<ObjectKey> = waiting.map(|entry| entry.object.key()).collect();
             drop(found);
-            let deletes = keys.into_iter().map(|key| self.delete_if_there(&row, key, &options).boxed());
+            let deletes = keys.into_iter().map(|key| self.delete_if_there(User::server(), &row, key, &options).boxed());
             let results: Vec<_> = stream::iter(deletes).buffered(PARALLEL).collect().await;
             for result in results {
                 result?;

@@ -14,6 +14,7 @@ use skiff_base::chain;
 use tracing::{info, warn};
 
 use super::{Custom, rows_of};
+use crate::auth::User;
 use crate::cache::Cache;
 use crate::path::ownership::Ownership;
 use crate::path::update::{Change, Part};
@@ -196,7 +197,14 @@ impl Server {
 
     async fn tell(&self, row: &Arc<Row>, planned: &Planned) -> Result<(), ApiError> {
         let key = planned.object.key();
-        let change = Change { row, key: &key, part: Part::Own, ownership: Ownership::Keep, dry_run: false };
+        let change = Change {
+            row,
+            key: &key,
+            part: Part::Own,
+            user: User::server(),
+            ownership: Ownership::Keep,
+            dry_run: false,
+        };
         let now = skiff_base::time::now_rfc3339();
         let seen = planned.object.revision.to_string();
         let told = self

@@ -84,7 +84,14 @@ impl Server {
         let configuration = Configuration::read(&call.body)?;
         let key = key_of(target);
         for _ in 0..TRIES {
-            let change = Change { row, key: &key, part, ownership: Ownership::Written, dry_run: options.dry_run };
+            let change = Change {
+                row,
+                key: &key,
+                part,
+                user: &call.user,
+                ownership: Ownership::Written,
+                dry_run: options.dry_run,
+            };
             let versions = self.versions(row);
             let make = |live: Option<&Value>| {
                 let made = ownership::apply(&versions, part, author, options.force, live, &configuration.value)?;

@@ -10,7 +10,7 @@ use super::options::{Write, WriteOptions, read_row_object};
 use super::ownership::{self, Author};
 use super::update::{MODIFIED, Part, TRIES};
 use super::warn_all;
-use crate::admission::{self, namespace};
+use crate::admission::{self, Operation, Request, namespace};
 use crate::call::{Call, Target};
 use crate::encode::{self, Encoder, IncludeObject};
 use crate::meta;
@@ -72,10 +72,23 @@ impl Server {
             ownership::track(&self.versions(row), Part::Main, author, None, &mut value);
         }
         prepare_metadata(&mut value)?;
+        let request = Request {
+            server: self,
+            user: &call.user,
+            row,
+            operation: Operation::Create,
+            subresource: "",
+            key: meta::key(&value),
+            old: None,
+            dry_run,
+        };
+        if admission::mutate(&request, &mut value).await? {
+            strategy.default(&mut value);
+        }
         let managed_fields = ownership::take(&mut value);
         strategy.prepare_create(&mut value);
         ownership::put_back(&mut value, managed_fields);
-        admission::create(self, &call.user, row, &mut value).await?;
+        // What was just set may be what others follow (the labels of a Job).
         strategy.default(&mut value);
         let causes = strategy.validate(&value);
         if !causes.is_empty() {
@@ -83,7 +96,9 @@ impl Server {
         }
         warnings.extend(strategy.warnings(&value, None));
         let reserved = if row.is("", "services") { Some(self.services.reserve(&mut value, None)?) } else { None };
+        let quota = admission::validate(&request, Some(&value), warnings).await?;
         let object = self.commit_new(row, value, generated, dry_run).await?;
+        quota.keep();
         if let (Some(reserved), false) = (reserved, dry_run) {
             reserved.keep();
         }

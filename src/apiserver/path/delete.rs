@@ -10,7 +10,8 @@ use super::create::{key_of, parse};
 use super::list::filter;
 use super::options::{DeleteOptions, Propagation};
 use super::update::{MODIFIED, is_finished, precondition_uid};
-use crate::admission;
+use crate::admission::{self, Operation, Request};
+use crate::auth::User;
 use crate::call::{Call, Target};
 use crate::encode::{self, Encoder, IncludeObject, ListMeta};
 use crate::negotiate::{Wanted, negotiate};
@@ -35,7 +36,7 @@ impl Server {
     pub(crate) async fn delete(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
         let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
         let options = DeleteOptions::of(call)?;
-        match self.delete_object(row, &key_of(target), &options).await? {
+        match self.delete_object(&call.user, row, &key_of(target), &options).await? {
             Deleted::Gone(object) => {
                 let details = json!({
                     "name": &*object.meta.name, "group": row.group(), "kind": row.resource(), "uid": &*object.meta.uid,
@@ -56,13 +57,24 @@ impl Server {
 
     pub(crate) async fn delete_object(
         &self,
+        user: &User,
         row: &Arc<Row>,
         key: &ObjectKey,
         options: &DeleteOptions,
     ) -> Result<Deleted, ApiError> {
-        admission::delete(row, &key.name)?;
         let not_found = || ApiError::not_found(row.group(), row.resource(), &key.name);
         let mut old = self.current(row, key).await?;
+        let request = Request {
+            server: self,
+            user,
+            row,
+            operation: Operation::Delete,
+            subresource: "",
+            key: key.clone(),
+            old: None,
+            dry_run: options.dry_run,
+        };
+        admission::validate(&request, None, &mut Vec::new()).await?.keep();
         for _ in 0..TRIES {
             if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != &*old.meta.uid) {
                 return Err(precondition_uid(row, key, uid, &old.meta.uid));
@@ -133,11 +145,12 @@ impl Server {
 
     pub(crate) async fn delete_if_there(
         &self,
+        user: &User,
         row: &Arc<Row>,
         key: ObjectKey,
         options: &DeleteOptions,
     ) -> Result<Option<Arc<Object>>, ApiError> {
-        match self.delete_object(row, &key, options).await {
+        match self.delete_object(user, row, &key, options).await {
             Ok(Deleted::Gone(object) | Deleted::Ending(object)) => Ok(Some(object)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -163,7 +176,7 @@ impl Server {
         let found = row.cache.snapshot(&filter, None, limit);
         let keys: Vec<ObjectKey> = found.entries.iter().map(|entry| entry.object.key()).collect();
         drop(found);
-        let deletes = keys.into_iter().map(|key| self.delete_if_there(row, key, &options).boxed());
+        let deletes = keys.into_iter().map(|key| self.delete_if_there(&call.user, row, key, &options).boxed());
         let results: Vec<_> = stream::iter(deletes).buffered(COLLECTION_PARALLEL).collect().await;
         let mut objects = Vec::with_capacity(results.len());
         for result in results {

@@ -15,6 +15,7 @@ use super::options::DeleteOptions;
 use super::ownership::Ownership;
 use super::special::read;
 use super::update::{Change, Part, check_name};
+use crate::auth::User;
 use crate::call::{Call, Target};
 use crate::encode;
 use crate::error::retry_after;
@@ -45,7 +46,7 @@ impl Server {
             if value["status"]["phase"] == "Pending" && delete.resource_version.is_none() {
                 delete.resource_version = Some(pod.revision.to_string());
             }
-            self.delete_object(row, &key, &delete).await?;
+            self.delete_object(&call.user, row, &key, &delete).await?;
             return Ok(Reply::value(201, &encode::success(Value::Null)));
         }
         self.cache.fresh().await?;
@@ -54,20 +55,20 @@ impl Server {
             if !budgets.is_empty() {
                 return Err(ApiError::new(500, "", SEVERAL));
             }
-            self.delete_object(row, &key, &delete).await?;
+            self.delete_object(&call.user, row, &key, &delete).await?;
             return Ok(Reply::value(201, &encode::success(Value::Null)));
         };
         let free = is_free(&value, budget);
         let name = meta::text(budget, "name").to_owned();
         if !free {
-            self.take_disruption(&key, &name, delete.dry_run).await?;
+            self.take_disruption(&call.user, &key, &name, delete.dry_run).await?;
         }
         let asked = delete.resource_version.is_some();
         if free && !asked {
             // It must not have become ready meanwhile.
             delete.resource_version = Some(pod.revision.to_string());
         }
-        match self.delete_object(row, &key, &delete).await {
+        match self.delete_object(&call.user, row, &key, &delete).await {
             Err(error) if error.is_conflict() && free && !asked => Err(still_processing(&name)),
             Err(error) => Err(error),
             Ok(_) => Ok(Reply::value(201, &encode::success(Value::Null))),
@@ -87,11 +88,11 @@ impl Server {
         .collect()
     }
 
-    async fn take_disruption(&self, pod: &ObjectKey, budget: &str, dry_run: bool) -> Result<(), ApiError> {
+    async fn take_disruption(&self, user: &User, pod: &ObjectKey, budget: &str, dry_run: bool) -> Result<(), ApiError> {
         let registry = self.registry.load();
         let Some(row) = registry.find("policy", "v1", "poddisruptionbudgets") else { return Ok(()) };
         let key = ObjectKey::new(&pod.namespace, budget);
-        let change = Change { row, key: &key, part: Part::Own, ownership: Ownership::Keep, dry_run };
+        let change = Change { row, key: &key, part: Part::Own, user, ownership: Ownership::Keep, dry_run };
         self.change(&change, &mut Vec::new(), |budget| take(budget, &pod.name, &skiff_base::time::now_rfc3339()))
             .await?;
         Ok(())

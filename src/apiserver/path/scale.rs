@@ -166,7 +166,7 @@ impl Server {
         let Writing { call, row, target, dry_run, ownership } = writing;
         let wanted = negotiate(call.header(http::header::ACCEPT), false)?;
         let key = key_of(target);
-        let change = Change { row, key: &key, part: Part::Main, ownership, dry_run };
+        let change = Change { row, key: &key, part: Part::Main, user: &call.user, ownership, dry_run };
         let object = self.change(&change, &mut warnings, make).await?;
         let object = self.to_row(&object, row).await?;
         let mut reply = encode::value(200, &scale_of(&object, row.descriptor.strategy.scale()), wanted.encoding);

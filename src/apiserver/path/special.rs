@@ -57,7 +57,14 @@ impl Server {
         }
         let key = ObjectKey::new(&target.namespace, &name);
         let uid = meta::text(&binding, "uid").to_owned();
-        let change = Change { row, key: &key, part: Part::Own, ownership: Ownership::Keep, dry_run: options.dry_run };
+        let change = Change {
+            row,
+            key: &key,
+            part: Part::Own,
+            user: &call.user,
+            ownership: Ownership::Keep,
+            dry_run: options.dry_run,
+        };
         let bound = self.change(&change, &mut warnings, |pod| bound_to(pod, &node, &uid, &binding)).await;
         bound.map_err(|mut e| {
             // Upstream's binding conflicts speak of the subresource.
@@ -81,7 +88,7 @@ impl Server {
         let finalizers = value["spec"].get("finalizers").cloned();
         let given = (meta::text(&value, "uid").to_owned(), meta::text(&value, "resourceVersion").to_owned());
         let ownership = Ownership::Track(&author);
-        let change = Change { row, key: &key, part: Part::Own, ownership, dry_run: options.dry_run };
+        let change = Change { row, key: &key, part: Part::Own, user: &call.user, ownership, dry_run: options.dry_run };
         let object = self
             .change(&change, &mut warnings, |old| {
                 let mut new = old.clone();

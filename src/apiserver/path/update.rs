@@ -10,7 +10,8 @@ use super::create::{New, key_of, parse, place};
 use super::options::{Write, WriteOptions, read_row_object};
 use super::ownership::{self, Author, KindVersions, Ownership};
 use super::warn_all;
-use crate::admission;
+use crate::admission::{self, Operation, Request, Reservation};
+use crate::auth::User;
 use crate::call::{Call, Target};
 use crate::encode::{self, Encoder, IncludeObject};
 use crate::meta;
@@ -52,6 +53,8 @@ pub(crate) struct Change<'a> {
     pub row: &'a Arc<Row>,
     pub key: &'a ObjectKey,
     pub part: Part,
+    /// Who asks, for admission.
+    pub user: &'a User,
     pub ownership: Ownership<'a>,
     pub dry_run: bool,
 }
@@ -73,7 +76,14 @@ impl Server {
         check_name(&mut value, &target.name)?;
         let key = key_of(target);
         let mut status = 200;
-        let change = Change { row, key: &key, part, ownership: Ownership::Track(&author), dry_run: options.dry_run };
+        let change = Change {
+            row,
+            key: &key,
+            part,
+            user: &call.user,
+            ownership: Ownership::Track(&author),
+            dry_run: options.dry_run,
+        };
         let make = |old: &Value| {
             if part == Part::Main {
                 self.authorizer.check_grant(&call.user, row, target, Some(old), &value)?;
@@ -138,7 +148,7 @@ impl Server {
         warnings: &mut Vec<String>,
     ) -> Result<Result<Arc<Object>, Option<skiff_store::Record>>, ApiError> {
         let row = change.row;
-        let mut new = self.prepare_change(change, old_value, new, warnings)?;
+        let (mut new, quota) = self.prepare_change(change, old_value, new, warnings).await?;
         let reserved = match row.is("", "services") && change.part == Part::Main {
             true => Some(self.services.reserve(&mut new, Some(old_value))?),
             false => None,
@@ -166,6 +176,7 @@ impl Server {
         };
         match written {
             Written::At(revision) => {
+                quota.keep();
                 if let Some(reserved) = reserved {
                     reserved.keep();
                 }
@@ -179,14 +190,14 @@ impl Server {
         }
     }
 
-    /// From what the client sent to what may be stored, without the `resourceVersion`.
-    fn prepare_change(
+    /// From what the client sent to what may be stored, without the `resourceVersion`; and what it takes from quotas.
+    async fn prepare_change(
         &self,
         change: &Change<'_>,
         old: &Value,
         mut new: Value,
         warnings: &mut Vec<String>,
-    ) -> Result<Value, ApiError> {
+    ) -> Result<(Value, Reservation), ApiError> {
         let row = change.row;
         check_preconditions(row, change, old, &new)?;
         let meta_map = meta::of(&mut new);
@@ -195,7 +206,7 @@ impl Server {
         }
         if change.part == Part::Own {
             self.settle_ownership(change, old, &mut new);
-            return Ok(new);
+            return Ok((new, Reservation::none()));
         }
         for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"] {
             meta::keep(&mut new, old, field);
@@ -205,6 +216,19 @@ impl Server {
         let strategy = &*row.descriptor.strategy;
         strategy.default(&mut new);
         self.settle_ownership(change, &old, &mut new);
+        let request = Request {
+            server: self,
+            user: change.user,
+            row,
+            operation: Operation::Update,
+            subresource: change.part.subresource(),
+            key: change.key.clone(),
+            old: Some(&old),
+            dry_run: change.dry_run,
+        };
+        if admission::mutate(&request, &mut new).await? {
+            strategy.default(&mut new);
+        }
         let managed_fields = ownership::take(&mut new);
         let causes = if change.part == Part::Approval {
             super::approval::decide(&mut new, &old, &skiff_base::time::now_rfc3339());
@@ -217,15 +241,14 @@ impl Server {
         } else {
             strategy.prepare_update(&mut new, &old);
             ownership::put_back(&mut new, managed_fields);
-            admission::update(self, row, &mut new, &old)?;
-            strategy.default(&mut new);
             strategy.validate_update(&new, &old)
         };
         if !causes.is_empty() {
             return Err(ApiError::invalid(row.group(), row.kind(), &change.key.name, causes));
         }
         warnings.extend(strategy.warnings(&new, Some(&old)));
-        Ok(new)
+        let quota = admission::validate(&request, Some(&new), warnings).await?;
+        Ok((new, quota))
     }
 
     fn settle_ownership(&self, change: &Change<'_>, old: &Value, new: &mut Value) {

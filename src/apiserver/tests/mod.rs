@@ -1,5 +1,6 @@
 //! A real server on a port of its own, driven over HTTPS and in process.
 
+mod admission;
 mod apply;
 mod customs;
 mod identities;
