@@ -70,6 +70,17 @@ impl JsonPath {
         Ok(out)
     }
 
+    /// The values of all expressions that stand alone.
+    pub fn all<'a>(&self, root: &'a Value) -> Result<Vec<&'a Value>> {
+        let mut found = Vec::new();
+        for node in &self.nodes {
+            if let Node::Path(steps) = node {
+                found.extend(walk(steps, root, root)?);
+            }
+        }
+        Ok(found)
+    }
+
     /// The values of the first expression.
     pub fn values<'a>(&self, root: &'a Value) -> Result<Vec<&'a Value>> {
         match self.nodes.iter().find_map(|node| if let Node::Path(steps) = node { Some(steps) } else { None }) {
@@ -105,12 +116,36 @@ fn write_nodes(nodes: &[Node], root: &Value, here: &Value, out: &mut String) -> 
     Ok(())
 }
 
+/// JSON in one line, as Go writes it.
+pub fn compact(value: &Value) -> String {
+    escaped(value.to_string())
+}
+
+/// Go's encoder keeps out of JSON what HTML and JavaScript would read; all of it can stand in strings only.
+pub fn escaped(json: String) -> String {
+    if !json.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len() + 64);
+    for char in json.chars() {
+        match char {
+            '<' => out.push_str("\\u003c"),
+            '>' => out.push_str("\\u003e"),
+            '&' => out.push_str("\\u0026"),
+            '\u{2028}' => out.push_str("\\u2028"),
+            '\u{2029}' => out.push_str("\\u2029"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
 /// As the templates print it: texts bare, everything else as JSON.
 pub fn show(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
-        other => other.to_string(),
+        other => compact(other),
     }
 }
 

@@ -12,11 +12,11 @@ use crate::{Failure, Result};
 
 mod columns;
 mod gotemplate;
-mod jsonpath;
 
 pub use columns::Columns;
 pub use gotemplate::Template;
-pub use jsonpath::JsonPath;
+use skiff_api::jsonpath::escaped;
+pub use skiff_api::jsonpath::{JsonPath, compact};
 
 /// What follows `-o` in most commands.
 #[derive(Args, Debug, Default, Clone)]
@@ -187,30 +187,6 @@ pub fn indented(value: &Value) -> String {
     let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, format)).expect("writing to memory");
     escaped(String::from_utf8(out).expect("JSON is UTF-8"))
-}
-
-/// JSON in one line, as Go writes it.
-pub fn compact(value: &Value) -> String {
-    escaped(value.to_string())
-}
-
-/// Go's encoder keeps out of JSON what HTML and JavaScript would read; all of it can stand in strings only.
-fn escaped(json: String) -> String {
-    if !json.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
-        return json;
-    }
-    let mut out = String::with_capacity(json.len() + 64);
-    for char in json.chars() {
-        match char {
-            '<' => out.push_str("\\u003c"),
-            '>' => out.push_str("\\u003e"),
-            '&' => out.push_str("\\u0026"),
-            '\u{2028}' => out.push_str("\\u2028"),
-            '\u{2029}' => out.push_str("\\u2029"),
-            other => out.push(other),
-        }
-    }
-    out
 }
 
 /// Hides what nobody wants to read.

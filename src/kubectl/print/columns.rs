@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::jsonpath::show;
 use super::{JsonPath, Table};
 use crate::{Failure, Result};
+use skiff_api::jsonpath::show;
 
 pub struct Columns {
     columns: Vec<(String, JsonPath)>,
