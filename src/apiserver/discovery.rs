@@ -9,7 +9,7 @@ use skiff_api::strategy::{Descriptor, Subresource};
 use crate::call::Call;
 use crate::error::{method_not_allowed, path_not_found};
 use crate::negotiate::{aggregated_discovery, negotiate};
-use crate::registry::Registry;
+use crate::registry::{Registry, Row};
 use crate::reply::Reply;
 use crate::reviews;
 use crate::server::Server;
@@ -61,17 +61,19 @@ impl Server {
     }
 }
 
-/// Groups with their versions: those of the registry, and those that hold only reviews.
+/// Groups with their versions: the built-in ones, those that hold only reviews, those that definitions make.
 fn all_groups(registry: &Registry) -> Vec<(String, Vec<String>)> {
     let own = |text: &str| text.to_owned();
-    let mut groups: Vec<(String, Vec<String>)> =
-        registry.groups().into_iter().map(|(g, versions)| (own(g), versions.into_iter().map(own).collect())).collect();
+    let groups = registry.groups().into_iter();
+    let groups = groups.map(|(group, versions)| (own(group), versions.into_iter().map(own).collect()));
+    let (customs, mut all): (Vec<_>, Vec<_>) = groups.partition(|(group, _)| registry.is_custom_group(group));
     for review in reviews::ALL {
-        if !groups.iter().any(|(g, _)| g == review.group) {
-            groups.push((own(review.group), vec![own("v1")]));
+        if !all.iter().any(|(g, _): &(String, Vec<String>)| g == review.group) {
+            all.push((own(review.group), vec![own("v1")]));
         }
     }
-    groups
+    all.extend(customs);
+    all
 }
 
 fn group_value(name: &str, versions: &[String]) -> Value {
@@ -94,12 +96,9 @@ fn group(registry: &Registry, name: &str) -> Option<Value> {
     Some(value)
 }
 
-fn in_version<'a>(registry: &'a Registry, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Descriptor> {
-    registry
-        .rows()
-        .iter()
-        .map(|row| &*row.descriptor)
-        .filter(move |d| &*d.gvr.group == group && &*d.gvr.version == version)
+fn in_version<'a>(registry: &'a Registry, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Row> {
+    let rows = registry.rows().iter().map(|row| &**row);
+    rows.filter(move |row| row.group() == group && &*row.descriptor.gvr.version == version)
 }
 
 fn extras(descriptor: &Descriptor) -> Vec<Extra> {
@@ -135,8 +134,9 @@ fn extras(descriptor: &Descriptor) -> Vec<Extra> {
 
 fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     let mut list = Vec::new();
-    for descriptor in in_version(registry, group, version) {
-        list.push(resource(descriptor));
+    for row in in_version(registry, group, version) {
+        let descriptor = &row.descriptor;
+        list.push(resource(row));
         for extra in extras(descriptor) {
             let mut line = json!({
                 "name": format!("{}/{}", descriptor.gvr.resource, extra.name), "singularName": "",
@@ -163,11 +163,14 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": list}))
 }
 
-fn resource(descriptor: &Descriptor) -> Value {
+fn resource(row: &Row) -> Value {
+    let descriptor = &row.descriptor;
+    // Of a custom resource all versions tell the version that is stored.
+    let stored = if row.custom.is_some() { &row.home().descriptor } else { descriptor };
     let mut line = json!({
         "name": &*descriptor.gvr.resource, "singularName": descriptor.singular, "namespaced": descriptor.namespaced,
         "kind": &*descriptor.gvk.kind, "verbs": descriptor.verbs,
-        "storageVersionHash": storage_hash(descriptor),
+        "storageVersionHash": storage_hash(stored),
     });
     names(&mut line, descriptor);
     line
@@ -232,7 +235,8 @@ fn aggregated(registry: &Registry, core: bool, version: &str) -> Value {
 fn aggregated_resources(registry: &Registry, group: &str, version: &str) -> Vec<Value> {
     let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
     let mut list = Vec::new();
-    for descriptor in in_version(registry, group, version) {
+    for row in in_version(registry, group, version) {
+        let descriptor = &row.descriptor;
         let gvk = &descriptor.gvk;
         let mut line = json!({
             "resource": &*descriptor.gvr.resource, "responseKind": kind(&gvk.group, &gvk.version, &gvk.kind),

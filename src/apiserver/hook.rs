@@ -48,7 +48,7 @@ struct Target {
 impl Server {
     /// POSTs `body` and reads the answer. The error is a sentence as upstream's client would tell it.
     pub(crate) async fn call_hook(&self, hook: &Hook<'_>, body: &Value, limit: Duration) -> Result<Value, String> {
-        let target = self.hook_target(hook)?;
+        let target = self.hook_target(hook, limit)?;
         let failed = |why: String| format!("Post {:?}: {why}", target.url);
         let asked = self.post(&target, hook.ca_bundle, body);
         match tokio::time::timeout(limit, asked).await {
@@ -57,18 +57,23 @@ impl Server {
         }
     }
 
-    fn hook_target(&self, hook: &Hook<'_>) -> Result<Target, String> {
+    fn hook_target(&self, hook: &Hook<'_>, limit: Duration) -> Result<Target, String> {
+        // As upstream: the hook learns how long it is waited for.
+        let waits = format!("timeout={}s", limit.as_secs());
         if let Some((namespace, service, path, port)) = hook.service {
-            let (host, at) = self.endpoint_of(namespace, service, port)?;
             let name = format!("{service}.{namespace}.svc");
-            let path = format!("/{}", path.trim_start_matches('/'));
-            return Ok(Target { url: format!("https://{name}:{port}{path}"), host, port: at, name, path });
+            let path = format!("/{}?{waits}", path.trim_start_matches('/'));
+            let url = format!("https://{name}:{port}{path}");
+            let (host, at) =
+                self.endpoint_of(namespace, service, port).map_err(|why| format!("Post {url:?}: {why}"))?;
+            return Ok(Target { url, host, port: at, name, path });
         }
         let url = hook.url.unwrap_or_default();
         let parsed: http::Uri = url.parse().map_err(|e| format!("parse {url:?}: {e}"))?;
         let host = parsed.host().ok_or_else(|| format!("{url:?} names no host"))?.trim_matches(['[', ']']).to_owned();
-        let path = parsed.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        Ok(Target { url: url.to_owned(), name: host.clone(), port: parsed.port_u16().unwrap_or(443), host, path })
+        let path = format!("{}?{waits}", parsed.path());
+        let url = format!("{}?{waits}", url.trim_end_matches('?'));
+        Ok(Target { url, name: host.clone(), port: parsed.port_u16().unwrap_or(443), host, path })
     }
 
     /// An address that serves the port of a service now.
@@ -110,7 +115,7 @@ impl Server {
             TlsConnector::from(config).connect(name, stream).await
         };
         let stream = match tokio::time::timeout(CONNECT_LIMIT, connect).await {
-            Ok(stream) => stream.map_err(|e| told(&e))?,
+            Ok(stream) => stream.map_err(|e| as_go(told(&e)))?,
             Err(_) => return Err(format!("dial tcp {}:{}: i/o timeout", target.host, target.port)),
         };
         let (mut sender, connection) =
@@ -143,6 +148,14 @@ impl Server {
             });
         }
         serde_json::from_slice(&body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))
+    }
+}
+
+/// Go's words for what users look up.
+fn as_go(error: String) -> String {
+    match error.contains("UnknownIssuer") {
+        true => "tls: failed to verify certificate: x509: certificate signed by unknown authority".to_owned(),
+        false => error,
     }
 }
 

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use skiff_api::custom::definition::compare_versions;
 use skiff_api::schema::{self, Type};
 use skiff_api::strategy::{Descriptor, Strategy, Subresource};
 
 use crate::cache::{Cache, ResourceCache};
-use crate::crd::Custom;
+use crate::crd::{Custom, Defined};
 
 /// A descriptor with what belongs to it at run time.
 pub(crate) struct Row {
@@ -60,11 +61,12 @@ impl Row {
     }
 }
 
-#[derive(Default, Clone)]
+#[derive(Default)]
 pub(crate) struct Registry {
     rows: Vec<Arc<Row>>,
     /// By `group/version/resource`.
     by_path: HashMap<String, Arc<Row>>,
+    definitions: Vec<Arc<Defined>>,
 }
 
 impl Registry {
@@ -91,31 +93,32 @@ impl Registry {
         self.rows.push(row);
     }
 
-    /// The built-in rows, and these behind them. A built-in resource is never replaced.
-    pub fn with_customs(&self, customs: impl Iterator<Item = Arc<Row>>) -> Self {
+    /// The built-in rows, and those of the definitions behind them. A built-in resource is never replaced.
+    pub fn with_definitions(&self, definitions: Vec<Arc<Defined>>) -> Self {
         let mut registry = Self::default();
         self.rows.iter().filter(|row| row.custom.is_none()).for_each(|row| registry.add(row.clone()));
-        for row in customs {
+        for row in definitions.iter().flat_map(|defined| &defined.served) {
             let gvr = &row.descriptor.gvr;
             if registry.find(&gvr.group, &gvr.version, &gvr.resource).is_none() {
-                registry.add(row);
+                registry.add(row.clone());
             }
         }
+        registry.definitions = definitions;
         registry
     }
 
-    /// The definitions that are served.
-    pub fn customs(&self) -> impl Iterator<Item = &Arc<Custom>> {
-        let mut last: Option<&Arc<Custom>> = None;
-        self.rows.iter().filter_map(|row| row.custom.as_ref()).filter(move |custom| {
-            let fresh = last.is_none_or(|last| !Arc::ptr_eq(last, custom));
-            last = Some(custom);
-            fresh
-        })
+    /// What CustomResourceDefinitions add.
+    pub fn definitions(&self) -> &[Arc<Defined>] {
+        &self.definitions
     }
 
     pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Row>> {
         self.by_path.get(&format!("{group}/{version}/{resource}"))
+    }
+
+    /// Whether definitions alone make the group.
+    pub fn is_custom_group(&self, group: &str) -> bool {
+        !self.rows.iter().any(|row| row.custom.is_none() && row.group() == group)
     }
 
     /// In discovery's order.
@@ -132,6 +135,12 @@ impl Registry {
                 Some((_, versions)) if versions.contains(&version) => {}
                 Some((_, versions)) => versions.push(version),
                 None => groups.push((group, vec![version])),
+            }
+        }
+        for (group, versions) in &mut groups {
+            // Of groups that definitions make the order is that of the names.
+            if self.is_custom_group(group) {
+                versions.sort_by(|a, b| compare_versions(b, a));
             }
         }
         groups

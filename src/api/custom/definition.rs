@@ -1,12 +1,12 @@
 //! Reading a CustomResourceDefinition.
 
 use std::cmp::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use serde_json::Value;
 
 use super::columns::columns;
-use super::strategy::{Custom, Source};
+use super::strategy::{Custom, DefinitionBytes, Source};
 use crate::object::Object;
 use crate::resource::{Gvk, Gvr};
 use crate::strategy::{Descriptor, ScalePaths, Subresource};
@@ -24,6 +24,7 @@ pub struct Definition {
     pub conversion: Conversion,
     /// No object can be made any more.
     pub terminating: bool,
+    bytes: DefinitionBytes,
 }
 
 /// One version of a definition.
@@ -73,15 +74,21 @@ impl Definition {
         fields.sort();
         fields.dedup();
         let fields: Arc<[String]> = fields.into();
+        let bytes = Arc::new(RwLock::new(object.raw().clone()));
         let version = |(index, version): (usize, &Value)| Version {
-            descriptor: Arc::new(describe(object, &crd, index, names, &fields, terminating)),
+            descriptor: Arc::new(describe(object, &crd, index, names, &fields, &bytes, terminating)),
             served: version["served"] == true,
             stored: version["storage"] == true,
         };
         let mut versions: Vec<Version> = versions.iter().enumerate().map(version).collect();
         versions.sort_by(|a, b| compare_versions(&b.descriptor.gvr.version, &a.descriptor.gvr.version));
         let name = object.meta.name.to_string();
-        Some(Self { name, group, storage, versions, conversion: conversion(&crd), terminating })
+        Some(Self { name, group, storage, versions, conversion: conversion(&crd), terminating, bytes })
+    }
+
+    /// Takes over the bytes of a later revision with the same spec, so that those of the earlier one can go.
+    pub fn renew(&self, object: &Object) {
+        *self.bytes.write().expect("nothing panics with the bytes") = object.raw().clone();
     }
 
     /// The descriptor of a version, by `apiVersion`.
@@ -129,6 +136,7 @@ fn describe(
     index: usize,
     names: &Value,
     fields: &Arc<[String]>,
+    bytes: &DefinitionBytes,
     terminating: bool,
 ) -> Descriptor {
     let version = &crd["spec"]["versions"][index];
@@ -157,7 +165,7 @@ fn describe(
         selectable: selectable(version),
         deprecation: deprecation(crd, version),
         identity: format!("{} {}", object.meta.uid, object.meta.generation.unwrap_or(0)),
-        source: Source { definition: object.raw().clone(), version: index },
+        source: Source { definition: bytes.clone(), version: index },
         schema: OnceLock::new(),
         merge_type: OnceLock::new(),
     };

@@ -1,6 +1,6 @@
 //! The hooks of custom resources: one implementation for all, told by the definition.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -35,16 +35,20 @@ pub struct Custom {
     pub(super) merge_type: OnceLock<Type>,
 }
 
-/// Where the schema stands: the definition's bytes, shared with the cache, and the place of the version in them.
+/// The bytes of a definition at its last revision, shared with whoever caches them: never a copy.
+pub(super) type DefinitionBytes = Arc<RwLock<Bytes>>;
+
+/// Where the schema stands: the definition's bytes, and the place of the version in them.
 pub(super) struct Source {
-    pub definition: Bytes,
+    pub definition: DefinitionBytes,
     pub version: usize,
 }
 
 impl Source {
     /// `openAPIV3Schema`, read anew.
     pub fn schema(&self) -> Option<Value> {
-        let mut definition: Value = serde_json::from_slice(&self.definition).ok()?;
+        let bytes = self.definition.read().expect("nothing panics with the bytes").clone();
+        let mut definition: Value = serde_json::from_slice(&bytes).ok()?;
         let place = format!("/spec/versions/{}/schema/openAPIV3Schema", self.version);
         definition.pointer_mut(&place).map(Value::take)
     }

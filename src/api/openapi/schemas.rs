@@ -11,6 +11,7 @@ use crate::schema::{Descriptions, Field, ListKind, Scalar, Type, facts};
 use crate::strategy::{Descriptor, Subresource};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+const FIELDS_V1: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1";
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 
@@ -94,7 +95,11 @@ fn object(ty: u16, kinds: &[Gvk], descriptions: &Descriptions, flavour: Flavour)
             .iter()
             .zip(texts)
             .map(|(field, text)| {
-                (field.name.to_string(), property(field, text, facts.name.contains("apiextensions"), flavour))
+                let property = match &*field.name {
+                    "fieldsV1" => fields_v1(text, flavour),
+                    _ => property(field, text, facts.name.contains("apiextensions"), flavour),
+                };
+                (field.name.to_string(), property)
             })
             .collect();
         out["properties"] = Value::Object(properties);
@@ -115,6 +120,14 @@ fn object(ty: u16, kinds: &[Gvk], descriptions: &Descriptions, flavour: Flavour)
 
 pub fn kind_value(gvk: &Gvk) -> Value {
     json!({"group": &*gvk.group, "version": &*gvk.version, "kind": &*gvk.kind})
+}
+
+fn fields_v1(text: &str, flavour: Flavour) -> Value {
+    let fields = reference(flavour, FIELDS_V1);
+    // In v3 nothing may stand beside a reference.
+    let mut out = if flavour == Flavour::OpenApi3 { json!({ "allOf": [fields] }) } else { fields };
+    out["description"] = text.into();
+    out
 }
 
 fn property(field: &Field, text: &str, any_json: bool, flavour: Flavour) -> Value {
@@ -216,6 +229,10 @@ fn scalars(flavour: Flavour) -> impl Iterator<Item = (String, Value)> {
         (format!("{META}Time"), time("")),
         (format!("{META}MicroTime"), time(" with microseconds")),
         (format!("{META}Patch"), patch),
+        (
+            FIELDS_V1.to_owned(),
+            json!({"type": "object", "description": "Which fields somebody owns, as a tree of their names."}),
+        ),
         (QUANTITY.to_owned(), quantity),
         (INT_OR_STRING.to_owned(), either),
     ]

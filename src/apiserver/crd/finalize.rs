@@ -11,6 +11,7 @@ use skiff_api::{ApiError, Object, ObjectKey};
 use skiff_base::{Backoff, chain};
 use tracing::{info, warn};
 
+use super::Defined;
 use super::settle::has_finalizer;
 use crate::auth::User;
 use crate::cache::Filter;
@@ -121,12 +122,13 @@ impl Server {
     /// Deletes all objects of a definition and waits until they are gone.
     async fn remove_objects(&self, definition: &ObjectKey) -> Result<(), ApiError> {
         let registry = self.registry.load_full();
-        let found = registry
-            .rows()
-            .iter()
-            .find(|row| row.custom.as_ref().is_some_and(|custom| custom.definition.name == *definition.name));
-        // No served version: the objects can still be there, but nobody can see them; they go all the same.
-        let Some(row) = found.map(|row| row.home.as_ref().unwrap_or(row).clone()) else { return Ok(()) };
+        let of = |defined: &&Arc<Defined>| {
+            defined.home.custom.as_ref().is_some_and(|custom| custom.definition.name == *definition.name)
+        };
+        let found = registry.definitions().iter().find(of);
+        let row = found.map(|defined| defined.home.clone()).ok_or_else(|| {
+            ApiError::internal(format!("unable to find a custom resource client for {}", definition.name))
+        })?;
         let filter = Arc::new(Filter::new("", None, "", "", &row.descriptor.strategy)?);
         let options = DeleteOptions::default();
         loop {

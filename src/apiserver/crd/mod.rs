@@ -30,11 +30,19 @@ use crate::server::Server;
 /// Where definitions are stored.
 pub(crate) const STORAGE: &str = "apiextensions.k8s.io/customresourcedefinitions";
 
-/// A definition that is served.
-pub(crate) struct Custom {
-    pub definition: Definition,
+/// A definition with its rows.
+pub(crate) struct Defined {
+    /// The row of the version that objects are stored in; it may not be served.
+    pub home: Arc<Row>,
+    /// The preferred version first.
+    pub served: Vec<Arc<Row>>,
     /// What it was made from: as long as that is the same, its rows are kept.
     made_from: String,
+}
+
+/// What the rows of a definition share.
+pub(crate) struct Custom {
+    pub definition: Definition,
     /// Objects that were written after this revision are in the shape that the definition gives them.
     since: u64,
 }
@@ -42,8 +50,8 @@ pub(crate) struct Custom {
 /// The registry with what the definitions in the cache add.
 pub(crate) fn registry(builtin: &Registry, cache: &Cache) -> Registry {
     let plan = settle::Plan::of(cache.resource(STORAGE).all(), &mut settle::Seen::default());
-    let rows = plan.established().flat_map(|definition| definition.rows(cache, definition.object.revision));
-    builtin.with_customs(rows.collect::<Vec<_>>().into_iter())
+    let made = plan.established().filter_map(|planned| planned.make(cache, planned.object.revision));
+    builtin.with_definitions(made.collect())
 }
 
 /// Keeps registry and definitions together, until the server stops.
@@ -79,7 +87,8 @@ pub(crate) async fn follow(server: Arc<Server>) {
 }
 
 /// The rows of a definition, all with the same cache.
-fn rows_of(custom: &Arc<Custom>, cache: &Cache) -> Vec<Arc<Row>> {
+fn make(definition: Definition, made_from: String, since: u64, cache: &Cache) -> Option<Arc<Defined>> {
+    let custom = Arc::new(Custom { definition, since });
     let definition = &custom.definition;
     let objects = cache.resource(&definition.storage);
     let row = |descriptor: &Arc<skiff_api::strategy::Descriptor>, home: Option<Arc<Row>>| {
@@ -91,8 +100,9 @@ fn rows_of(custom: &Arc<Custom>, cache: &Cache) -> Vec<Arc<Row>> {
             custom: Some(custom.clone()),
         })
     };
-    let Some(stored) = definition.versions.iter().find(|version| version.stored) else { return Vec::new() };
+    let stored = definition.versions.iter().find(|version| version.stored)?;
     let home = row(&stored.descriptor, None);
     let served = definition.versions.iter().filter(|version| version.served);
-    served.map(|v| if v.stored { home.clone() } else { row(&v.descriptor, Some(home.clone())) }).collect()
+    let served = served.map(|v| if v.stored { home.clone() } else { row(&v.descriptor, Some(home.clone())) }).collect();
+    Some(Arc::new(Defined { home, served, made_from }))
 }

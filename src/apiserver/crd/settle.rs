@@ -13,12 +13,12 @@ use skiff_api::{ApiError, Object};
 use skiff_base::chain;
 use tracing::{info, warn};
 
-use super::{Custom, rows_of};
+use super::Defined;
 use crate::auth::User;
 use crate::cache::Cache;
 use crate::path::ownership::Ownership;
 use crate::path::update::{Change, Part};
-use crate::registry::{Registry, Row};
+use crate::registry::Row;
 use crate::server::Server;
 
 pub(super) const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -130,12 +130,10 @@ impl Planned {
         format!("{} {:?} {} {}", meta.uid, meta.generation, self.names, self.facts.terminating)
     }
 
-    /// The rows, for objects that were written after `since`.
-    pub fn rows(&self, cache: &Cache, since: u64) -> Vec<Arc<Row>> {
-        let Some(definition) = Definition::read(&self.object, &self.names, self.facts.terminating) else {
-            return Vec::new();
-        };
-        rows_of(&Arc::new(Custom { definition, made_from: self.made_from(), since }), cache)
+    /// With rows for objects that were written after `since`.
+    pub fn make(&self, cache: &Cache, since: u64) -> Option<Arc<Defined>> {
+        let definition = Definition::read(&self.object, &self.names, self.facts.terminating)?;
+        super::make(definition, self.made_from(), since, cache)
     }
 
     /// Whether the status is as planned.
@@ -170,27 +168,29 @@ impl Server {
     /// Swaps the registry where the definitions have changed.
     fn serve(&self, plan: &Plan) {
         let registry = self.registry.load_full();
-        let before: HashMap<&str, &Arc<Custom>> =
-            registry.customs().map(|custom| (custom.made_from.as_str(), custom)).collect();
+        let before: HashMap<&str, &Arc<Defined>> =
+            registry.definitions().iter().map(|defined| (defined.made_from.as_str(), defined)).collect();
         let wanted: Vec<(&Planned, String)> =
             plan.established().map(|planned| (planned, planned.made_from())).collect();
+        for (planned, made_from) in &wanted {
+            let custom = before.get(made_from.as_str()).and_then(|defined| defined.home.custom.as_ref());
+            custom.into_iter().for_each(|custom| custom.definition.renew(&planned.object));
+        }
         if wanted.len() == before.len() && wanted.iter().all(|(_, made_from)| before.contains_key(made_from.as_str())) {
             return;
         }
         let since = self.cache.revision();
-        let mut rows = Vec::new();
-        for (planned, made_from) in &wanted {
-            match before.get(made_from.as_str()) {
-                Some(custom) => rows.extend(kept(&registry, custom)),
-                None => rows.extend(planned.rows(&self.cache, since.max(planned.object.revision))),
-            }
-        }
-        rows.sort_by(|a, b| (a.group(), a.resource()).cmp(&(b.group(), b.resource())));
-        self.registry.store(Arc::new(registry.with_customs(rows.into_iter())));
-        for (made_from, custom) in before {
+        let make = |(planned, made_from): &(&Planned, String)| match before.get(made_from.as_str()) {
+            Some(defined) => Some(Arc::clone(defined)),
+            None => planned.make(&self.cache, since.max(planned.object.revision)),
+        };
+        let mut made: Vec<Arc<Defined>> = wanted.iter().filter_map(make).collect();
+        made.sort_by(|a, b| (a.home.group(), a.home.resource()).cmp(&(b.home.group(), b.home.resource())));
+        self.registry.store(Arc::new(registry.with_definitions(made)));
+        for (made_from, defined) in before {
             if !wanted.iter().any(|(_, wanted)| wanted == made_from) {
-                info!(definition = %custom.definition.name, "the definition changed");
-                self.resource(&custom.definition.storage).end_watches();
+                info!(resource = %defined.home.descriptor.gvr, "the definition changed");
+                defined.home.cache.end_watches();
             }
         }
     }
@@ -229,12 +229,6 @@ impl Server {
             told => told.map(|_| ()),
         }
     }
-}
-
-/// The rows of a definition that did not change.
-fn kept(registry: &Registry, custom: &Arc<Custom>) -> Vec<Arc<Row>> {
-    let of = |row: &&Arc<Row>| row.custom.as_ref().is_some_and(|of| Arc::ptr_eq(of, custom));
-    registry.rows().iter().filter(of).cloned().collect()
 }
 
 /// Whether the finalizer of definitions is there.

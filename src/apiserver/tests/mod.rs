@@ -2,6 +2,9 @@
 
 mod admission;
 mod apply;
+mod custom_documents;
+mod custom_schemas;
+mod custom_versions;
 mod customs;
 mod identities;
 mod kubectl;

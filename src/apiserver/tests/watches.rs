@@ -14,13 +14,13 @@ use super::{CONFIG_MAPS, Cluster, config_map, labelled};
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Frames of a watch, one at a time.
-struct Frames {
+pub(super) struct Frames {
     body: Body,
     buffer: Vec<u8>,
 }
 
 impl Frames {
-    async fn open(cluster: &Cluster, path: &str, accept: &str) -> Self {
+    pub(super) async fn open(cluster: &Cluster, path: &str, accept: &str) -> Self {
         let request = Request::get(path).header("accept", accept).body(Bytes::new()).expect("a request");
         let response = cluster.admin().stream(request).await.expect("a watch");
         assert_eq!(response.status(), 200, "{path}");
@@ -28,7 +28,7 @@ impl Frames {
     }
 
     /// `None` at the end.
-    async fn next(&mut self) -> Option<Value> {
+    pub(super) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -40,7 +40,7 @@ impl Frames {
     }
 
     /// `TYPE name`.
-    async fn short(&mut self) -> String {
+    pub(super) async fn short(&mut self) -> String {
         let frame = self.next().await.expect("a frame");
         let name = frame["object"]["metadata"]["name"].as_str().unwrap_or_default();
         format!("{} {name}", frame["type"].as_str().unwrap_or_default())
