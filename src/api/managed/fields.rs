@@ -70,8 +70,8 @@ impl Comparison {
     }
 
     /// Everything that the new value says otherwise than the old one.
-    pub fn written(&self) -> Set {
-        self.modified.union(&self.added)
+    pub fn written(self) -> Set {
+        self.modified.union(self.added)
     }
 }
 
@@ -98,10 +98,12 @@ impl Parts {
         let (mut removed, mut modified, mut added) = (Vec::new(), Vec::new(), Vec::new());
         for (element, parts) in children {
             let lists = [(&mut removed, parts.removed), (&mut modified, parts.modified), (&mut added, parts.added)];
-            for (list, node) in lists {
-                if !node.is_empty() {
-                    list.push((element.clone(), node));
-                }
+            let mut lists = lists.into_iter().filter(|(_, node)| !node.is_empty()).peekable();
+            // Mostly there is one, which takes the element as it is.
+            let mut element = Some(element);
+            while let Some((list, node)) = lists.next() {
+                let this = if lists.peek().is_some() { element.clone() } else { element.take() };
+                list.extend(this.map(|element| (element, node)));
             }
         }
         let node = |nodes| Node { member: false, below: Set::collect(nodes) };
@@ -154,8 +156,10 @@ fn compare_kinds(old: &Value, new: &Value, ty: Typed<'_>) -> Parts {
 fn compare_entries(old: Option<&Value>, new: Option<&Value>, ty: Typed<'_>) -> Parts {
     let (old, new) = (entries(old), entries(new));
     let mut names: Vec<&String> = old.into_iter().chain(new).flat_map(Map::keys).collect();
-    names.sort_unstable();
-    names.dedup();
+    if old.is_some() && new.is_some() {
+        names.sort_unstable();
+        names.dedup();
+    }
     let children = names.into_iter().filter_map(|name| {
         let (a, b) = (entry_of(old, name, ty), entry_of(new, name, ty));
         (a.is_some() || b.is_some()).then(|| (Element::field(name), compare(a, b, ty.entry(name))))

@@ -192,7 +192,7 @@ impl Owners {
                     .take(&first_of_version[at])
                     .map_or(bucket.clone(), |first| Owner { fields: first.fields, ..bucket }),
             };
-            bucket.fields = bucket.fields.union(&updater.fields);
+            bucket.fields = bucket.fields.union(updater.fields.clone());
             bucket.time = updater.time.clone();
             self.take(&updater);
             self.put(bucket);

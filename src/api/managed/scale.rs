@@ -38,7 +38,7 @@ pub fn to_parent(
                 None => {
                     let mut taken = Set::default();
                     taken.insert(&path);
-                    owner.fields = owner.fields.difference(&taken);
+                    owner.fields = std::mem::take(&mut owner.fields).difference(&taken);
                 }
             }
         }
@@ -52,7 +52,7 @@ pub fn to_parent(
         fields.insert(&path);
         let mut owner = Owner { api_version: api_version.to_owned(), fields, ..holder };
         if let Some(before) = owners.take(&owner) {
-            owner.fields = owner.fields.union(&before.fields);
+            owner.fields = owner.fields.union(before.fields);
         }
         owners.put(owner);
     }

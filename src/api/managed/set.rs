@@ -1,7 +1,5 @@
 //! Sets of fields: trees of [`Element`]s, in the JSON form `fieldsV1`.
 
-use std::cmp::Ordering;
-
 use serde_json::{Map, Value};
 
 use super::element::{BadElement, Element};
@@ -28,10 +26,12 @@ impl Node {
     pub fn is_empty(&self) -> bool {
         !self.member && self.below.is_empty()
     }
-}
 
-/// What of two sets a result takes, node by node.
-type Combine = fn(Option<&Node>, Option<&Node>) -> Node;
+    fn unite(&mut self, other: Self) {
+        self.member |= other.member;
+        self.below = std::mem::take(&mut self.below).union(other.below);
+    }
+}
 
 impl Set {
     /// Of paths of fields: `[["spec", "replicas"]]`.
@@ -98,7 +98,7 @@ impl Set {
             nodes.dedup_by(|later, kept| {
                 let same = later.0 == kept.0;
                 if same {
-                    kept.1 = unite(Some(&kept.1), Some(&later.1));
+                    kept.1.unite(std::mem::take(&mut later.1));
                 }
                 same
             });
@@ -124,62 +124,66 @@ impl Set {
         }
     }
 
-    pub fn union(&self, other: &Self) -> Self {
-        self.combine(other, unite)
+    /// Fields that are in one of them.
+    pub fn union(mut self, other: Self) -> Self {
+        if self.is_empty() {
+            return other;
+        }
+        let mut fresh = Vec::new();
+        for (element, node) in other.nodes {
+            match self.find(&element) {
+                Ok(at) => self.nodes[at].1.unite(node),
+                Err(_) => fresh.push((element, node)),
+            }
+        }
+        if !fresh.is_empty() {
+            self.nodes.append(&mut fresh);
+            self.nodes.sort_by(|a, b| a.0.cmp(&b.0));
+        }
+        self
     }
 
     /// Fields that are in both.
     pub fn intersection(&self, other: &Self) -> Self {
-        self.combine(other, |a, b| match (a, b) {
-            (Some(a), Some(b)) => Node { member: a.member && b.member, below: a.below.intersection(&b.below) },
-            _ => Node::default(),
-        })
+        let shared = self.nodes.iter().filter_map(|(element, node)| {
+            let found = other.get(element)?;
+            let below = node.below.intersection(&found.below);
+            let node = Node { member: node.member && found.member, below };
+            (!node.is_empty()).then(|| (element.clone(), node))
+        });
+        Self { nodes: shared.collect() }
     }
 
     /// Fields that are not in the other; parts of a field stay where only the field itself goes.
-    pub fn difference(&self, other: &Self) -> Self {
+    pub fn difference(mut self, other: &Self) -> Self {
         if other.is_empty() {
-            return self.clone();
+            return self;
         }
-        self.combine(other, |a, b| match (a, b) {
-            (Some(a), Some(b)) => Node { member: a.member && !b.member, below: a.below.difference(&b.below) },
-            (Some(a), None) => a.clone(),
-            _ => Node::default(),
-        })
+        self.nodes.retain_mut(|(element, node)| {
+            if let Some(found) = other.get(element) {
+                node.member &= !found.member;
+                node.below = std::mem::take(&mut node.below).difference(&found.below);
+            }
+            !node.is_empty()
+        });
+        self
     }
 
     /// Fields that are not in the other, nor below one that is.
-    pub fn without_trees(&self, other: &Self) -> Self {
+    pub fn without_trees(mut self, other: &Self) -> Self {
         if other.is_empty() {
-            return self.clone();
+            return self;
         }
-        self.combine(other, |a, b| match (a, b) {
-            (Some(_), Some(b)) if b.member => Node::default(),
-            (Some(a), Some(b)) => Node { member: a.member, below: a.below.without_trees(&b.below) },
-            (Some(a), None) => a.clone(),
-            _ => Node::default(),
-        })
-    }
-
-    /// One pass over both, in order.
-    fn combine(&self, other: &Self, combine: Combine) -> Self {
-        let mut nodes = Vec::with_capacity(self.nodes.len());
-        let (mut ours, mut theirs) = (self.nodes.iter().peekable(), other.nodes.iter().peekable());
-        loop {
-            let order = match (ours.peek(), theirs.peek()) {
-                (Some((a, _)), Some((b, _))) => a.cmp(b),
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (None, None) => break,
-            };
-            let a = if order.is_le() { ours.next() } else { None };
-            let b = if order.is_ge() { theirs.next() } else { None };
-            let node = combine(a.map(|(_, node)| node), b.map(|(_, node)| node));
-            if let (false, Some((element, _))) = (node.is_empty(), a.or(b)) {
-                nodes.push((element.clone(), node));
+        self.nodes.retain_mut(|(element, node)| {
+            if let Some(found) = other.get(element) {
+                if found.member {
+                    return false;
+                }
+                node.below = std::mem::take(&mut node.below).without_trees(&found.below);
             }
-        }
-        Self { nodes }
+            !node.is_empty()
+        });
+        self
     }
 
     /// Reads `fieldsV1`. Elements of unknown kinds are passed over.
@@ -227,14 +231,6 @@ impl Set {
     }
 }
 
-fn unite(a: Option<&Node>, b: Option<&Node>) -> Node {
-    match (a, b) {
-        (Some(a), Some(b)) => Node { member: a.member || b.member, below: a.below.union(&b.below) },
-        (Some(one), None) | (None, Some(one)) => one.clone(),
-        (None, None) => Node::default(),
-    }
-}
-
 /// A path in messages: `.spec.containers[name="a"].image`.
 pub fn path_text(path: &[Element]) -> String {
     path.iter().map(Element::to_string).collect()
@@ -276,12 +272,19 @@ mod tests {
     fn algebra() {
         let a = set(json!({"f:x": {".": {}, "f:y": {}, "f:z": {}}, "f:w": {}}));
         let b = set(json!({"f:x": {"f:y": {}}, "f:w": {"f:v": {}}}));
-        assert_eq!(a.union(&b), set(json!({"f:x": {".": {}, "f:y": {}, "f:z": {}}, "f:w": {".": {}, "f:v": {}}})));
+        assert_eq!(
+            a.clone().union(b.clone()),
+            set(json!({"f:x": {".": {}, "f:y": {}, "f:z": {}}, "f:w": {".": {}, "f:v": {}}}))
+        );
         assert_eq!(a.intersection(&b), set(json!({"f:x": {"f:y": {}}})));
-        assert_eq!(a.difference(&b), set(json!({"f:x": {".": {}, "f:z": {}}, "f:w": {}})), "a field without its parts");
-        assert_eq!(b.difference(&a), set(json!({"f:w": {"f:v": {}}})));
-        assert_eq!(b.without_trees(&a), set(json!({})), "a field with its parts");
-        assert_eq!(a.difference(&a), Set::default());
+        assert_eq!(
+            a.clone().difference(&b),
+            set(json!({"f:x": {".": {}, "f:z": {}}, "f:w": {}})),
+            "a field without its parts"
+        );
+        assert_eq!(b.clone().difference(&a), set(json!({"f:w": {"f:v": {}}})));
+        assert_eq!(b.clone().without_trees(&a), set(json!({})), "a field with its parts");
+        assert_eq!(a.clone().difference(&a), Set::default());
         assert_eq!((a.len(), b.len()), (4, 2));
         let mut paths = Vec::new();
         a.each(&mut |path| paths.push(path_text(path)));

@@ -36,7 +36,7 @@ fn apply(live: &Value, applied: &Value, manager: &str, owners: Owners, versions:
 }
 
 fn owned(owners: &Owners) -> Set {
-    owners.0.iter().fold(Set::default(), |all, owner| all.union(&owner.fields))
+    owners.0.iter().fold(Set::default(), |all, owner| all.union(owner.fields.clone()))
 }
 
 /// Without what no entry ever holds.

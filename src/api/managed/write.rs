@@ -76,7 +76,7 @@ pub(super) fn unowned() -> &'static Set {
         ];
         let mut set = Set::of_fields(&[&["apiVersion"], &["kind"], &["metadata"]]);
         for field in of_metadata {
-            set = set.union(&Set::of_fields(&[&["metadata", field]]));
+            set = set.union(Set::of_fields(&[&["metadata", field]]));
         }
         set
     });
@@ -121,12 +121,13 @@ fn settle(
         if comparison.is_same() {
             return true;
         }
-        let lost = owner.fields.intersection(&comparison.written());
+        let taken = owner.fields.intersection(&comparison.modified);
+        let lost = taken.union(owner.fields.intersection(&comparison.added));
         lost.each(&mut |path| {
             let owner = Owner { fields: Set::default(), ..owner.clone() };
             conflicts.push(Conflict { owner, path: path.to_vec() });
         });
-        owner.fields = owner.fields.difference(&lost).difference(&comparison.removed);
+        owner.fields = std::mem::take(&mut owner.fields).difference(&lost).difference(&comparison.removed);
         !owner.fields.is_empty()
     });
     (ours, conflicts)
@@ -139,7 +140,7 @@ pub fn update(old: &Value, new: &Value, writer: &Writer<'_>, mut owners: Owners,
     if !fields.is_empty() {
         let mut owner = writer.owner(Operation::Update);
         let before = owners.take(&owner);
-        owner.fields = before.map_or_else(|| fields.clone(), |before| before.fields.union(&fields));
+        owner.fields = before.map(|before| before.fields).unwrap_or_default().union(fields);
         owner.time = Some(writer.now.to_owned());
         owners.put(owner);
     }
@@ -182,7 +183,7 @@ pub fn apply(
     if last.is_none() || object != *live {
         this.time = Some(writer.now.to_owned());
     }
-    this.fields = this.fields.difference(unowned());
+    this.fields = std::mem::take(&mut this.fields).difference(unowned());
     owners.put(this);
     Ok(Applied { object, owners })
 }
@@ -215,13 +216,13 @@ fn prune(
         let schema = versions.schema(held_version);
         let ty = Typed::root(schema.as_ref());
         let of_version = owners.0.iter().filter(|owner| owner.api_version == held_version);
-        let owned = of_version.fold(Set::default(), |all, owner| all.union(&owner.fields));
+        let owned = of_version.fold(Set::default(), |all, owner| all.union(owner.fields.clone()));
         let (Some(all), Some(rest)) =
             (versions.convert(&object, held_version), versions.convert(&pruned, held_version))
         else {
             continue;
         };
-        let keep = named_fields(&rest, ty).union(&with_named(&owned, ty));
+        let keep = named_fields(&rest, ty).union(with_named(&owned, ty));
         let back = without(&all, &named_fields(&all, ty).difference(&keep), ty);
         let Some(back) = versions.convert(&back, &last.api_version) else { continue };
         pruned = back.into_owned();

@@ -32,6 +32,19 @@ pub(crate) struct New<'a> {
     pub dry_run: bool,
 }
 
+/// How a checked object is written.
+struct Commit {
+    /// Its name may become another one.
+    generated: bool,
+    /// Its owners were entered by the way, not by an apply.
+    tracked: bool,
+    dry_run: bool,
+}
+
+pub(super) fn is_too_large<T>(written: &Result<T, ApiError>) -> bool {
+    written.as_ref().is_err_and(|e| e.code == 413)
+}
+
 impl Server {
     pub(crate) async fn create(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
         let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
@@ -97,7 +110,8 @@ impl Server {
         warnings.extend(strategy.warnings(&value, None));
         let reserved = if row.is("", "services") { Some(self.services.reserve(&mut value, None)?) } else { None };
         let quota = admission::validate(&request, Some(&value), warnings).await?;
-        let object = self.commit_new(row, value, generated, dry_run).await?;
+        let how = Commit { generated, tracked: author.is_some(), dry_run };
+        let object = self.commit_new(row, value, how).await?;
         quota.keep();
         if let (Some(reserved), false) = (reserved, dry_run) {
             reserved.keep();
@@ -106,14 +120,8 @@ impl Server {
     }
 
     /// Writes a checked object, under another generated name where the first is taken.
-    async fn commit_new(
-        &self,
-        row: &Row,
-        mut value: Value,
-        generated: bool,
-        dry_run: bool,
-    ) -> Result<Object, ApiError> {
-        if dry_run {
+    async fn commit_new(&self, row: &Row, mut value: Value, how: Commit) -> Result<Object, ApiError> {
+        if how.dry_run {
             self.refuse_existing(row, &value).await?;
             return parse(self.to_home(&value, row).await?, 0);
         }
@@ -124,13 +132,18 @@ impl Server {
             // Before the commit: what can't be read again must not be written.
             let mut object = parse(self.to_home(&value, row).await?, 0)?;
             let key = storage::key(&row.descriptor.storage, &meta::key(&value));
-            match storage::create(&self.store, key, object.raw().clone(), guard.as_ref()).await? {
+            let created = storage::create(&self.store, key, object.raw().clone(), guard.as_ref()).await;
+            // As upstream: better without its owners than not at all.
+            if how.tracked && is_too_large(&created) && ownership::take(&mut value).is_some() {
+                continue;
+            }
+            match created? {
                 Created::At(revision) => {
                     object.revision = revision;
                     return Ok(object);
                 }
                 Created::Moved(current) => guard = namespace::guard_again(row, &value, current)?,
-                Created::Exists if generated && names < GENERATE_NAME_TRIES => {
+                Created::Exists if how.generated && names < GENERATE_NAME_TRIES => {
                     names += 1;
                     let name = generate_name(meta::text(&value, "generateName"));
                     meta::set(&mut value, "name", name);

@@ -6,7 +6,7 @@ use serde_json::Value;
 use skiff_api::status::Cause;
 use skiff_api::{ApiError, Object, ObjectKey};
 
-use super::create::{New, key_of, parse, place};
+use super::create::{New, is_too_large, key_of, parse, place};
 use super::options::{Write, WriteOptions, read_row_object};
 use super::ownership::{self, Author, KindVersions, Ownership};
 use super::warn_all;
@@ -172,7 +172,15 @@ impl Server {
         let written = if ends {
             storage::remove(&self.store, key, old.revision).await?
         } else {
-            storage::replace(&self.store, key, old.revision, bytes).await?
+            let written = storage::replace(&self.store, key.clone(), old.revision, bytes).await;
+            let tracked = matches!(change.ownership, Ownership::Track(_));
+            // As upstream: better without its owners than not at all.
+            if tracked && is_too_large(&written) && ownership::take(&mut new).is_some() {
+                object = parse(self.to_home(&new, row).await?, old.revision)?;
+                storage::replace(&self.store, key, old.revision, object.raw().clone()).await?
+            } else {
+                written?
+            }
         };
         match written {
             Written::At(revision) => {

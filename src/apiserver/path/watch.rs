@@ -111,6 +111,7 @@ impl Server {
             initial: VecDeque::new(),
             initial_end: None,
             backlog: VecDeque::new(),
+            since: 0,
             last: 0,
             bookmarks: asked.bookmarks,
             columns: true,
@@ -135,6 +136,8 @@ struct Frames {
     /// The revision of the bookmark behind the initial state.
     initial_end: Option<u64>,
     backlog: VecDeque<Arc<Event>>,
+    /// Changes up to here are not told, though they may come yet: a watch may start in the future.
+    since: u64,
     /// The newest revision that was told.
     last: u64,
     bookmarks: bool,
@@ -166,7 +169,8 @@ impl Frames {
                 self.subscription = Some(subscription);
             }
             Start::After(revision) => {
-                server.cache.reach(revision).await?;
+                // As upstream: a revision that is not there yet is waited for in silence.
+                self.since = revision;
                 match self.cache.subscribe(&self.filter, revision) {
                     Ok(mut subscription) => {
                         self.last = subscription.revision;
@@ -266,6 +270,9 @@ impl Frames {
     }
 
     async fn tell(&mut self, event: &Arc<Event>, out: &mut Vec<u8>) -> Result<(), ApiError> {
+        if event.revision <= self.since {
+            return Ok(());
+        }
         let Some(seen) = event.seen_by(&self.filter) else { return Ok(()) };
         self.last = event.revision;
         match seen {

@@ -11,6 +11,7 @@ mod kubectl;
 mod lists;
 mod logs;
 mod objects;
+mod owners;
 mod permissions;
 mod restarts;
 mod services;

@@ -147,6 +147,17 @@ async fn revisions_that_are_gone_or_not_yet_there() {
     assert_eq!(status, 504);
     assert!(error["message"].as_str().is_some_and(|m| m.contains("Too large resource version: 99999")), "{error}");
     assert_eq!(error["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+    // A watch waits for it, and tells nothing from before.
+    let path = format!("{CONFIG_MAPS}/a");
+    let (_, now) = cluster.patch(&path, "merge", json!({"data": {"k": "now"}})).await;
+    let now: u64 = now["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok()).expect("a revision");
+    let query = format!("watch=true&fieldSelector=metadata.name=a&resourceVersion={}", now + 2);
+    let mut frames = Frames::open(&cluster, &format!("{CONFIG_MAPS}?{query}"), "").await;
+    for i in 1..=3 {
+        assert_eq!(cluster.patch(&path, "merge", json!({"data": {"k": i.to_string()}})).await.0, 200);
+    }
+    let frame = frames.next().await.expect("a frame");
+    assert_eq!((&frame["type"], &frame["object"]["data"]["k"]), (&json!("MODIFIED"), &json!("3")));
     cluster.stop().await;
 }
 
