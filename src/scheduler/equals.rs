@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use skiff_api::ObjectKey;
@@ -16,6 +16,7 @@ pub struct Groups {
     services: Lister<Service>,
     replication_controllers: Lister<ReplicationController>,
     replica_sets: Lister<ReplicaSet>,
+    stateful_sets: Lister<StatefulSet>,
 }
 
 impl Groups {
@@ -24,6 +25,7 @@ impl Groups {
             services: informers.lister(),
             replication_controllers: informers.lister(),
             replica_sets: informers.lister(),
+            stateful_sets: informers.lister(),
         }
     }
 
@@ -31,6 +33,7 @@ impl Groups {
         self.services.synced().await;
         self.replication_controllers.synced().await;
         self.replica_sets.synced().await;
+        self.stateful_sets.synced().await;
     }
 
     pub fn equals(&self, pod: &PodInfo) -> LabelSelector {
@@ -50,6 +53,7 @@ impl Groups {
                 Some(meta::LabelSelector { match_labels, match_expressions: None })
             }
             ("apps/v1", "ReplicaSet") => Some(self.replica_sets.get(&key)?.spec.as_ref()?.selector.clone()),
+            ("apps/v1", "StatefulSet") => Some(self.stateful_sets.get(&key)?.spec.as_ref()?.selector.clone()),
             _ => None,
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! [`mutate`] comes before the kind's own preparation and validation, [`validate`] after it:
 //! NamespaceLifecycle, LimitRanger, ServiceAccount, NodeRestriction, TaintNodesByCondition, PodSecurity, Priority,
-//! DefaultTolerationSeconds, DefaultStorageClass, DefaultIngressClass, RuntimeClass; and last of all ResourceQuota,
-//! whose reservation is kept when the object is committed.
+//! DefaultTolerationSeconds, DefaultStorageClass, DefaultIngressClass, RuntimeClass, MutatingAdmissionWebhook,
+//! ValidatingAdmissionWebhook; and last of all ResourceQuota, whose reservation is kept when the object is committed.
 
 mod certificate;
 mod default_class;
@@ -19,6 +19,7 @@ mod service_account;
 mod time_zone;
 mod tolerations;
 mod unavailable;
+pub(crate) mod webhook;
 
 use serde_json::Value;
 use skiff_api::{ApiError, ObjectKey};
@@ -61,8 +62,25 @@ impl Request<'_> {
     }
 }
 
-/// Fills in; says whether it has changed anything that the kind's defaults may have to look at again.
-pub(crate) async fn mutate(request: &Request<'_>, object: &mut Value) -> Result<bool, ApiError> {
+/// Fills in, and has others do so; says whether that has changed anything that the kind's defaults may have to look
+/// at again.
+pub(crate) async fn mutate(
+    request: &Request<'_>,
+    object: &mut Value,
+    warnings: &mut Vec<String>,
+) -> Result<bool, ApiError> {
+    let filled = fill(request, object).await?;
+    let mut held = Some(object.take());
+    let changed = webhook::mutate(request, &mut held, warnings).await?;
+    *object = held.unwrap_or_default();
+    if changed {
+        // What webhooks made of it is looked at as if it had come so.
+        fill(request, object).await?;
+    }
+    Ok(filled || changed)
+}
+
+async fn fill(request: &Request<'_>, object: &mut Value) -> Result<bool, ApiError> {
     let (server, row) = (request.server, request.row);
     match request.operation {
         Operation::Create => {
@@ -108,6 +126,7 @@ pub(crate) async fn validate(
     if request.operation == Operation::Delete {
         namespace::delete(request.row, &request.key.name)?;
         node_restriction::check(request, None)?;
+        webhook::mutate(request, &mut None, warnings).await?;
     }
     if let Some(object) = object {
         limit_ranger::check(request, object).await?;
@@ -117,6 +136,7 @@ pub(crate) async fn validate(
         }
     }
     priority::check_class(request, object).await?;
+    webhook::validate(request, object, warnings).await?;
     let Some(object) = object else { return Ok(Reservation::none()) };
     quota::reserve(request, object).await
 }

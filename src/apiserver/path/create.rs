@@ -95,7 +95,7 @@ impl Server {
             old: None,
             dry_run,
         };
-        if admission::mutate(&request, &mut value).await? {
+        if admission::mutate(&request, &mut value, warnings).await? {
             strategy.default(&mut value);
         }
         let managed_fields = ownership::take(&mut value);

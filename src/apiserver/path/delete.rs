@@ -64,6 +64,11 @@ impl Server {
     ) -> Result<Deleted, ApiError> {
         let not_found = || ApiError::not_found(row.group(), row.resource(), &key.name);
         let mut old = self.current(row, key).await?;
+        // Only they look at what goes.
+        let old_value = match admission::webhook::exist(self) {
+            true => Some(self.to_row(&old, row).await?),
+            false => None,
+        };
         let request = Request {
             server: self,
             user,
@@ -71,7 +76,7 @@ impl Server {
             operation: Operation::Delete,
             subresource: "",
             key: key.clone(),
-            old: None,
+            old: old_value.as_ref(),
             dry_run: options.dry_run,
         };
         admission::validate(&request, None, &mut Vec::new()).await?.keep();

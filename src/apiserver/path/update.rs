@@ -234,7 +234,7 @@ impl Server {
             old: Some(&old),
             dry_run: change.dry_run,
         };
-        if admission::mutate(&request, &mut new).await? {
+        if admission::mutate(&request, &mut new, warnings).await? {
             strategy.default(&mut new);
         }
         let managed_fields = ownership::take(&mut new);

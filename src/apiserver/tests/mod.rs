@@ -16,6 +16,7 @@ mod permissions;
 mod restarts;
 mod services;
 mod watches;
+mod webhooks;
 mod wire;
 mod workloads;
 mod writes;

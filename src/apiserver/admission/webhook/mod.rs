@@ -1,0 +1,380 @@
+//! MutatingAdmissionWebhook and ValidatingAdmissionWebhook: others are asked before something is written.
+
+mod review;
+mod rules;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::Metadata;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhook, MutatingWebhookConfiguration, RuleWithOperations, ValidatingWebhook,
+    ValidatingWebhookConfiguration, WebhookClientConfig,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as TypedSelector, ObjectMeta};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use skiff_api::patch::json_patch;
+use skiff_api::selector::LabelSelector;
+use skiff_api::{ApiError, Object};
+use skiff_base::chain;
+
+use self::rules::Asked;
+use super::{Operation, Request};
+use crate::hook::Hook;
+use crate::registry::Row;
+use crate::server::Server;
+
+const MUTATING: &str = "admissionregistration.k8s.io/mutatingwebhookconfigurations";
+const VALIDATING: &str = "admissionregistration.k8s.io/validatingwebhookconfigurations";
+const DEFAULT_TIMEOUT_S: i32 = 10;
+const DEFAULT_PORT: i32 = 443;
+
+/// One webhook of either kind.
+struct Webhook {
+    name: String,
+    client: WebhookClientConfig,
+    rules: Vec<RuleWithOperations>,
+    matches_equivalent: bool,
+    fails_open: bool,
+    namespaces: Option<TypedSelector>,
+    objects: Option<TypedSelector>,
+    side_effects: String,
+    timeout: Duration,
+    versions: Vec<String>,
+    reinvoked: bool,
+    mutates: bool,
+}
+
+macro_rules! webhook {
+    ($hook:expr, $reinvoked:expr, $mutates:expr) => {
+        Webhook {
+            name: $hook.name.clone(),
+            client: $hook.client_config.clone(),
+            rules: $hook.rules.clone().unwrap_or_default(),
+            matches_equivalent: $hook.match_policy.as_deref() != Some("Exact"),
+            fails_open: $hook.failure_policy.as_deref() == Some("Ignore"),
+            namespaces: $hook.namespace_selector.clone(),
+            objects: $hook.object_selector.clone(),
+            side_effects: $hook.side_effects.clone(),
+            timeout: Duration::from_secs(
+                u64::try_from($hook.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_S)).unwrap_or(1).max(1),
+            ),
+            versions: $hook.admission_review_versions.clone(),
+            reinvoked: $reinvoked,
+            mutates: $mutates,
+        }
+    };
+}
+
+impl From<&MutatingWebhook> for Webhook {
+    fn from(hook: &MutatingWebhook) -> Self {
+        webhook!(hook, hook.reinvocation_policy.as_deref() == Some("IfNeeded"), true)
+    }
+}
+
+impl From<&ValidatingWebhook> for Webhook {
+    fn from(hook: &ValidatingWebhook) -> Self {
+        webhook!(hook, false, false)
+    }
+}
+
+/// Whether there are any at all, so that deletes must know what they delete.
+pub(crate) fn exist(server: &Server) -> bool {
+    [MUTATING, VALIDATING].iter().any(|kind| !server.resource(kind).all().is_empty())
+}
+
+fn typed<K>(object: &Arc<Object>) -> Option<Arc<K>>
+where
+    K: DeserializeOwned + Metadata<Ty = ObjectMeta> + Send + Sync + 'static,
+{
+    match object.typed::<K>() {
+        Ok(typed) => Some(typed),
+        Err(error) => {
+            tracing::error!(configuration = %object.key(), error = %chain(&error), "webhooks can't be read");
+            None
+        }
+    }
+}
+
+/// By the names of their configurations, then in their order.
+fn mutating(request: &Request<'_>) -> Vec<Webhook> {
+    let all = request.server.resource(MUTATING).all();
+    let typed = all.iter().filter_map(typed::<MutatingWebhookConfiguration>);
+    typed.flat_map(|c| c.webhooks.iter().flatten().map(Webhook::from).collect::<Vec<_>>()).collect()
+}
+
+fn validating(request: &Request<'_>) -> Vec<Webhook> {
+    let all = request.server.resource(VALIDATING).all();
+    let typed = all.iter().filter_map(typed::<ValidatingWebhookConfiguration>);
+    typed.flat_map(|c| c.webhooks.iter().flatten().map(Webhook::from).collect::<Vec<_>>()).collect()
+}
+
+/// Who is asked, is never about being asked; nor are reviews.
+fn is_exempt(row: &Row) -> bool {
+    matches!(row.group(), "authentication.k8s.io" | "authorization.k8s.io")
+        || (row.group() == "admissionregistration.k8s.io"
+            && (row.resource().ends_with("webhookconfigurations") || row.resource().contains("admissionpolic")))
+}
+
+/// Asks the mutating webhooks, one after the other; says whether any has changed the object.
+pub(super) async fn mutate(
+    request: &Request<'_>,
+    object: &mut Option<Value>,
+    warnings: &mut Vec<String>,
+) -> Result<bool, ApiError> {
+    let hooks = if is_exempt(request.row) { Vec::new() } else { mutating(request) };
+    let mut seen: Vec<(usize, Option<Value>)> = Vec::new();
+    let mut changed = false;
+    for (at, hook) in hooks.iter().enumerate() {
+        if let Some(changes) = ask(request, hook, object, warnings).await? {
+            changed |= changes;
+            if hook.reinvoked {
+                seen.push((at, object.clone()));
+            }
+        }
+    }
+    // Once more those that asked for it and whose object others have changed since.
+    for (at, left) in seen {
+        if *object != left
+            && let Some(changes) = ask(request, &hooks[at], object, warnings).await?
+        {
+            changed |= changes;
+        }
+    }
+    Ok(changed)
+}
+
+/// Asks the validating webhooks, all at once; the first refusal in their order counts.
+pub(super) async fn validate(
+    request: &Request<'_>,
+    object: Option<&Value>,
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
+    let hooks = if is_exempt(request.row) { Vec::new() } else { validating(request) };
+    let asking = hooks.iter().map(|hook| async move {
+        let (mut object, mut warnings) = (object.cloned(), Vec::new());
+        let answer = ask(request, hook, &mut object, &mut warnings).await;
+        (answer, warnings)
+    });
+    for (answer, told) in join_all(asking).await {
+        warnings.extend(told);
+        answer?;
+    }
+    Ok(())
+}
+
+fn operation(request: &Request<'_>) -> &'static str {
+    match request.operation {
+        Operation::Create => "CREATE",
+        Operation::Update => "UPDATE",
+        Operation::Delete => "DELETE",
+    }
+}
+
+/// Asks one webhook. `None`: it is not concerned, or could not be asked and lets all pass then. Else whether it has
+/// changed the object.
+async fn ask(
+    request: &Request<'_>,
+    hook: &Webhook,
+    object: &mut Option<Value>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<bool>, ApiError> {
+    let Some(row) = concerned(request, hook) else { return Ok(None) };
+    if !is_selected(request, hook, object.as_ref())? {
+        return Ok(None);
+    }
+    if request.dry_run && !matches!(hook.side_effects.as_str(), "None" | "NoneOnDryRun") {
+        return Err(ApiError::bad_request(format!("admission webhook {:?} does not support dry run", hook.name)));
+    }
+    let verdict = match call(request, hook, &row, object.as_ref()).await {
+        Ok(verdict) => verdict,
+        Err(why) => {
+            let why = format!("failed calling webhook {:?}: {why}", hook.name);
+            if hook.fails_open {
+                tracing::warn!(webhook = hook.name, error = why, "ignored, as its failurePolicy says");
+                return Ok(None);
+            }
+            return Err(ApiError::internal(why));
+        }
+    };
+    warnings.extend(verdict.warnings);
+    if !verdict.allowed {
+        return Err(review::denied(&hook.name, &verdict.result));
+    }
+    let Some(patch) = verdict.patch.filter(|patch| patch.as_array().is_some_and(|steps| !steps.is_empty())) else {
+        return Ok(Some(false));
+    };
+    let Some(old) = object.as_mut() else {
+        let why = format!(
+            "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+            hook.name
+        );
+        return Err(ApiError::internal(why));
+    };
+    let shown = between(request.server, old, request.row, &row).await?;
+    let patched = json_patch(&shown, &patch).map_err(|error| ApiError::internal(error.message))?;
+    let changed = patched != shown;
+    *old = between(request.server, &patched, &row, request.row).await?;
+    Ok(Some(changed))
+}
+
+/// The row in whose version the webhook wants to see the object; `None`: its rules don't match.
+fn concerned(request: &Request<'_>, hook: &Webhook) -> Option<Arc<Row>> {
+    let registry = request.server.registry.load();
+    let namespaced = request.row.descriptor.namespaced;
+    let matches = |row: &Row| {
+        let asked = Asked {
+            operation: operation(request),
+            group: row.group(),
+            version: &row.descriptor.gvr.version,
+            resource: row.resource(),
+            subresource: request.subresource,
+            namespaced,
+        };
+        asked.matches_any(&hook.rules)
+    };
+    let gvr = &request.row.descriptor.gvr;
+    let own = registry.find(&gvr.group, &gvr.version, &gvr.resource)?;
+    if matches(own) {
+        return Some(own.clone());
+    }
+    let same = |row: &&Arc<Row>| row.descriptor.storage == own.descriptor.storage;
+    registry.rows().iter().filter(same).find(|row| hook.matches_equivalent && matches(row)).cloned()
+}
+
+/// The same object in another version.
+async fn between(server: &Server, object: &Value, from: &Row, to: &Row) -> Result<Value, ApiError> {
+    if from.descriptor.gvr == to.descriptor.gvr {
+        return Ok(object.clone());
+    }
+    let mut stored = object.clone();
+    crate::meta::of(&mut stored).remove("resourceVersion");
+    let home = Object::parse(server.to_home(&stored, from).await?, 0).map_err(|e| ApiError::internal(chain(&e)))?;
+    let mut value = server.to_row(&Arc::new(home), to).await?;
+    crate::meta::keep(&mut value, object, "resourceVersion");
+    value["apiVersion"] = to.descriptor.gvk.api_version().into();
+    value["kind"] = (&*to.descriptor.gvk.kind).into();
+    Ok(value)
+}
+
+fn labels(object: &Value) -> BTreeMap<String, String> {
+    let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
+    labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+/// By the labels of the object, or what it was, and of its namespace.
+fn is_selected(request: &Request<'_>, hook: &Webhook, object: Option<&Value>) -> Result<bool, ApiError> {
+    let selector = |selector: &Option<TypedSelector>| match selector {
+        None => Ok(LabelSelector::everything()),
+        some => LabelSelector::from_typed(some.as_ref()).map_err(|e| ApiError::internal(&e)),
+    };
+    let (namespaces, objects) = (selector(&hook.namespaces)?, selector(&hook.objects)?);
+    let candidates = [object, request.old];
+    let selected =
+        objects.is_everything() || candidates.iter().flatten().any(|object| objects.matches(&labels(object)));
+    if !selected || namespaces.is_everything() {
+        return Ok(selected);
+    }
+    if request.row.is("", "namespaces") {
+        let namespace = object.or(request.old);
+        return Ok(namespace.is_some_and(|namespace| namespaces.matches(&labels(namespace))));
+    }
+    if !request.row.descriptor.namespaced {
+        return Ok(true);
+    }
+    let found = request.server.resource("namespaces").find("", &request.key.namespace);
+    let found = found.ok_or_else(|| ApiError::not_found("", "namespaces", &request.key.namespace))?;
+    Ok(namespaces.matches(&found.meta.labels))
+}
+
+async fn call(
+    request: &Request<'_>,
+    hook: &Webhook,
+    row: &Row,
+    object: Option<&Value>,
+) -> Result<review::Verdict, String> {
+    let Some(version) = hook.versions.iter().find(|version| matches!(version.as_str(), "v1" | "v1beta1")) else {
+        return Err(format!(
+            "webhook does not accept known AdmissionReview versions (v1, v1beta1): {:?}",
+            hook.versions
+        ));
+    };
+    let uid = uuid::Uuid::new_v4().to_string();
+    let shown = async |object: Option<&Value>| match object {
+        Some(object) => between(request.server, object, request.row, row).await.map_err(|error| error.message),
+        None => Ok(Value::Null),
+    };
+    let (object, old) = (shown(object).await?, shown(request.old).await?);
+    let question = json!({
+        "kind": "AdmissionReview",
+        "apiVersion": format!("admission.k8s.io/{version}"),
+        "request": question(request, row, &uid, &object, &old),
+    });
+    let client = &hook.client;
+    let service = client.service.as_ref();
+    let path = service.and_then(|service| service.path.clone()).unwrap_or_default();
+    let path = format!("{path}?timeout={}s", hook.timeout.as_secs());
+    let port = service.and_then(|service| service.port).unwrap_or(DEFAULT_PORT);
+    let at = Hook {
+        url: client.url.as_deref(),
+        service: service.map(|service| {
+            (service.namespace.as_str(), service.name.as_str(), path.as_str(), u16::try_from(port).unwrap_or(0))
+        }),
+        ca_bundle: client.ca_bundle.as_ref().map_or(&[], |bundle| &bundle.0),
+    };
+    let answer = request.server.call_hook(&at, &question, hook.timeout).await;
+    let answer = answer.map_err(|why| format!("failed to call webhook: {why}"))?;
+    review::read(&answer, version, &uid, hook.mutates)
+        .map_err(|why| format!("received invalid webhook response: {why}"))
+}
+
+fn question(request: &Request<'_>, row: &Row, uid: &str, object: &Value, old: &Value) -> Value {
+    let kind = |row: &Row| {
+        let gvk = &row.descriptor.gvk;
+        json!({"group": &*gvk.group, "version": &*gvk.version, "kind": &*gvk.kind})
+    };
+    let resource = |row: &Row| {
+        let gvr = &row.descriptor.gvr;
+        json!({"group": &*gvr.group, "version": &*gvr.version, "resource": &*gvr.resource})
+    };
+    let user = request.user;
+    let mut who = json!({"username": user.name, "groups": user.groups});
+    if !user.uid.is_empty() {
+        who["uid"] = user.uid.as_str().into();
+    }
+    if !user.extra.is_empty() {
+        who["extra"] = user
+            .extra
+            .iter()
+            .map(|(key, values)| (key.clone(), json!(values)))
+            .collect::<serde_json::Map<_, _>>()
+            .into();
+    }
+    let options = match request.operation {
+        Operation::Create => "CreateOptions",
+        Operation::Update => "UpdateOptions",
+        Operation::Delete => "DeleteOptions",
+    };
+    let mut question = json!({
+        "uid": uid, "kind": kind(row), "resource": resource(row),
+        "requestKind": kind(request.row), "requestResource": resource(request.row),
+        "operation": operation(request), "userInfo": who, "object": object, "oldObject": old,
+        "dryRun": request.dry_run, "options": {"kind": options, "apiVersion": "meta.k8s.io/v1"},
+    });
+    let name = &*request.key.name;
+    let namespace = if request.row.is("", "namespaces") { name } else { &*request.key.namespace };
+    for (field, text) in [
+        ("subResource", request.subresource),
+        ("requestSubResource", request.subresource),
+        ("name", name),
+        ("namespace", namespace),
+    ] {
+        if !text.is_empty() {
+            question[field] = text.into();
+        }
+    }
+    question
+}
