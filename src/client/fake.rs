@@ -351,7 +351,12 @@ fn merged(old: &Value, patch: &Value) -> Value {
     let Value::Object(patch) = patch else { return patch.clone() };
     let mut new = old.as_object().cloned().unwrap_or_default();
     for (name, value) in patch {
-        if value.is_null() {
+        if let Some(list) = name.strip_prefix("$deleteFromPrimitiveList/") {
+            let gone = value.as_array().cloned().unwrap_or_default();
+            if let Some(list) = new.get_mut(list).and_then(Value::as_array_mut) {
+                list.retain(|value| !gone.contains(value));
+            }
+        } else if value.is_null() {
             new.remove(name);
         } else {
             let old = new.get(name).unwrap_or(&Value::Null);

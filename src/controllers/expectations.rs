@@ -22,12 +22,18 @@ struct Open {
 
 impl Expectations {
     pub fn expect_creations(&self, owner: &ObjectKey, count: usize) {
-        self.set(owner, Open { creations: count, deletions: HashSet::new(), since: Instant::now() });
+        self.expect(owner, count, []);
     }
 
     /// By uid.
     pub fn expect_deletions(&self, owner: &ObjectKey, uids: impl IntoIterator<Item = String>) {
-        self.set(owner, Open { creations: 0, deletions: uids.into_iter().collect(), since: Instant::now() });
+        self.expect(owner, 0, uids);
+    }
+
+    /// Both at once: what was expected before is forgotten.
+    pub fn expect(&self, owner: &ObjectKey, creations: usize, deletions: impl IntoIterator<Item = String>) {
+        let open = Open { creations, deletions: deletions.into_iter().collect(), since: Instant::now() };
+        self.open.lock().expect("nothing panics while it holds the expectations").insert(owner.clone(), open);
     }
 
     /// Seen, or failed and not to be seen.
@@ -51,10 +57,6 @@ impl Expectations {
 
     pub fn forget(&self, owner: &ObjectKey) {
         self.open.lock().expect("nothing panics while it holds the expectations").remove(owner);
-    }
-
-    fn set(&self, owner: &ObjectKey, open: Open) {
-        self.open.lock().expect("nothing panics while it holds the expectations").insert(owner.clone(), open);
     }
 
     fn change(&self, owner: &ObjectKey, change: impl FnOnce(&mut Open)) {

@@ -1,13 +1,15 @@
 //! Kubernetes' own control loops.
 //!
-//! Bottom-up: `pod`, `owner` and `expectations` are what several need: facts of pods, claiming by
-//! controller references, what was done and is not yet seen. Then one module per controller, by its
+//! Bottom-up: `pod`, `owner`, `expectations` and `pod_control` are what several need: facts of pods, claiming by
+//! controller references, what was done and is not yet seen, making and deleting pods; `history` keeps the
+//! revisions of templates, `node_fit` says which nodes pods are meant for. Then one module per controller, by its
 //! upstream name; each has a `start(&Context)` that makes its caches, queue and workers, a reconciler,
 //! and pure `plan_*` functions that decide.
 //!
 //! `replicas` (ReplicaSet and ReplicationController, one engine), `deployment`, `endpoints` (Endpoints
 //! and EndpointSlices), `namespace` and `garbage` (both ask `discovery` what there is), `node_ipam`,
-//! `node_lifecycle`, `pod_gc`, `service_account`, `root_ca`, `cluster_role_aggregation`, `resource_quota`.
+//! `node_lifecycle`, `pod_gc`, `service_account`, `root_ca`, `cluster_role_aggregation`, `resource_quota`, `disruption`,
+//! `job`, `daemon_set`, `stateful_set`, `cron_job`, `ttl_after_finished`.
 //!
 //! Invariants: a reconciler gets a key and reads the caches; it may run twice or late and does no harm;
 //! whoever creates or deletes several objects keeps expectations, since the cache lags its own writes.
@@ -15,23 +17,32 @@
 //! Must not know: the store, the API server.
 
 mod cluster_role_aggregation;
+mod cron_job;
+mod daemon_set;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
 mod expectations;
 mod garbage;
+mod history;
+mod job;
 mod namespace;
+mod node_fit;
 mod node_ipam;
 mod node_lifecycle;
 mod owner;
 mod pod;
+mod pod_control;
 mod pod_gc;
 mod replicas;
 mod resource_quota;
 mod root_ca;
 mod service_account;
+mod stateful_set;
 #[cfg(test)]
 mod testing;
+mod ttl_after_finished;
 
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -91,6 +102,12 @@ pub fn start(informers: &Informers, clients: Clients, options: Options, scope: &
     pod_gc::start(&context);
     cluster_role_aggregation::start(&context);
     resource_quota::start(&context);
+    disruption::start(&context);
+    job::start(&context);
+    daemon_set::start(&context);
+    stateful_set::start(&context);
+    cron_job::start(&context);
+    ttl_after_finished::start(&context);
 }
 
 /// Runs a reconciler once its caches are filled.

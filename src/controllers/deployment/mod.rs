@@ -3,7 +3,7 @@
 //! `spec` reads deployments and replica sets; `hash` names sets; `revision` says what a set is told;
 //! `plan` says how big which set becomes; `status` says how it goes; `sync` does it.
 
-mod hash;
+pub mod hash;
 mod plan;
 mod revision;
 mod spec;

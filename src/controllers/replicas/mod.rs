@@ -6,32 +6,19 @@ mod plan;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use skiff_api::ObjectKey;
 use skiff_base::chain;
-use skiff_client::{
-    Change, Client, DeleteOptions, Error, EventKind, EventRecorder, Lister, Next, Queue, Reconciler, Result,
-};
+use skiff_client::{Change, Client, Error, Lister, Next, Queue, Reconciler, Result};
 
 use self::kind::{Replicated, Status};
-use self::plan::{Failure, Plan, plan_replicas, plan_status, plan_victims, slow_start};
-use crate::expectations::Expectations;
-use crate::service_account::is_closing;
+use self::plan::{Failure, Plan, plan_replicas, plan_status, plan_victims};
+use crate::pod_control::{self, BY_CONTROLLER, PodControl};
 use crate::{Context, drive, owner, pod};
 
 /// Keys that are worked on at once.
 const WORKERS: usize = 5;
-/// Requests for one key that are under way at once.
-const REQUESTS: usize = 32;
-
-/// Pods by the uid of their controller.
-const BY_CONTROLLER: &str = "controller-uid";
-/// Pods without a controller by namespace.
-const ORPHANS: &str = "orphans";
 
 pub fn start(context: &Context) {
     start_kind::<ReplicaSet>(context);
@@ -40,10 +27,9 @@ pub fn start(context: &Context) {
 
 struct Replicas<K> {
     client: Client,
-    events: EventRecorder,
+    control: PodControl,
     owners: Lister<K>,
     pods: Lister<Pod>,
-    expectations: Expectations,
 }
 
 /// The owners of one kind that share a controller (the replica sets of one deployment).
@@ -53,27 +39,25 @@ fn start_kind<K: Replicated>(context: &Context) {
     let owners = context.informers.lister::<K>();
     let pods = context.informers.lister::<Pod>();
     owners.add_index(BY_OWNER, owner::controller_uid::<K>);
-    pods.add_index(BY_CONTROLLER, owner::controller_uid::<Pod>);
-    pods.add_index(ORPHANS, owner::orphan_namespace::<Pod>);
+    pod_control::index(&pods);
     let queue = Queue::new(K::CONTROLLER);
     let controller = Arc::new(Replicas {
         client: context.client(K::CONTROLLER),
-        events: context.events(K::CONTROLLER, K::CONTROLLER),
+        control: PodControl::new(context.client(K::CONTROLLER), context.events(K::CONTROLLER, K::CONTROLLER)),
         owners: owners.clone(),
         pods: pods.clone(),
-        expectations: Expectations::default(),
     });
     let (adding, seeing) = (queue.clone(), controller.clone());
     owners.subscribe(move |change| {
         let key = ObjectKey::of(&**change.object());
         if matches!(change, Change::Deleted(_)) {
             // One of the same name that is made later starts without a memory.
-            seeing.expectations.forget(&key);
+            seeing.control.expectations.forget(&key);
         }
         adding.add(key);
     });
     let (adding, seeing) = (queue.clone(), controller.clone());
-    pods.subscribe(move |change| seeing.see_pod(change, &adding));
+    pods.subscribe(move |change| seeing.control.see::<K>(change, &adding, |pod| seeing.adopters(pod)));
     drive(context, controller, queue, WORKERS, async move {
         owners.synced().await;
         pods.synced().await;
@@ -81,56 +65,18 @@ fn start_kind<K: Replicated>(context: &Context) {
 }
 
 impl<K: Replicated> Replicas<K> {
-    /// The owner that controls a pod, if it is of this kind.
-    fn key_of(meta: &ObjectMeta) -> Option<ObjectKey> {
-        let reference = owner::controller(meta)?;
-        (reference.kind == K::KIND && reference.api_version == K::API_VERSION)
-            .then(|| ObjectKey::new(meta.namespace.as_deref().unwrap_or_default(), &reference.name))
-    }
-
-    fn see_pod(&self, change: &Change<Pod>, queue: &Queue<ObjectKey>) {
-        let pod = change.object();
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let key = Self::key_of(&pod.metadata);
-        match change {
-            Change::Added(_) => {
-                if let Some(key) = &key {
-                    self.expectations.created(key);
-                }
-            }
-            Change::Modified { old, .. } => {
-                let before = Self::key_of(&old.metadata);
-                if before != key
-                    && let Some(before) = before
-                {
-                    queue.add(before);
-                }
-            }
-            Change::Deleted(_) => {}
-        }
-        let going = pod.metadata.deletion_timestamp.is_some() || matches!(change, Change::Deleted(_));
-        if going && let Some(key) = &key {
-            self.expectations.deleted(key, uid);
-        }
-        match key {
-            Some(key) => queue.add(key),
-            None if owner::controller(&pod.metadata).is_none() && !going => {
-                // Whoever matches may adopt it.
-                let Some(labels) = &pod.metadata.labels else { return };
-                for owner in self.owners.in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default()) {
-                    if owner.selector().is_some_and(|selector| selector.matches(labels)) {
-                        queue.add(ObjectKey::of(&*owner));
-                    }
-                }
-            }
-            None => {}
-        }
+    /// Those that a pod of nobody's matches.
+    fn adopters(&self, pod: &Pod) -> Vec<ObjectKey> {
+        let Some(labels) = &pod.metadata.labels else { return Vec::new() };
+        let owners = self.owners.in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default());
+        let matching = owners.iter().filter(|o| o.selector().is_some_and(|selector| selector.matches(labels)));
+        matching.map(|owner| ObjectKey::of(&**owner)).collect()
     }
 
     /// Makes up for the difference between the active pods and what is asked for.
-    async fn manage(&self, key: &ObjectKey, owner: &Arc<K>, active: &[Arc<Pod>]) -> Result<Option<Failure>> {
+    async fn manage(&self, key: &ObjectKey, owner: &Arc<K>, active: &[Arc<Pod>]) -> Option<Failure> {
         match plan_replicas(active.len(), owner.replicas()) {
-            Plan::Nothing => Ok(None),
+            Plan::Nothing => None,
             Plan::Create(count) => self.create(key, owner, count).await,
             Plan::Delete(count) => {
                 let related = self.related(owner);
@@ -150,85 +96,19 @@ impl<K: Replicated> Replicas<K> {
         uids.flat_map(|uid| self.pods.indexed(BY_CONTROLLER, &uid)).filter(|pod| pod::is_active(pod)).collect()
     }
 
-    async fn create(&self, key: &ObjectKey, owner: &K, count: usize) -> Result<Option<Failure>> {
-        let Some(pod) = plan_pod(owner) else { return Ok(None) };
-        self.expectations.expect_creations(key, count);
-        let pods = self.client.namespaced::<Pod>(&key.namespace);
-        let mut left = count;
-        let mut failed = None;
-        for batch in slow_start(count) {
-            let mut waiting = batch;
-            let mut under_way = FuturesUnordered::new();
-            while waiting > 0 || !under_way.is_empty() {
-                while waiting > 0 && under_way.len() < REQUESTS {
-                    waiting -= 1;
-                    under_way.push(pods.create(&pod));
-                }
-                let Some(outcome) = under_way.next().await else { break };
-                left -= 1;
-                match outcome {
-                    Ok(created) => {
-                        let name = created.metadata.name.unwrap_or_default();
-                        self.tell(owner, EventKind::Normal, "SuccessfulCreate", format!("Created pod: {name}"));
-                    }
-                    Err(error) => {
-                        self.expectations.created(key);
-                        failed = Some(error);
-                    }
-                }
-            }
-            if failed.is_some() {
-                break;
-            }
-        }
-        // Those that were not tried any more will not be seen.
-        (0..left).for_each(|_| self.expectations.created(key));
-        self.failure(owner, failed, "FailedCreate", "Error creating")
+    async fn create(&self, key: &ObjectKey, owner: &K, count: usize) -> Option<Failure> {
+        let mut pod = pod_control::plan_pod(owner, owner.template()?);
+        pod.metadata.generate_name = Some(format!("{}-", key.name));
+        self.control.expectations.expect_creations(key, count);
+        let (_, failed) = self.control.create(key, owner, vec![pod; count]).await;
+        failed.map(|error| Failure { reason: "FailedCreate", message: chain(&error).to_string() })
     }
 
-    async fn delete(&self, key: &ObjectKey, owner: &K, victims: Vec<Arc<Pod>>) -> Result<Option<Failure>> {
-        self.expectations.expect_deletions(key, victims.iter().filter_map(|pod| pod.metadata.uid.clone()));
-        let pods = &self.client.namespaced::<Pod>(&key.namespace);
-        let outcomes = futures::stream::iter(victims)
-            .map(|pod| async move {
-                let name = pod.metadata.name.clone().unwrap_or_default();
-                let options = DeleteOptions { uid: pod.metadata.uid.clone(), ..DeleteOptions::default() };
-                (pod, pods.delete(&name, &options).await)
-            })
-            .buffer_unordered(REQUESTS)
-            .collect::<Vec<_>>()
-            .await;
-        let mut failed = None;
-        for (pod, outcome) in outcomes {
-            let name = pod.metadata.name.as_deref().unwrap_or_default();
-            match outcome {
-                Ok(()) => self.tell(owner, EventKind::Normal, "SuccessfulDelete", format!("Deleted pod: {name}")),
-                Err(error) => {
-                    self.expectations.deleted(key, pod.metadata.uid.as_deref().unwrap_or_default());
-                    // Gone, or another pod has its name: either way it is no longer ours.
-                    if !error.is_not_found() && !error.is_conflict() {
-                        failed = Some(error);
-                    }
-                }
-            }
-        }
-        self.failure(owner, failed, "FailedDelete", "Error deleting")
-    }
-
-    /// Tells of a failure, unless nothing can be made because the namespace is going.
-    fn failure(&self, owner: &K, failed: Option<Error>, reason: &'static str, what: &str) -> Result<Option<Failure>> {
-        let Some(error) = failed else { return Ok(None) };
-        if is_closing(&error) || error.is_not_found() {
-            // The namespace is going, or gone.
-            return Ok(None);
-        }
-        let message = chain(&error).to_string();
-        self.tell(owner, EventKind::Warning, reason, format!("{what}: {message}"));
-        Ok(Some(Failure { reason, message }))
-    }
-
-    fn tell(&self, owner: &K, kind: EventKind, reason: &str, message: String) {
-        self.events.record(EventRecorder::reference(owner), kind, reason, message);
+    async fn delete(&self, key: &ObjectKey, owner: &K, victims: Vec<Arc<Pod>>) -> Option<Failure> {
+        let uids = victims.iter().filter_map(|pod| pod.metadata.uid.clone());
+        self.control.expectations.expect_deletions(key, uids);
+        let failed = self.control.delete(key, owner, victims).await;
+        failed.map(|error| Failure { reason: "FailedDelete", message: chain(&error).to_string() })
     }
 
     async fn write_status(&self, owner: &K, status: Status) -> Result<()> {
@@ -237,11 +117,7 @@ impl<K: Replicated> Replicas<K> {
         }
         let mut fresh = owner.clone();
         fresh.set_status(status);
-        match self.client.all::<K>().update_status(&fresh).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(error),
-        }
+        pod_control::write_status(&self.client, &fresh).await
     }
 }
 
@@ -251,21 +127,19 @@ impl<K: Replicated> Reconciler for Replicas<K> {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next> {
         // What is seen after this shows in the lists below, or wakes the key again.
-        let settled = self.expectations.are_met(key);
+        let settled = self.control.expectations.are_met(key);
         let Some(owner) = self.owners.get(key) else {
-            self.expectations.forget(key);
+            self.control.expectations.forget(key);
             return Ok(Next::Done);
         };
         let Some(selector) = owner.selector() else { return Ok(Next::Done) };
-        let uid = owner.metadata().uid.as_deref().unwrap_or_default();
-        let mut candidates = self.pods.indexed(BY_CONTROLLER, uid);
-        candidates.extend(self.pods.indexed(ORPHANS, &key.namespace));
+        let mut candidates = pod_control::candidates(&self.pods, &*owner);
         candidates.retain(|pod| !pod::is_over(pod));
         let mut active = owner::claim(&self.client, &*owner, &selector, candidates).await?;
         active.retain(|pod| pod::is_active(pod));
 
         let leaving = owner.metadata().deletion_timestamp.is_some();
-        let failure = if settled && !leaving { self.manage(key, &owner, &active).await? } else { None };
+        let failure = if settled && !leaving { self.manage(key, &owner, &active).await } else { None };
         let (status, wait) = plan_status(
             &owner.status(),
             &active,
@@ -283,27 +157,6 @@ impl<K: Replicated> Reconciler for Replicas<K> {
         // A little later than it is due, lest it be looked at a moment too early.
         Ok(wait.map_or(Next::Done, |wait| Next::After(wait + Duration::from_millis(10))))
     }
-}
-
-/// A pod from the owner's template.
-fn plan_pod<K: Replicated>(owner: &K) -> Option<Pod> {
-    let PodTemplateSpec { metadata, spec } = owner.template()?.clone();
-    let template = metadata.unwrap_or_default();
-    let meta = owner.metadata();
-    let name = meta.name.as_deref().unwrap_or_default();
-    Some(Pod {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{name}-")),
-            namespace: meta.namespace.clone(),
-            labels: template.labels,
-            annotations: template.annotations,
-            finalizers: template.finalizers,
-            owner_references: Some(vec![owner::reference_to(owner)]),
-            ..ObjectMeta::default()
-        },
-        spec,
-        status: None,
-    })
 }
 
 #[cfg(test)]

@@ -34,19 +34,6 @@ pub fn plan_replicas(have: usize, want: i32) -> Plan {
     }
 }
 
-/// The sizes of the batches in which pods are made: 1, 2, 4 ... so that a refusal (a quota, say) costs a
-/// few requests and not five hundred.
-pub fn slow_start(count: usize) -> impl Iterator<Item = usize> {
-    let mut left = count;
-    let mut size = 1;
-    std::iter::from_fn(move || {
-        let batch = size.min(left);
-        left -= batch;
-        size *= 2;
-        (batch > 0).then_some(batch)
-    })
-}
-
 /// The `count` pods whose loss costs least. `related` are all active pods that do the same work (those of
 /// all replica sets of one deployment): of nodes with many of them pods are taken first.
 pub fn plan_victims(mut pods: Vec<Arc<Pod>>, related: &[Arc<Pod>], count: usize, now: Timestamp) -> Vec<Arc<Pod>> {
@@ -195,8 +182,6 @@ mod tests {
         ] {
             assert_eq!(plan_replicas(have, want), expect);
         }
-        assert_eq!(slow_start(10).collect::<Vec<_>>(), [1, 2, 4, 3]);
-        assert_eq!(slow_start(0).count(), 0);
     }
 
     #[test]

@@ -1,0 +1,192 @@
+//! Keeps pods with numbers: made in order, each with its own name and claims, replaced in the reverse order.
+
+mod plan;
+mod pods;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use skiff_api::ObjectKey;
+use skiff_api::selector::LabelSelector;
+use skiff_base::{chain, time};
+use skiff_client::{Client, DeleteOptions, EventKind, EventRecorder, Lister, Next, Queue, Reconciler, Result};
+
+use self::plan::{Observed, Step};
+use crate::history::{History, Revisions, Style, name_of, template_of};
+use crate::pod_control;
+use crate::service_account::is_closing;
+use crate::{Context, drive, owner};
+
+const WORKERS: usize = 5;
+
+pub fn start(context: &Context) {
+    let sets = context.informers.lister::<StatefulSet>();
+    let pods = context.informers.lister::<Pod>();
+    pod_control::index(&pods);
+    let queue = Queue::new(StatefulSets::NAME);
+    let client = context.client(StatefulSets::NAME);
+    let style = Style { hash_label: "controller.kubernetes.io/hash" };
+    let controller = Arc::new(StatefulSets {
+        events: context.events(StatefulSets::NAME, "statefulset-controller"),
+        history: History::new(client.clone(), context.informers.lister::<ControllerRevision>(), style),
+        client,
+        sets: sets.clone(),
+        pods: pods.clone(),
+    });
+    let adding = queue.clone();
+    sets.subscribe(move |change| adding.add(ObjectKey::of(&**change.object())));
+    let (adding, all) = (queue.clone(), sets.clone());
+    pods.subscribe(move |change| {
+        let meta = &change.object().metadata;
+        if let Some(key) = pod_control::key_of::<StatefulSet>(meta) {
+            adding.add(key);
+        } else if owner::controller(meta).is_none()
+            && let Some(labels) = &meta.labels
+        {
+            let sets = all.in_namespace(meta.namespace.as_deref().unwrap_or_default());
+            let matching = sets.iter().filter(|set| selector_of(set).is_some_and(|s| s.matches(labels)));
+            matching.for_each(|set| adding.add(ObjectKey::of(&**set)));
+        }
+    });
+    let revisions = controller.clone();
+    drive(context, controller, queue, WORKERS, async move {
+        sets.synced().await;
+        pods.synced().await;
+        revisions.history.synced().await;
+    });
+}
+
+struct StatefulSets {
+    client: Client,
+    events: EventRecorder,
+    history: History,
+    sets: Lister<StatefulSet>,
+    pods: Lister<Pod>,
+}
+
+fn selector_of(set: &StatefulSet) -> Option<LabelSelector> {
+    let selector = LabelSelector::from_typed(Some(&set.spec.as_ref()?.selector)).ok()?;
+    if selector.is_everything() { None } else { Some(selector) }
+}
+
+impl StatefulSets {
+    /// Tells how an attempt on an object of the set ended.
+    fn tell<T>(&self, set: &StatefulSet, verb: &str, what: &str, outcome: &Result<T>) {
+        let name = set.metadata.name.as_deref().unwrap_or_default();
+        let capital = if verb == "create" { "Create" } else { "Delete" };
+        let reference = EventRecorder::reference(set);
+        match outcome {
+            Ok(_) => {
+                let message = format!("{verb} {what} in StatefulSet {name} successful");
+                self.events.record(reference, EventKind::Normal, &format!("Successful{capital}"), message);
+            }
+            Err(error) if is_closing(error) => {}
+            Err(error) => {
+                let message = format!("{verb} {what} in StatefulSet {name} failed error: {}", chain(error));
+                self.events.record(reference, EventKind::Warning, &format!("Failed{capital}"), message);
+            }
+        }
+    }
+
+    async fn create(
+        &self,
+        key: &ObjectKey,
+        set: &StatefulSet,
+        revisions: &Revisions,
+        revision: &ControllerRevision,
+        ordinal: i32,
+    ) -> Result<()> {
+        let template = template_of(revision).or_else(|| template_of(&revisions.update)).unwrap_or_default();
+        let claims = self.client.namespaced::<PersistentVolumeClaim>(&key.namespace);
+        let pod = pods::plan_pod(set, &template, name_of(revision), ordinal);
+        let pod_name = pod.metadata.name.clone().unwrap_or_default();
+        for claim in pods::plan_claims(set, ordinal) {
+            let outcome = claims.create(&claim).await;
+            if outcome.as_ref().is_err_and(skiff_client::Error::is_already_exists) {
+                continue;
+            }
+            let what = format!("Claim {} Pod {pod_name}", claim.metadata.name.as_deref().unwrap_or_default());
+            self.tell(set, "create", &what, &outcome);
+            outcome?;
+        }
+        let outcome = self.client.namespaced::<Pod>(&key.namespace).create(&pod).await;
+        if outcome.as_ref().is_err_and(skiff_client::Error::is_already_exists) {
+            // Made before, and not seen yet; or somebody else's, whose end is waited for.
+            return outcome.map(drop);
+        }
+        self.tell(set, "create", &format!("Pod {pod_name}"), &outcome);
+        match outcome {
+            Err(error) if is_closing(&error) => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
+    async fn delete(&self, key: &ObjectKey, set: &StatefulSet, pod: &Pod) -> Result<()> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let options = DeleteOptions { uid: pod.metadata.uid.clone(), ..DeleteOptions::default() };
+        let outcome = self.client.namespaced::<Pod>(&key.namespace).delete(name, &options).await;
+        // Gone, or another pod has its name: either way it is no longer ours.
+        if outcome.as_ref().is_err_and(|error| error.is_not_found() || error.is_conflict()) {
+            return Ok(());
+        }
+        self.tell(set, "delete", &format!("Pod {name}"), &outcome);
+        outcome
+    }
+
+    async fn write_status(&self, observed: &Observed<'_>, collisions: i32) -> Result<()> {
+        let status = plan::plan_status(observed, collisions);
+        if observed.set.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let mut fresh = observed.set.clone();
+        fresh.status = Some(status);
+        pod_control::write_status(&self.client, &fresh).await
+    }
+}
+
+impl Reconciler for StatefulSets {
+    const NAME: &'static str = "statefulset-controller";
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Next> {
+        let Some(set) = self.sets.get(key) else { return Ok(Next::Done) };
+        let (Some(spec), Some(selector)) = (&set.spec, selector_of(&set)) else { return Ok(Next::Done) };
+        let candidates = pod_control::candidates(&self.pods, &*set);
+        // Only pods with one of its names can be its own.
+        let named = candidates.into_iter().filter(|pod| pods::ordinal_of(&set, pod).is_some()).collect();
+        let pods = owner::claim(&self.client, &*set, &selector, named).await?;
+        let status = set.status.clone().unwrap_or_default();
+        let revisions = self.history.ensure(&*set, &spec.template, status.collision_count.unwrap_or(0)).await?;
+        let by_name = |name: &str| revisions.all.iter().find(|revision| name_of(revision) == name).cloned();
+        let current = status.current_revision.as_deref().and_then(by_name).unwrap_or_else(|| revisions.update.clone());
+        let observed = Observed {
+            set: &set,
+            pods: &pods,
+            current: name_of(&current),
+            update: name_of(&revisions.update),
+            now: time::now(),
+        };
+        self.write_status(&observed, revisions.collisions).await?;
+        if set.metadata.deletion_timestamp.is_some() {
+            return Ok(Next::Done);
+        }
+        let plan = plan::plan(&observed);
+        for step in plan.steps {
+            match step {
+                Step::Create { ordinal, updated } => {
+                    let revision = if updated { &revisions.update } else { &current };
+                    self.create(key, &set, &revisions, revision, ordinal).await?;
+                }
+                Step::Delete(pod) => self.delete(key, &set, &pod).await?,
+            }
+        }
+        let mut live: Vec<&str> = pods.iter().map(|pod| pods::revision_of(pod)).collect();
+        live.extend([observed.current, observed.update]);
+        self.history.truncate(&revisions, &live, spec.revision_history_limit.unwrap_or(10)).await?;
+        Ok(plan.wait.map_or(Next::Done, |wait| Next::After(wait + Duration::from_millis(10))))
+    }
+}

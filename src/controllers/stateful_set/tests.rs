@@ -1,0 +1,189 @@
+//! The plans, as tables, and the controller on a stage.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+
+use super::plan::{Observed, Step, plan, plan_status};
+use super::pods::{ordinal_of, plan_claims, plan_pod};
+use crate::testing::Stage;
+
+fn set(spec: Value) -> StatefulSet {
+    let mut all = json!({"replicas": 3, "serviceName": "s", "selector": {"matchLabels": {"a": "b"}},
+        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": []}}});
+    all.as_object_mut().expect("a map").extend(spec.as_object().expect("a map").clone());
+    serde_json::from_value(json!({"metadata": {"name": "w", "namespace": "x", "uid": "w"}, "spec": all}))
+        .expect("a set")
+}
+
+/// Number, revision, state: `+` ready, `-` not, `x` failed, `d` being deleted.
+fn pod((ordinal, revision, state): &(i32, &str, char)) -> Arc<Pod> {
+    let name = format!("w-{ordinal}");
+    let ready = if *state == '+' { "True" } else { "False" };
+    let mut value = json!({"metadata": {"name": name, "uid": name, "labels": {"controller-revision-hash": revision}},
+        "status": {"phase": if *state == 'x' { "Failed" } else { "Running" }, "conditions": [{"type": "Ready", "status": ready}]}});
+    if *state == 'd' {
+        value["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
+    }
+    Arc::new(serde_json::from_value(value).expect("a pod"))
+}
+
+fn said(set: &StatefulSet, pods: &[Arc<Pod>]) -> Vec<String> {
+    let now = "2024-01-01T00:00:00Z".parse().expect("a time");
+    let steps = plan(&Observed { set, pods, current: "old", update: "new", now }).steps;
+    let words = |step: &Step| match step {
+        Step::Create { ordinal, updated } => format!("+{ordinal}{}", if *updated { "" } else { " old" }),
+        Step::Delete(pod) => format!("-{}", ordinal_of(set, pod).expect("a number")),
+    };
+    steps.iter().map(words).collect()
+}
+
+#[test]
+fn pods_come_and_go_in_order() {
+    let parallel = json!({"podManagementPolicy": "Parallel"});
+    let shift = json!({"replicas": 2, "ordinals": {"start": 5}});
+    for (what, spec, pods, expect) in [
+        ("the first", json!({}), vec![], vec!["+0"]),
+        ("waits for it", json!({}), vec![(0, "new", '-')], vec![]),
+        ("the next", json!({}), vec![(0, "new", '+')], vec!["+1"]),
+        ("all at once", parallel.clone(), vec![(1, "new", '-')], vec!["+0", "+2"]),
+        ("a gap", json!({}), vec![(0, "new", '+'), (2, "new", '+')], vec!["+1"]),
+        ("one that failed", json!({}), vec![(0, "new", 'x')], vec!["-0"]),
+        ("one that goes", json!({}), vec![(0, "new", 'd')], vec![]),
+        ("too many", json!({"replicas": 1}), vec![(0, "new", '+'), (1, "new", '+'), (2, "new", '+')], vec!["-2"]),
+        ("too many, one goes", json!({"replicas": 1}), vec![(0, "new", '+'), (1, "new", '+'), (2, "new", 'd')], vec![]),
+        (
+            "too many, one broken",
+            json!({"replicas": 1}),
+            vec![(0, "new", '+'), (1, "new", '+'), (2, "new", '-')],
+            vec!["-2"],
+        ),
+        ("other numbers", shift, vec![(0, "new", '+')], vec!["+5"]),
+        ("none wanted", json!({"replicas": 0}), vec![], vec![]),
+    ] {
+        let pods: Vec<Arc<Pod>> = pods.iter().map(pod).collect();
+        assert_eq!(said(&set(spec), &pods), expect, "{what}");
+    }
+}
+
+#[test]
+fn new_templates_go_from_the_top() {
+    let rolling = |rolling: Value| json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": rolling}});
+    for (what, spec, pods, expect) in [
+        ("the last", json!({}), "old+ old+ old+", vec!["-2"]),
+        ("waits", json!({}), "old+ old+ new-", vec![]),
+        ("the next", json!({}), "old+ old+ new+", vec!["-1"]),
+        ("done", json!({}), "new+ new+ new+", vec![]),
+        ("a part", rolling(json!({"partition": 2})), "old+ old+ new+", vec![]),
+        ("two at once", rolling(json!({"maxUnavailable": 2})), "old+ old+ old+", vec!["-2", "-1"]),
+        ("by hand", json!({"updateStrategy": {"type": "OnDelete"}}), "old+ old+ old+", vec![]),
+    ] {
+        let pods: Vec<Arc<Pod>> = pods
+            .split(' ')
+            .enumerate()
+            .map(|(i, text)| {
+                let ordinal = i32::try_from(i).expect("few");
+                pod(&(ordinal, &text[..3], text.chars().last().expect("a state")))
+            })
+            .collect();
+        assert_eq!(said(&set(spec), &pods), expect, "{what}");
+    }
+    let below = rolling(json!({"partition": 2}));
+    assert_eq!(said(&set(below), &[]), ["+0 old"]);
+}
+
+#[test]
+fn counts_and_revisions() {
+    let now = "2024-01-01T00:00:00Z".parse().expect("a time");
+    let set = set(json!({"replicas": 2}));
+    for (pods, expect) in [
+        (
+            vec![(0, "old", '+'), (1, "new", '-')],
+            json!({"replicas": 2, "readyReplicas": 1, "availableReplicas": 1, "currentReplicas": 1, "updatedReplicas": 1,
+                "currentRevision": "old", "updateRevision": "new", "collisionCount": 0}),
+        ),
+        (
+            vec![(0, "new", '+'), (1, "new", '+')],
+            json!({"replicas": 2, "readyReplicas": 2, "availableReplicas": 2, "currentReplicas": 2, "updatedReplicas": 2,
+                "currentRevision": "new", "updateRevision": "new", "collisionCount": 0}),
+        ),
+    ] {
+        let pods: Vec<Arc<Pod>> = pods.iter().map(pod).collect();
+        let status = plan_status(&Observed { set: &set, pods: &pods, current: "old", update: "new", now }, 0);
+        assert_eq!(serde_json::to_value(status).expect("a status"), expect);
+    }
+}
+
+#[test]
+fn pods_keep_their_names_and_claims() {
+    let set = set(
+        json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}],
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [],
+            "volumes": [{"name": "data", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}]}}}),
+    );
+    let template = set.spec.as_ref().expect("a spec").template.clone();
+    let pod = serde_json::to_value(plan_pod(&set, &template, "w-1a", 2)).expect("a pod");
+    assert_eq!(pod["metadata"]["name"], "w-2");
+    assert_eq!(
+        pod["metadata"]["labels"],
+        json!({"a": "b", "statefulset.kubernetes.io/pod-name": "w-2", "apps.kubernetes.io/pod-index": "2",
+            "controller-revision-hash": "w-1a"})
+    );
+    assert_eq!((&pod["spec"]["hostname"], &pod["spec"]["subdomain"]), (&json!("w-2"), &json!("s")));
+    assert_eq!(
+        pod["spec"]["volumes"],
+        json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data-w-2", "readOnly": false}}, {"name": "tmp", "emptyDir": {}}])
+    );
+    let claims = plan_claims(&set, 2);
+    assert_eq!(claims[0].metadata.name.as_deref(), Some("data-w-2"));
+    for (name, expect) in
+        [("w-0", Some(0)), ("w-12", Some(12)), ("w-01", None), ("w-", None), ("v-1", None), ("w-1-2", None)]
+    {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name}})).expect("a pod");
+        assert_eq!(ordinal_of(&set, &pod), expect, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn makes_and_replaces_pods_in_order() {
+    let stage = Stage::new();
+    let mut object = serde_json::to_value(set(json!({"replicas": 2}))).expect("a set");
+    object["metadata"]["generation"] = json!(1);
+    stage.put(object);
+    super::start(&stage.context());
+    let ready = |mut pod: Value| {
+        pod["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True",
+            "lastTransitionTime": "2024-01-01T00:00:00Z"}]});
+        pod
+    };
+    let names = |fake: &skiff_client::fake::FakeTransport| -> Vec<String> {
+        fake.objects("/api/v1/pods")
+            .iter()
+            .map(|p| p["metadata"]["name"].as_str().expect("a name").to_owned())
+            .collect()
+    };
+    stage.until("the first pod", |fake| names(fake) == ["w-0"]).await;
+    stage.put(ready(stage.fake.objects("/api/v1/pods")[0].clone()));
+    stage.until("the second pod", |fake| names(fake) == ["w-0", "w-1"]).await;
+    let second = stage.fake.objects("/api/v1/pods")[1].clone();
+    stage.put(ready(second.clone()));
+    let status =
+        |fake: &skiff_client::fake::FakeTransport| fake.objects("/apis/apps/v1/statefulsets")[0]["status"].clone();
+    stage
+        .until("both are ready", |fake| status(fake)["readyReplicas"] == 2 && status(fake)["currentReplicas"] == 2)
+        .await;
+    let mut changed = stage.fake.objects("/apis/apps/v1/statefulsets")[0].clone();
+    changed["spec"]["template"]["metadata"]["annotations"] = json!({"new": "yes"});
+    stage.put(changed);
+    stage
+        .until("the second is replaced first", |fake| {
+            let pods = fake.objects("/api/v1/pods");
+            pods.len() == 2 && pods[1]["metadata"]["annotations"]["new"] == "yes"
+        })
+        .await;
+    assert!(stage.fake.objects("/api/v1/pods")[0]["metadata"].get("annotations").is_none());
+    stage.end().await;
+}
