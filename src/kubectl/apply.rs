@@ -10,8 +10,10 @@ use crate::failure::{api_error, is_not_found};
 use crate::manifest::{Files, Manifest};
 use crate::print::compact;
 use crate::server::{MANAGER, Server, path, with_query};
-use crate::writing::{DryRun, Writing, local};
+use crate::writing::{DryRun, Writing, local, patched};
 use crate::{Failure, Result};
+
+mod migrate;
 
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const CLIENT_SIDE: &str = "kubectl-client-side-apply";
@@ -52,6 +54,11 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
     if arguments.force_conflicts && !arguments.server_side {
         return Err(Failure::text("--force-conflicts only works with --server-side"));
     }
+    if arguments.server_side && arguments.writing.dry_run()? == DryRun::Client {
+        return Err(Failure::text(
+            "--dry-run=client doesn't work with --server-side (did you mean --dry-run=server instead?)",
+        ));
+    }
     let manifests = arguments.files.read()?;
     if manifests.is_empty() {
         return Err(Failure::text("no objects passed to apply"));
@@ -75,17 +82,47 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
 
 async fn on_server(server: &Server, arguments: &Arguments, manifest: &Manifest, resource: &Resource) -> Result {
     let writing = &arguments.writing;
-    if writing.dry_run()? == DryRun::Client {
-        return Err(Failure::text(
-            "--dry-run=client doesn't work with --server-side (did you mean --dry-run=server instead?)",
-        ));
-    }
     let force = if arguments.force_conflicts { "true" } else { "false" };
     let base = path(resource, Some(manifest.namespace()), manifest.name(), "");
     let path = with_query(&writing.query(&base, MANAGER)?, &[("force", force)]);
-    let object = server.patch(&path, PatchKind::Apply, &manifest.object).await?;
+    let mut object = server.patch(&path, PatchKind::Apply, &manifest.object).await.map_err(of_server_side)?;
+    if writing.dry_run()? == DryRun::No && writing.field_manager.is_empty() {
+        match migrate::migrate(server, &base, &object).await {
+            Ok(true) => {
+                object = server.patch(&path, PatchKind::Apply, &manifest.object).await.map_err(of_server_side)?
+            }
+            Ok(false) => {}
+            // What was asked for is done; the next apply tries this again.
+            Err(e) => eprintln!(
+                "Warning: server rejected managed fields migration to Server-Side Apply. This is non-fatal and will be retried next time you apply. Error: {e}"
+            ),
+        }
+    }
     writing.tell(resource, &object, "serverside-applied")
 }
+
+/// What a refused server-side apply means, and what to do about it.
+fn of_server_side(error: anyhow::Error) -> anyhow::Error {
+    match api_error(&error) {
+        Some(refused) if refused.code == 415 => {
+            Failure::Unreachable(format!("Server-side apply not available on the server: ({})", refused.message)).into()
+        }
+        Some(refused) if refused.is_conflict() => Failure::text(format!("{}\n{CONFLICTS}", refused.message)),
+        _ => error,
+    }
+}
+
+const CONFLICTS: &str = "Please review the fields above--they currently have other managers. Here
+are the ways you can resolve this warning:
+* If you intend to manage all of these fields, please re-run the apply
+  command with the `--force-conflicts` flag.
+* If you do not intend to manage all of the fields, please edit your
+  manifest to remove references to the fields that should keep their
+  current managers.
+* You may co-own fields by updating your manifest to match the existing
+  value; in this case, you'll become the manager if the other manager(s)
+  stop managing the field (remove it from their configuration).
+See https://kubernetes.io/docs/reference/using-api/server-side-apply/#conflicts";
 
 /// The object with the annotation that remembers it.
 pub fn remembering(object: &Value) -> Value {
@@ -131,12 +168,17 @@ async fn three_way(server: &Server, arguments: &Arguments, manifest: &Manifest, 
     loop {
         let original =
             current["metadata"]["annotations"][LAST_APPLIED].as_str().and_then(|text| serde_json::from_str(text).ok());
-        if writing.dry_run()? == DryRun::Client {
-            return writing.tell(resource, &current, "configured");
-        }
         let patch = patch::three_way(original.as_ref(), &modified, &current, schema.as_ref()).map_err(local)?;
         if patch.as_object().is_some_and(serde_json::Map::is_empty) {
             return writing.tell(resource, &current, "unchanged");
+        }
+        if current["metadata"]["deletionTimestamp"].is_string() {
+            let what = resource.label(manifest.name());
+            eprintln!("Warning: Detected changes to resource {what} which is currently being deleted.");
+        }
+        if writing.dry_run()? == DryRun::Client {
+            let kind = if schema.is_some() { PatchKind::Strategic } else { PatchKind::Merge };
+            return writing.tell(resource, &patched(resource, &current, kind, &patch)?, "configured");
         }
         let kind = if schema.is_some() { PatchKind::Strategic } else { PatchKind::Merge };
         match server.patch(&writing.query(&object_path, CLIENT_SIDE)?, kind, &patch).await {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::server::Server;
 use crate::targets::{Found, Selection};
-use crate::writing::Writing;
+use crate::writing::{DryRun, Writing};
 use crate::{Failure, Result, create};
 
 #[derive(Args, Debug)]
@@ -38,6 +38,11 @@ pub struct Arguments {
 
 pub async fn run(server: &Server, arguments: Arguments) -> Result {
     let (min, max) = (arguments.min, arguments.max);
+    if arguments.cpu_percent >= 0 {
+        eprintln!(
+            "Flag --cpu-percent has been deprecated, Use --cpu with percentage or resource quantity format (e.g., '70%' for utilization or '500m' for milliCPU)."
+        );
+    }
     if max < 1 {
         return Err(Failure::text(format!("--max=MAXPODS is required and must be at least 1, max: {max}")));
     }
@@ -58,8 +63,8 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             let kind = &found.resource.kind;
             return Err(Failure::text(format!("cannot autoscale a {kind}: it has no scale")));
         }
-        create::make_as(server, arguments.object(&found)?, &arguments.writing, "kubectl-autoscale", "autoscaled")
-            .await?;
+        let told = if arguments.writing.dry_run()? == DryRun::Client { "created" } else { "autoscaled" };
+        create::make_as(server, arguments.object(&found)?, &arguments.writing, "kubectl-autoscale", told).await?;
     }
     Ok(())
 }

@@ -124,7 +124,7 @@ impl Global {
     /// All files as one.
     fn merged(&self) -> Result<Value> {
         let files = self.files();
-        let mut merged = json!({"apiVersion": "v1", "kind": "Config", "preferences": {}, "current-context": ""});
+        let mut merged = json!({"apiVersion": "v1", "kind": "Config", "current-context": ""});
         let mut any = false;
         for file in &files {
             let text = match std::fs::read_to_string(file) {
@@ -283,9 +283,6 @@ fn contexts(config: &Value, current: &str, names: &[String], output: &str, no_he
     if !matches!(output, "" | "name") {
         return Err(Failure::text(format!("output must be one of '' or 'name': {output:?}")));
     }
-    if let Some(missing) = names.iter().find(|name| !has(config, "contexts", name)) {
-        return Err(Failure::text(format!("context {missing} not found")));
-    }
     let mut table = crate::print::Table::default();
     if !no_headers {
         table.row(["CURRENT", "NAME", "CLUSTER", "AUTHINFO", "NAMESPACE"].map(str::to_owned));
@@ -306,7 +303,10 @@ fn contexts(config: &Value, current: &str, names: &[String], output: &str, no_he
     if output.is_empty() {
         print!("{table}");
     }
-    Ok(())
+    match names.iter().find(|name| !has(config, "contexts", name)) {
+        Some(missing) => Err(Failure::text(format!("context {missing} not found"))),
+        None => Ok(()),
+    }
 }
 
 /// Puts the contents of files in place of their names.

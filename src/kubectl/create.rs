@@ -146,17 +146,51 @@ pub async fn make_as(server: &Server, mut object: Value, writing: &Writing, mana
     let (api_version, kind) =
         (object["apiVersion"].as_str().unwrap_or_default(), object["kind"].as_str().unwrap_or_default());
     let what = format!("failed to create {}", kind.to_ascii_lowercase());
-    let Some(resource) = server.discovery().await?.of_kind(api_version, kind) else {
-        return Err(Failure::text(format!("the server has no kind {kind:?} in version {api_version:?}")));
+    let here = writing.dry_run()? == DryRun::Client;
+    let resource = match server.discovery().await?.of_kind(api_version, kind) {
+        Some(resource) => resource.clone(),
+        // What is only printed needs no server that has it.
+        None if here => Resource { namespaced: !CLUSTER_SCOPED.contains(&kind), ..Resource::of_object(&object) },
+        None => {
+            return Err(Failure::text(format!("the server has no kind {kind:?} in version {api_version:?}")));
+        }
     };
     // An object that is only printed goes where it is sent, as upstream.
-    if resource.namespaced && (server.namespace_given || writing.dry_run()? != DryRun::Client) {
+    if resource.namespaced && (server.namespace_given || !here) {
         object["metadata"]["namespace"] = server.namespace.as_str().into();
     }
-    post(server, resource, &object, writing, manager, told).await.map_err(|e| match api_error(&e) {
+    if here {
+        with_empty_parts(&mut object);
+    }
+    post(server, &resource, &object, writing, manager, told).await.map_err(|e| match api_error(&e) {
         Some(error) if error.reason != "Invalid" => Failure::text(format!("{what}: {}", error.message)),
         _ => e,
     })
+}
+
+/// Kinds of generators that live in no namespace.
+const CLUSTER_SCOPED: [&str; 4] = ["Namespace", "ClusterRole", "ClusterRoleBinding", "PriorityClass"];
+
+/// Parts that upstream's typed objects always have, empty: an object that is printed shows them.
+fn with_empty_parts(object: &mut Value) {
+    let (field, part) = match object["kind"].as_str().unwrap_or_default() {
+        "Pod" => {
+            object["spec"]["dnsPolicy"] = "ClusterFirst".into();
+            ("status", json!({}))
+        }
+        "Deployment" | "Job" | "CronJob" | "ResourceQuota" => ("status", json!({})),
+        "Service" | "Ingress" => ("status", json!({"loadBalancer": {}})),
+        "Namespace" => {
+            object["spec"] = json!({});
+            ("status", json!({}))
+        }
+        "PodDisruptionBudget" => {
+            ("status", json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0}))
+        }
+        "ClusterRole" if object.get("aggregationRule").is_some() => ("rules", Value::Null),
+        _ => return,
+    };
+    object[field] = part;
 }
 
 async fn post(

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use skiff_api::duration::human_since;
 
-use crate::server::{Server, path, with_query};
+use crate::server::{JSON, Server, with_query};
 use crate::targets::{Found, Selection, Target, list, parse};
 use crate::{Failure, Result};
 
@@ -95,11 +95,11 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
     Ok(())
 }
 
-/// The text of a pod template, as the history of a rollout shows it.
+/// The text of a pod template, as the history of a rollout shows it: with its tabs.
 pub fn template(template: &Value) -> String {
     let mut page = Page::default();
     workload::template(&mut page, template);
-    page.text()
+    page.lines().to_owned()
 }
 
 impl Arguments {
@@ -123,7 +123,7 @@ impl Arguments {
                 }
             }
             for name in names {
-                match server.get(&path(&resource, namespace, &name, "")).await {
+                match server.object(&resource, namespace, &name, JSON).await {
                     Ok(object) => found.push(Found { resource: resource.clone(), object }),
                     Err(e) if crate::failure::is_not_found(&e) => {
                         let all = list(server, &resource, namespace, "", "").await?;
@@ -189,9 +189,10 @@ async fn events(server: &Server, page: &mut Page, found: &Found) -> Result {
     for event in events {
         let text = |field: &str| event[field].as_str().unwrap_or_default();
         let age = |at: Option<Timestamp>| at.map_or_else(|| "<unknown>".to_owned(), |at| human_since(at, now));
-        let count = event["series"]["count"].as_i64().or_else(|| event["count"].as_i64()).unwrap_or(1);
-        let first = time(&event["firstTimestamp"]).or_else(|| time(&event["eventTime"]));
-        let when = if count > 1 {
+        let series = event["series"]["count"].as_i64();
+        let count = series.or_else(|| event["count"].as_i64()).unwrap_or(1);
+        let first = time(&event["eventTime"]).or_else(|| time(&event["firstTimestamp"]));
+        let when = if count > 1 || series.is_some() {
             format!("{} (x{count} over {})", age(last_seen(event)), age(first))
         } else {
             age(first.or_else(|| last_seen(event)))
@@ -200,7 +201,10 @@ async fn events(server: &Server, page: &mut Page, found: &Found) -> Result {
             .as_str()
             .filter(|from| !from.is_empty())
             .unwrap_or_else(|| text("reportingComponent"));
-        page.line(format!("  {}\t{}\t{when}\t{from}\t{}", text("type"), text("reason"), text("message").trim()));
+        let part = event["involvedObject"]["fieldPath"].as_str().filter(|path| !path.is_empty());
+        let part = part.map(|path| format!("{path}: ")).unwrap_or_default();
+        let message = text("message").trim();
+        page.line(format!("  {}\t{}\t{when}\t{from}\t{part}{message}", text("type"), text("reason")));
     }
     Ok(())
 }

@@ -57,8 +57,8 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
     events.sort_by_key(last_seen);
     if events.is_empty() && !arguments.watch {
         match namespace {
-            Some(namespace) => println!("No events found in {namespace} namespace."),
-            None => println!("No events found."),
+            Some(namespace) => eprintln!("No events found in {namespace} namespace."),
+            None => eprintln!("No events found."),
         }
         return Ok(());
     }

@@ -41,10 +41,15 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         }
         other => return Err(Failure::text(format!("unrecognized format: {other}"))),
     }
-    let (resource, fields) = split(server.discovery().await?, &arguments.path, &arguments.api_version)?;
+    let split = split(server.discovery().await?, &arguments.path, &arguments.api_version);
+    let (resource, fields) = split.map_err(|e| Failure::Unreachable(e.to_string()))?;
     let document = server.get(&format!("/openapi/v3{}", resource.root_path())).await?;
-    let text = explain(&document, &resource, &fields, arguments.recursive, arguments.max_depth)?;
-    println!("{text}");
+    let schemas = Schemas { document: &document };
+    let Some(schema) = schemas.of_kind(&resource) else {
+        return Err(Failure::text(format!("GVR ({}) not found in OpenAPI schema", resource.qualified())));
+    };
+    print!("{}", head(&resource));
+    println!("{}", explain(&schemas, schema, &fields, arguments.recursive, arguments.max_depth)?);
     Ok(())
 }
 
@@ -75,20 +80,20 @@ fn version(api_version: &str) -> (String, String) {
     (group.to_owned(), version.to_owned())
 }
 
-fn explain(document: &Value, resource: &Resource, fields: &[String], recursive: bool, depth: usize) -> Result<String> {
-    let schemas = Schemas { document };
-    let Some(schema) = schemas.of_kind(resource) else {
-        return Err(Failure::text(format!("GVR ({}) not found in OpenAPI schema", resource.qualified())));
-    };
+fn head(resource: &Resource) -> String {
+    let group = if resource.group.is_empty() { String::new() } else { format!("GROUP:      {}\n", resource.group) };
+    format!("{group}KIND:       {}\nVERSION:    {}\n\n", resource.kind, resource.version)
+}
+
+fn explain(schemas: &Schemas<'_>, schema: &Value, fields: &[String], recursive: bool, depth: usize) -> Result<String> {
     let mut out = String::new();
-    if !resource.group.is_empty() {
-        writeln!(out, "GROUP:      {}", resource.group)?;
-    }
-    writeln!(out, "KIND:       {}\nVERSION:    {}\n", resource.kind, resource.version)?;
     let (mut schema, mut rest) = (schema, fields);
     while let [name, behind @ ..] = rest {
         let property = schemas.property(schema, name);
-        let property = property.ok_or_else(|| Failure::text(format!("field {name:?} does not exist")))?;
+        let property = property.ok_or_else(|| {
+            // Upstream, too, names the last one, whichever it is that is missing.
+            Failure::text(format!("field {:?} does not exist", fields.last().unwrap_or(name)))
+        })?;
         if behind.is_empty() {
             writeln!(out, "FIELD: {name} <{}>", schemas.type_name(property))?;
             out.push_str(&long_enum(property));
@@ -314,18 +319,13 @@ fn wrapped(text: &str, limit: usize) -> String {
                 if width + gap <= limit {
                     out.push_str(&blanks);
                 }
-            } else if width + gap + length > limit && length < limit {
+            } else if width + gap + length > limit && width + gap > 1 {
+                // Also a word that is longer than a line begins one of its own.
                 out.push('\n');
                 width = 0;
             } else {
-                // What is longer than a line breaks before it only where its first part would.
-                if width + gap + length > limit && width + gap + 1 > limit {
-                    out.push('\n');
-                    width = 0;
-                } else {
-                    out.push_str(&blanks);
-                    width += gap;
-                }
+                out.push_str(&blanks);
+                width += gap;
             }
             out.push_str(word);
             width += length;
@@ -347,7 +347,7 @@ mod tests {
             ("a  b", 10, "a  b"),
             ("one\n  two three", 7, "one\n  two\nthree"),
             ("x\n", 4, "x\n"),
-            ("a longerthanall b", 6, "a longerthanall\nb"),
+            ("a longerthanall b", 6, "a\nlongerthanall\nb"),
         ] {
             assert_eq!(wrapped(text, limit), expect, "{text:?}");
         }
@@ -371,7 +371,11 @@ mod tests {
             ..Resource::default()
         };
         let path = |text: &str| text.split('.').filter(|p| !p.is_empty()).map(str::to_owned).collect::<Vec<_>>();
-        let shown = |fields: &str, recursive: bool| explain(&document, &resource, &path(fields), recursive, 0);
+        let schemas = Schemas { document: &document };
+        let schema = schemas.of_kind(&resource).expect("a schema");
+        let shown = |fields: &str, recursive: bool| {
+            explain(&schemas, schema, &path(fields), recursive, 0).map(|text| head(&resource) + &text)
+        };
         assert_eq!(
             shown("", true).expect("explained"),
             "GROUP:      g\nKIND:       Boat\nVERSION:    v1\n\nDESCRIPTION:\n    A boat.\n    \nFIELDS:\n  spec\t<Spec> -required-\n    \

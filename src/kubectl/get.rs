@@ -143,7 +143,7 @@ impl Get<'_> {
         let mut answers = Vec::new();
         let namespace = target.namespace.as_deref().or(self.namespace());
         for name in &target.names {
-            match self.server.get_as(&path(&target.resource, namespace, name, ""), accept).await {
+            match self.server.object(&target.resource, namespace, name, accept).await {
                 Ok(answer) => answers.push(answer),
                 Err(e) if is_not_found(&e) && self.arguments.ignore_not_found => {}
                 Err(e) if is_not_found(&e) => missing.push(e),
@@ -291,7 +291,7 @@ impl Get<'_> {
         };
         if let [name] = target.names.as_slice() {
             let namespace = target.namespace.as_deref().or(self.namespace());
-            self.server.get(&path(resource, namespace, name, "")).await?;
+            self.server.object(resource, namespace, name, JSON).await?;
         }
         let first = self.server.get_as(&with_name(&[]), accept).await?;
         let mut view = View::new(self, resource, self.arguments.show_kind);

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::discovery::Resource;
 use crate::print::{Table, structured};
 use crate::server::Server;
 use crate::{Failure, Result};
@@ -34,9 +35,15 @@ pub struct Resources {
 
 pub async fn resources(server: &Server, arguments: Resources) -> Result {
     let discovery = server.discovery().await?;
+    // Of a type in several versions, the preferred one, which comes first.
+    let preferred = |resource: &&Resource| {
+        let same = |other: &&Resource| other.group == resource.group && other.name == resource.name;
+        discovery.resources.iter().find(same).is_some_and(|first| std::ptr::eq(first, *resource))
+    };
     let mut found: Vec<_> = discovery
         .resources
         .iter()
+        .filter(preferred)
         .filter(|resource| arguments.api_group.as_ref().is_none_or(|group| *group == resource.group))
         .filter(|resource| arguments.namespaced.is_none_or(|namespaced| namespaced == resource.namespaced))
         .filter(|resource| arguments.verbs.iter().all(|verb| resource.verbs.contains(verb)))
@@ -94,7 +101,18 @@ pub async fn cluster(server: &Server) -> Result {
         .await?;
     for service in services["items"].as_array().into_iter().flatten() {
         let name = service["metadata"]["name"].as_str().unwrap_or_default();
-        println!("{name} is running at {}/api/v1/namespaces/kube-system/services/{name}/proxy", server.url);
+        let shown = service["metadata"]["labels"]["kubernetes.io/name"].as_str().unwrap_or(name);
+        let port = &service["spec"]["ports"][0];
+        let scheme = if port["name"] == "https" || port["port"] == 443 { "https:" } else { "" };
+        let port = match port["name"].as_str().filter(|port| !port.is_empty()) {
+            Some(port) => format!(":{port}"),
+            None if scheme.is_empty() => String::new(),
+            None => ":".to_owned(),
+        };
+        println!(
+            "{shown} is running at {}/api/v1/namespaces/kube-system/services/{scheme}{name}{port}/proxy",
+            server.url
+        );
     }
     println!("\nTo further debug and diagnose cluster problems, use 'skiff diagnose'.");
     Ok(())

@@ -85,7 +85,16 @@ fn list(found: &Found, which: Which, single: bool) {
 
 async fn change(server: &Server, arguments: &Arguments, found: &Found, changes: &[String], which: Which) -> Result {
     let current = &found.object["metadata"][which.field()];
-    let mut body = json!({"metadata": {(which.field()): changed(changes, current, arguments.overwrite, which)?}});
+    let mut patch = changed(changes, current, arguments.overwrite, which)?;
+    // What isn't there needs no removal.
+    if let Some(patch) = patch.as_object_mut() {
+        patch.retain(|key, value| !value.is_null() || current.get(key).is_some());
+    }
+    let empty = patch.as_object().is_some_and(Map::is_empty);
+    let mut body = json!({"metadata": {}});
+    if !empty {
+        body["metadata"][which.field()] = patch;
+    }
     if !arguments.resource_version.is_empty() {
         body["metadata"]["resourceVersion"] = arguments.resource_version.as_str().into();
     }

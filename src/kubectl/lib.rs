@@ -138,13 +138,18 @@ enum Command {
 /// The whole program. `args` are without the program's name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     end_with_the_reader();
-    let arguments = match Arguments::try_parse_from(std::iter::once(OsString::from("kubectl")).chain(args)) {
-        Ok(arguments) => arguments,
-        Err(e) => {
-            drop(e.print());
-            return if e.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
-        }
-    };
+    let arguments =
+        match Arguments::try_parse_from(std::iter::once(OsString::from("kubectl")).chain(with_plain_switches(args))) {
+            Ok(arguments) => arguments,
+            Err(e) => {
+                if let Some(text) = in_upstreams_words(&e) {
+                    eprintln!("{text}");
+                    return ExitCode::FAILURE;
+                }
+                drop(e.print());
+                return if e.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            }
+        };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -152,10 +157,74 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Where 1 says that something differs, a failure needs another number.
+    let compares = matches!(arguments.command, Command::Diff(_));
     match runtime.block_on(run_command(arguments)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error),
+        Err(error) => match failure::report(&error) {
+            _ if compares && !matches!(error.downcast_ref(), Some(Failure::Silent)) => ExitCode::from(2),
+            code => code,
+        },
     }
+}
+
+/// What scripts look for in failures about flags.
+fn in_upstreams_words(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let named = match error.get(ContextKind::InvalidArg)? {
+        ContextValue::String(one) => vec![one.clone()],
+        ContextValue::Strings(many) => many.clone(),
+        _ => return None,
+    };
+    let flags: Vec<String> = named
+        .iter()
+        .filter_map(|arg| arg.strip_prefix("--"))
+        .map(|arg| arg.split([' ', '=', '[']).next().unwrap_or(arg).to_owned())
+        .collect();
+    match error.kind() {
+        ErrorKind::MissingRequiredArgument if flags.len() == named.len() => {
+            let quoted: Vec<String> = flags.iter().map(|flag| format!("{flag:?}")).collect();
+            Some(format!("error: required flag(s) {} not set", quoted.join(", ")))
+        }
+        ErrorKind::UnknownArgument if flags.len() == 1 => {
+            Some(format!("error: unknown flag: --{}\nSee 'kubectl --help' for usage.", flags[0]))
+        }
+        _ => None,
+    }
+}
+
+/// Go's flags take values: `--force=true` is `--force`, `--force=false` is nothing.
+fn with_plain_switches(args: Vec<OsString>) -> Vec<OsString> {
+    let root = Arguments::command();
+    let mut command = &root;
+    let mut plain = Vec::with_capacity(args.len());
+    let mut args = args.into_iter();
+    for arg in args.by_ref() {
+        let text = arg.to_string_lossy();
+        if text == "--" {
+            plain.push(arg);
+            break;
+        }
+        if !text.starts_with('-')
+            && let Some(inner) = command.find_subcommand(&*text)
+        {
+            command = inner;
+        }
+        let switch = text.strip_prefix("--").and_then(|flag| flag.split_once('='));
+        let is_switch = |name: &str| {
+            command
+                .get_arguments()
+                .chain(root.get_arguments())
+                .any(|known| known.get_long() == Some(name) && matches!(known.get_action(), clap::ArgAction::SetTrue))
+        };
+        match switch.filter(|(name, _)| is_switch(name)) {
+            Some((name, "true" | "1" | "t" | "True" | "TRUE")) => plain.push(format!("--{name}").into()),
+            Some((_, "false" | "0" | "f" | "False" | "FALSE")) => {}
+            _ => plain.push(arg),
+        }
+    }
+    plain.extend(args);
+    plain
 }
 
 /// `kubectl get pods | head -1` is no failure: who reads has read enough. The standard library panics when it can't print.
@@ -239,4 +308,41 @@ fn refuse(words: &[OsString]) -> Result {
         ));
     }
     Err(Failure::text(format!("unknown command {name:?} for \"kubectl\"; see `kubectl --help`")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn switches_take_gos_values() {
+        let check = |line: &str, expect: &str| {
+            let words = with_plain_switches(line.split(' ').map(OsString::from).collect());
+            let words: Vec<String> = words.into_iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            assert_eq!(words.join(" "), expect);
+        };
+        check("get pods --all-namespaces=true --watch=false", "get pods --all-namespaces");
+        check("delete pod x --wait=false --force=true", "delete pod x --wait=false --force");
+        check("create priorityclass p --global-default=true", "create priorityclass p --global-default");
+        check("--insecure-skip-tls-verify=true get pods", "--insecure-skip-tls-verify get pods");
+        check("run p --image=x -- --watch=false", "run p --image=x -- --watch=false");
+        check("label pods x watch=false", "label pods x watch=false");
+    }
+
+    #[test]
+    fn failures_about_flags_are_upstreams() {
+        let told = |line: &str| {
+            let error = Arguments::try_parse_from(line.split(' ')).err().expect("refused");
+            in_upstreams_words(&error)
+        };
+        assert_eq!(told("kubectl create deployment d").as_deref(), Some("error: required flag(s) \"image\" not set"));
+        let unknown = "error: unknown flag: --nope\nSee 'kubectl --help' for usage.";
+        assert_eq!(told("kubectl get pods --nope").as_deref(), Some(unknown));
+        assert_eq!(told("kubectl create deployment --image=x"), None);
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -12,6 +12,7 @@ use crate::{Failure, Result};
 
 mod columns;
 mod gotemplate;
+mod kyaml;
 
 pub use columns::Columns;
 pub use gotemplate::Template;
@@ -72,20 +73,21 @@ pub enum Output {
 }
 
 /// Formats of what is one object, as upstream lists them.
-pub const OBJECTS: [&str; 10] = [
+pub const OBJECTS: [&str; 11] = [
     "go-template",
     "go-template-file",
     "json",
     "jsonpath",
     "jsonpath-as-json",
     "jsonpath-file",
+    "kyaml",
     "name",
     "template",
     "templatefile",
     "yaml",
 ];
 /// Formats of `get`.
-pub const ALL: [&str; 13] = [
+pub const ALL: [&str; 14] = [
     "custom-columns",
     "custom-columns-file",
     "go-template",
@@ -94,6 +96,7 @@ pub const ALL: [&str; 13] = [
     "jsonpath",
     "jsonpath-as-json",
     "jsonpath-file",
+    "kyaml",
     "name",
     "template",
     "templatefile",
@@ -113,7 +116,7 @@ impl Output {
                 allowed.join(",")
             )));
         }
-        let takes_template = !matches!(name, "" | "wide" | "name" | "yaml" | "json");
+        let takes_template = !matches!(name, "" | "wide" | "name" | "yaml" | "kyaml" | "json");
         if takes_template && argument.is_empty() {
             return Err(Failure::text(if name.starts_with("custom-columns") {
                 "custom-columns format specified but no custom columns given"
@@ -129,7 +132,7 @@ impl Output {
             "" => Self::Table { wide: false },
             "wide" => Self::Table { wide: true },
             "name" => Self::Name,
-            "yaml" | "json" => Self::Structured(name.to_owned()),
+            "yaml" | "kyaml" | "json" => Self::Structured(name.to_owned()),
             "jsonpath" => Self::Path(JsonPath::parse(argument)?),
             "jsonpath-as-json" => Self::PathAsJson(JsonPath::parse(argument)?),
             "jsonpath-file" => Self::Path(JsonPath::parse(&read(argument)?)?),
@@ -173,9 +176,10 @@ pub fn os_error(error: &std::io::Error) -> String {
 pub fn structured(object: &Value, format: &str) -> Result<String> {
     match format {
         "yaml" => Ok(yaml::to_string(object)),
+        "kyaml" => Ok(format!("---\n{}\n", kyaml::shown(object))),
         "json" => Ok(indented(object) + "\n"),
         _ => Err(Failure::text(format!(
-            "unable to match a printer suitable for the output format {format:?}, allowed formats are: json,yaml"
+            "unable to match a printer suitable for the output format {format:?}, allowed formats are: json,kyaml,yaml"
         ))),
     }
 }

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use skiff_client::PatchKind;
 
+use crate::apply::LAST_APPLIED;
 use crate::logs::selector_of;
 use crate::server::Server;
 use crate::targets::{Found, Selection, list};
@@ -251,6 +252,13 @@ async fn history(server: &Server, found: &Found, revision: i64) -> Result {
 async fn undo(server: &Server, found: &Found, to_revision: i64, writing: &Writing) -> Result {
     let revisions = revisions(server, found).await?;
     let is_deployment = found.resource.kind == "Deployment";
+    if found.object["metadata"]["annotations"].get(LAST_APPLIED).is_some() {
+        eprintln!(
+            "Warning: resource {}/{} was previously managed with 'kubectl apply'. Rolling back will not update the {LAST_APPLIED} annotation, which may cause unexpected behavior on future 'kubectl apply' operations. Consider using 'kubectl apply' with your previous configuration file instead.",
+            found.resource.name,
+            found.name()
+        );
+    }
     if found.object["spec"]["paused"] == true {
         return Err(Failure::text(format!(
             "you cannot rollback a paused deployment; resume it first with 'kubectl rollout resume' and try again: {}",

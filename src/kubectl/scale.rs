@@ -4,7 +4,6 @@ use clap::Args;
 use serde_json::json;
 use skiff_client::PatchKind;
 
-use crate::failure::api_error;
 use crate::server::Server;
 use crate::targets::Selection;
 use crate::writing::{DryRun, Writing};
@@ -32,12 +31,8 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             "The --replicas=COUNT flag is required, and COUNT must be greater than or equal to 0",
         ));
     }
-    let found = arguments.selection.find(server, &arguments.words, Some(&server.namespace)).await;
-    // Upstream's words.
-    let found = found.map_err(|e| match api_error(&e) {
-        Some(error) if error.is_not_found() => Failure::text(format!("no objects passed to scale {}", error.message)),
-        _ => e,
-    })?;
+    // What is there is scaled, whatever else is not.
+    let (found, missing) = arguments.selection.find_each(server, &arguments.words, Some(&server.namespace)).await?;
     for mut found in found {
         let here = arguments.writing.dry_run()? == DryRun::Client;
         let mut patch = json!({"spec": {"replicas": arguments.replicas}});
@@ -59,5 +54,5 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         }
         arguments.writing.tell(&found.resource, &found.object, "scaled")?;
     }
-    Ok(())
+    missing.map_or(Ok(()), Err)
 }

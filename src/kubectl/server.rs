@@ -10,6 +10,7 @@ use tokio::sync::OnceCell;
 
 use crate::config::Global;
 use crate::discovery::{Discovery, Resource};
+use crate::failure::is_not_found;
 use crate::{Failure, Result};
 
 pub const JSON: &str = "application/json";
@@ -53,6 +54,27 @@ impl Server {
 
     pub async fn get(&self, path: &str) -> Result<Value> {
         self.send(Method::GET, path, JSON, None).await
+    }
+
+    /// GET of one object. Where the object's namespace is missing, too, that is the error, as upstream.
+    pub async fn object(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        name: &str,
+        accept: &str,
+    ) -> Result<Value> {
+        let missing = match self.get_as(&path(resource, namespace, name, ""), accept).await {
+            Err(e) if is_not_found(&e) => e,
+            answer => return answer,
+        };
+        let Some(namespace) = namespace.filter(|n| resource.namespaced && !n.is_empty() && *n != "default") else {
+            return Err(missing);
+        };
+        match self.get(&format!("/api/v1/namespaces/{}", percent_encoded(namespace))).await {
+            Err(e) if is_not_found(&e) => Err(e),
+            _ => Err(missing),
+        }
     }
 
     pub async fn get_as(&self, path: &str, accept: &str) -> Result<Value> {

@@ -95,9 +95,8 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
                 common.words.split_last().ok_or_else(|| Failure::text("serviceaccount is required"))?;
             let words = words.to_vec();
             let change = |object: &mut Value| {
-                let spec = pod_spec(object)?;
-                spec["serviceAccountName"] = account.as_str().into();
-                spec["serviceAccount"] = account.as_str().into();
+                // The server keeps the deprecated `serviceAccount` beside it.
+                pod_spec(object)?["serviceAccountName"] = account.as_str().into();
                 Ok(())
             };
             common.each(server, &words, "serviceaccount updated", change).await

@@ -34,7 +34,8 @@ pub async fn run(server: &Server, arguments: Taint) -> Result {
     if changes.is_empty() {
         return Err(Failure::text("at least one taint update is required"));
     }
-    let (add, remove) = parse(changes)?;
+    let (add, remove) =
+        parse(changes).map_err(|e| Failure::text(format!("{e}\nSee 'kubectl taint -h' for help and examples")))?;
     let resource = server.discovery().await?.find(ty.split('/').next().unwrap_or(ty))?;
     if resource.kind != "Node" {
         return Err(Failure::text(format!("invalid resource type {ty}, only node types are supported")));

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::discovery::{Discovery, Resource};
 use crate::manifest::Files;
-use crate::server::{Server, path, with_query};
+use crate::server::{JSON, Server, path, with_query};
 use crate::{Failure, Result};
 
 /// A resource type, with the names asked for; none means all.
@@ -103,14 +103,35 @@ impl Selection {
 
     /// The objects on the server. Names that don't exist are errors. `namespace: None`: all namespaces.
     pub async fn find(&self, server: &Server, words: &[String], namespace: Option<&str>) -> Result<Vec<Found>> {
-        let mut found = Vec::new();
+        match self.find_each(server, words, namespace).await? {
+            (_, Some(missing)) => Err(missing),
+            (found, None) => Ok(found),
+        }
+    }
+
+    /// The objects that are there, and the last error about one that is not; those before it are told.
+    pub async fn find_each(
+        &self,
+        server: &Server,
+        words: &[String],
+        namespace: Option<&str>,
+    ) -> Result<(Vec<Found>, Option<anyhow::Error>)> {
+        let (mut found, mut missing) = (Vec::new(), None);
+        let mut take = |resource: &Resource, object: Result<Value>| match object {
+            Ok(object) => found.push(Found { resource: resource.clone(), object }),
+            Err(e) => {
+                if let Some(previous) = missing.replace(e) {
+                    eprintln!("{}", crate::failure::sentence(&previous));
+                }
+            }
+        };
         if !self.files.is_empty() {
             for mut manifest in self.files.read()? {
                 let resource = manifest.place(server).await?.clone();
-                let object = server.get(&path(&resource, Some(manifest.namespace()), manifest.name(), "")).await?;
-                found.push(Found { resource, object });
+                let object = server.object(&resource, Some(manifest.namespace()), manifest.name(), JSON).await;
+                take(&resource, object);
             }
-            return Ok(found);
+            return Ok((found, missing));
         }
         let targets = parse(server.discovery().await?, words)?;
         if targets.is_empty() {
@@ -122,15 +143,14 @@ impl Selection {
                     return Err(Failure::text("resource(s) were provided, but no name was specified"));
                 }
                 for object in self.list(server, &resource, namespace).await? {
-                    found.push(Found { resource: resource.clone(), object });
+                    take(&resource, Ok(object));
                 }
             }
             for name in names {
-                let object = server.get(&path(&resource, namespace, &name, "")).await?;
-                found.push(Found { resource: resource.clone(), object });
+                take(&resource, server.object(&resource, namespace, &name, JSON).await);
             }
         }
-        Ok(found)
+        Ok((found, missing))
     }
 
     /// The selected objects of a type, each with its kind.

@@ -124,7 +124,7 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         match tokio::time::timeout_at(deadline, waiting).await {
             Ok(done) => done?,
             Err(_) => {
-                let place = format!("{}/{}", found.resource.qualified(), found.name());
+                let place = format!("{}/{}", found.resource.name, found.name());
                 return Err(Failure::text(format!("timed out waiting for the condition on {place}")));
             }
         }
@@ -192,7 +192,7 @@ async fn created(server: &Server, arguments: &Arguments, deadline: tokio::time::
             match tokio::time::timeout_at(deadline, waiting).await {
                 Ok(done) => done?,
                 Err(_) => {
-                    let place = format!("{}/{name}", target.resource.qualified());
+                    let place = format!("{}/{name}", target.resource.name);
                     return Err(Failure::text(format!("timed out waiting for the condition on {place}")));
                 }
             }

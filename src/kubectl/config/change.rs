@@ -71,11 +71,7 @@ impl File {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Value::Null,
             Err(e) => return Err(Failure::text(format!("open {}: {e}", path.display()))),
         };
-        let content = if content.is_object() {
-            content
-        } else {
-            json!({"apiVersion": "v1", "kind": "Config", "preferences": {}})
-        };
+        let content = if content.is_object() { content } else { json!({"apiVersion": "v1", "kind": "Config"}) };
         Ok(Self { path, content })
     }
 

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
+use crate::print::{compact, os_error};
 use crate::writing::Writing;
 use crate::{Failure, Result};
 
@@ -144,7 +145,10 @@ pub fn decoded(text: &str) -> String {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Failure::text(format!("error reading {}: {e}", path.display())))
+    std::fs::read(path).map_err(|e| {
+        let path = path.display();
+        Failure::text(format!("Cannot read file {path}, open {path}: {}", os_error(&e)))
+    })
 }
 
 fn read_files(source: &str, entries: &mut Vec<(String, Vec<u8>)>) -> Result {
@@ -245,11 +249,14 @@ impl Secret {
             }
             Self::DockerRegistry(registry) => {
                 let (user, password) = (&registry.docker_username, &registry.docker_password);
-                let mut entry = json!({"username": user, "password": password, "auth": STANDARD.encode(format!("{user}:{password}"))});
+                // The fields in upstream's order, so that the same flags give the same secret.
+                let text = |text: &str| compact(&Value::from(text));
+                let mut entry = format!("\"username\":{},\"password\":{}", text(user), text(password));
                 if let Some(email) = &registry.docker_email {
-                    entry["email"] = email.as_str().into();
+                    entry += &format!(",\"email\":{}", text(email));
                 }
-                let config = json!({"auths": {(registry.docker_server): entry}}).to_string();
+                entry += &format!(",\"auth\":{}", text(&STANDARD.encode(format!("{user}:{password}"))));
+                let config = format!("{{\"auths\":{{{}:{{{entry}}}}}}}", text(&registry.docker_server));
                 let object = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
                     "metadata": {"name": registry.name}, "data": {".dockerconfigjson": STANDARD.encode(config)}});
                 Ok((object, registry.writing))
@@ -330,7 +337,10 @@ impl Service {
         }
         let labels = json!({"app": ports.name});
         let mut object = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": ports.name, "labels": labels},
-            "spec": {"type": ty, "selector": labels, "ports": list}});
+            "spec": {"type": ty, "selector": labels}});
+        if !list.is_empty() {
+            object["spec"]["ports"] = Value::Array(list);
+        }
         if let Some(address) = &ports.clusterip {
             object["spec"]["clusterIP"] = address.as_str().into();
         }

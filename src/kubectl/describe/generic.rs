@@ -4,22 +4,25 @@ use serde_json::Value;
 
 use super::page::Page;
 
+/// What of the metadata stands in the head of the page, or nobody wants to read.
+const HEAD: [&str; 5] = ["name", "namespace", "labels", "annotations", "managedFields"];
+
 pub fn write(page: &mut Page, object: &Value) {
     let metadata = &object["metadata"];
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    head(page, object);
-    page.field("API Version", text(&object["apiVersion"]));
-    page.field("Kind", text(&object["kind"]));
-    page.line("Metadata:");
-    for (label, field) in
-        [("Creation Timestamp", "creationTimestamp"), ("Resource Version", "resourceVersion"), ("UID", "uid")]
-    {
-        page.line(format!("  {label}:\t{}", text(&metadata[field])));
-    }
+    page.field("Name", metadata["name"].as_str().unwrap_or_default());
+    page.field("Namespace", metadata["namespace"].as_str().unwrap_or_default());
+    page.map("Labels", &metadata["labels"]);
+    page.annotations("Annotations", &metadata["annotations"]);
     for (name, value) in object.as_object().into_iter().flatten() {
-        match name.as_str() {
-            "metadata" | "apiVersion" | "kind" => {}
-            _ => member(page, name, value, 0),
+        if name != "metadata" {
+            member(page, name, value, 0);
+            continue;
+        }
+        page.line("Metadata:");
+        for (name, value) in value.as_object().into_iter().flatten() {
+            if !HEAD.contains(&name.as_str()) {
+                member(page, name, value, 2);
+            }
         }
     }
 }
@@ -90,26 +93,70 @@ fn decoded_length(value: &Value) -> usize {
     value.as_str().map_or(0, |text| text.trim_end_matches('=').len() * 3 / 4)
 }
 
-/// `podIPs` to `Pod I Ps`, as upstream, `lastUpdateTime` to `Last Update Time`.
+/// `lastUpdateTime` to `Last Update Time`, `apiVersion` to `API Version`, `podIPs` to `Pod I Ps`, as upstream; what is no such name
+/// stays.
 fn words(name: &str) -> String {
-    let mut out = String::new();
-    for (at, char) in name.chars().enumerate() {
-        if at == 0 {
-            out.extend(char.to_uppercase());
-        } else {
-            if char.is_uppercase() {
-                out.push(' ');
+    if !name.chars().all(|c| c.is_alphabetic() || c == '-') {
+        return name.to_owned();
+    }
+    let chars: Vec<char> = name.chars().collect();
+    let mut parts: Vec<String> = Vec::new();
+    for (at, char) in chars.iter().enumerate() {
+        let before = at.checked_sub(1).map(|before| chars[before]);
+        let after = chars.get(at + 1);
+        // A run of capitals is one word, up to the one that begins the next.
+        let begins = match before {
+            None => true,
+            Some(before) if char.is_uppercase() => {
+                !before.is_uppercase() || after.is_some_and(|after| after.is_lowercase())
             }
-            out.push(char);
+            Some(before) => !char.is_alphabetic() || !before.is_alphabetic(),
+        };
+        match parts.last_mut().filter(|_| !begins) {
+            Some(part) => part.push(*char),
+            None => parts.push(char.to_string()),
         }
     }
-    out
+    let mut merged: Vec<String> = Vec::new();
+    let is_acronym = |part: &String| part.len() >= 2 && part.chars().all(char::is_uppercase);
+    for part in parts {
+        match merged.last_mut() {
+            Some(last) if is_acronym(last) && part.starts_with(char::is_uppercase) => last.push_str(&part),
+            _ => merged.push(part),
+        }
+    }
+    let shown = merged.into_iter().map(|part| {
+        let upper = part.to_uppercase();
+        if ["API", "URL", "UID", "GUID"].contains(&upper.as_str()) {
+            return upper;
+        }
+        if part.to_lowercase() != part {
+            return part;
+        }
+        let mut chars = part.chars();
+        chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+    });
+    shown.collect::<Vec<String>>().join(" ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn names_of_fields_are_words() {
+        for (name, expect) in [
+            ("lastUpdateTime", "Last Update Time"),
+            ("apiVersion", "API Version"),
+            ("uid", "UID"),
+            ("podIPs", "Pod I Ps"),
+            ("kubernetes.io/x", "kubernetes.io/x"),
+            ("holderIdentity", "Holder Identity"),
+        ] {
+            assert_eq!(words(name), expect);
+        }
+    }
 
     #[test]
     fn secrets_stay_secret() {

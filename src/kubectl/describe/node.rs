@@ -68,10 +68,15 @@ pub async fn write(server: &Server, page: &mut Page, found: &Found) -> Result {
     ] {
         page.line(format!("  {label}:\t{}", text(&status["nodeInfo"][field])));
     }
-    for (label, field) in [("PodCIDR", "podCIDR"), ("ProviderID", "providerID")] {
-        if let Some(value) = spec[field].as_str() {
-            page.field(label, value);
-        }
+    if let Some(network) = spec["podCIDR"].as_str() {
+        page.field("PodCIDR", network);
+    }
+    let networks: Vec<&str> = spec["podCIDRs"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !networks.is_empty() {
+        page.field("PodCIDRs", networks.join(","));
+    }
+    if let Some(id) = spec["providerID"].as_str() {
+        page.field("ProviderID", id);
     }
     pods(server, page, found).await
 }

@@ -60,6 +60,11 @@ impl Page {
         }
     }
 
+    /// What was written, not set in columns.
+    pub fn lines(&self) -> &str {
+        &self.lines
+    }
+
     pub fn text(&self) -> String {
         aligned(&self.lines)
     }

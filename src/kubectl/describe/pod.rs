@@ -67,7 +67,7 @@ pub fn write(page: &mut Page, pod: &Value) {
     if items(&status["conditions"]).next().is_some() {
         page.line("Conditions:\n  Type\tStatus");
         for condition in items(&status["conditions"]) {
-            page.line(format!("  {}\t{}", text(&condition["type"]), text(&condition["status"])));
+            page.line(format!("  {} \t{} ", text(&condition["type"]), text(&condition["status"])));
         }
     }
     volumes(page, spec, "");
@@ -253,7 +253,9 @@ fn environment(env: &Value, container: &Value, pod: Option<&Value>) -> String {
     let from = &env["valueFrom"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     // What can't be told here is left empty, as upstream.
-    let value = pod.and_then(|pod| downward(pod, container, from).ok()).unwrap_or_default();
+    let object = pod.unwrap_or(&Value::Null);
+    let told = pod.is_some() || from.get("fieldRef").is_none();
+    let value = if told { downward(object, container, from).unwrap_or_default() } else { String::new() };
     if let Some(field) = from.get("fieldRef") {
         return format!("{value} ({}:{})", field["apiVersion"].as_str().unwrap_or("v1"), text(&field["fieldPath"]));
     }

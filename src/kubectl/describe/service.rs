@@ -66,8 +66,11 @@ pub async fn slices(server: &Server, namespace: &str, service: &str) -> Result<V
     Ok(items(&list["items"]).cloned().collect())
 }
 
-/// The first three ready addresses of a port, and how many more.
+/// The first three ready addresses of a port, and how many more; nothing where none is ready.
 pub fn endpoints(slices: &[Value], port: &str) -> String {
+    if slices.is_empty() {
+        return "<none>".to_owned();
+    }
     let mut found = Vec::new();
     for slice in slices {
         let numbers: Vec<i64> = items(&slice["ports"])
@@ -84,9 +87,8 @@ pub fn endpoints(slices: &[Value], port: &str) -> String {
     found.sort();
     let more = found.len().saturating_sub(3);
     found.truncate(3);
-    match (found.is_empty(), more) {
-        (true, _) => "<none>".to_owned(),
-        (_, 0) => found.join(","),
+    match more {
+        0 => found.join(","),
         _ => format!("{} + {more} more...", found.join(",")),
     }
 }

@@ -10,7 +10,6 @@ use crate::logs::selector_of;
 use crate::server::Server;
 use crate::targets::{Found, list};
 
-const HASH: &str = "pod-template-hash";
 const REVISION: &str = "deployment.kubernetes.io/revision";
 
 fn text(value: &Value) -> String {
@@ -225,12 +224,8 @@ fn claim_templates(page: &mut Page, claims: &Value) {
 
 pub fn template(page: &mut Page, template: &Value) {
     let spec = &template["spec"];
-    let mut labels = template["metadata"]["labels"].clone();
-    if let Some(labels) = labels.as_object_mut().filter(|labels| labels.len() > 1) {
-        labels.remove(HASH);
-    }
     page.line("Pod Template:");
-    page.map("  Labels", &labels);
+    page.map("  Labels", &template["metadata"]["labels"]);
     if template["metadata"]["annotations"].is_object() {
         page.annotations("  Annotations", &template["metadata"]["annotations"]);
     }
