@@ -1,10 +1,9 @@
-//! The scenario with upstream's own kubectl: Debian's (1.20), and the one of this machine where there is one.
+//! The scenario with upstream's own kubectl, from Debian's (1.20) to the target version's.
 
 mod harness;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use harness::{Machine, NODE, eventually, result};
@@ -28,18 +27,15 @@ impl Kubectl<'_> {
     }
 }
 
-/// Upstream's kubectls; the test fails where not even Debian's is there.
-fn programs() -> Vec<PathBuf> {
-    let debian = std::env::var_os("SKIFF_TEST_KUBECTL").map(PathBuf::from);
-    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/kubectl-debian/usr/bin/kubectl");
-    let debian = debian.unwrap_or(unpacked);
-    assert!(debian.exists(), "{} is missing: tests/run unpacks Debian's kubernetes-client there", debian.display());
-    let installed = PathBuf::from("/usr/bin/kubectl");
-    let upstream = installed.exists() && {
-        let version = Command::new(&installed).args(["version", "--client"]).output().expect("run kubectl");
-        harness::text(&version).contains("Client Version")
+/// Upstream's kubectl of a version; the test fails where it is not there.
+fn program(version: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+    let (path, script) = match version {
+        "1.20" => (root.join("kubectl-debian/usr/bin/kubectl"), "tests/run"),
+        _ => (root.join(format!("clients/kubectl-{version}")), "tests/clients/install"),
     };
-    std::iter::once(debian).chain(upstream.then_some(installed)).collect()
+    assert!(path.exists(), "{} is missing: {script} puts it there", path.display());
+    path
 }
 
 fn example(name: &str) -> String {
@@ -93,6 +89,7 @@ fn scenario(kubectl: &Kubectl<'_>) {
     assert!(kubectl.run(&["get", "deployments", "-l", "tier=front", "-o", "name"]).contains("deployment.apps/httpd"));
     kubectl.run(&["create", "deployment", "second", "--image=busybox:1.36", "--", "sleep", "3600"]);
     kubectl.run(&["wait", "--for=condition=Available", "deployment/second", "--timeout=60s"]);
+    assert_eq!(kubectl.run(&["exec", "deployment/second", "--", "echo", "hello"]), "hello\n");
     kubectl.run(&["create", "configmap", "settings", "--from-literal=a=b"]);
     let refused = kubectl.attempt(&["create", "configmap", "settings", "--from-literal=a=b"]).expect_err("it exists");
     assert!(refused.contains(r#"configmaps "settings" already exists"#), "{refused}");
@@ -105,12 +102,22 @@ fn scenario(kubectl: &Kubectl<'_>) {
     machine.until(&["pods"], "{.items[*].metadata.name}", "");
 }
 
-#[test]
-fn the_scenario_with_upstreams_kubectl() {
+fn scenarios(versions: &[&str]) {
     let machine = Machine::with_server();
-    for program in programs() {
-        let kubectl = Kubectl { program, machine: &machine };
+    for version in versions {
+        let kubectl = Kubectl { program: program(version), machine: &machine };
         eprintln!("{}: {}", kubectl.program.display(), kubectl.run(&["version", "--client", "-o", "yaml"]));
         scenario(&kubectl);
     }
+}
+
+/// Between the versions lie other discovery documents, other validation, other bodies.
+#[test]
+fn the_scenario_with_old_kubectls() {
+    scenarios(&["1.20", "1.24"]);
+}
+
+#[test]
+fn the_scenario_with_new_kubectls() {
+    scenarios(&["1.29", "1.36"]);
 }
