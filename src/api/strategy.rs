@@ -33,6 +33,11 @@ pub trait Strategy: Send + Sync + 'static {
     fn validate(&self, object: &Value) -> Vec<Cause>;
     fn validate_update(&self, object: &Value, old: &Value) -> Vec<Cause>;
     fn validate_status_update(&self, object: &Value, old: &Value) -> Vec<Cause>;
+    /// The same for a subresource that is some fields of the object itself (a pod's `resize`): all others come from `old`.
+    fn prepare_part_update(&self, _part: &str, _object: &mut Value, _old: &Value) {}
+    fn validate_part_update(&self, _part: &str, _object: &Value, _old: &Value) -> Vec<Cause> {
+        Vec::new()
+    }
     /// Texts for `Warning` headers.
     fn warnings(&self, _object: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()

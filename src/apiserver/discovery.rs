@@ -111,6 +111,8 @@ fn extras(descriptor: &Descriptor) -> Vec<Extra> {
                 "approval" => ("approval", "", "", own, vec!["get", "patch", "update"]),
                 "attach" => ("attach", "", "", "PodAttachOptions".to_owned(), vec!["create", "get"]),
                 "binding" => ("binding", "", "", "Binding".to_owned(), vec!["create"]),
+                "ephemeralcontainers" => ("ephemeralcontainers", "", "", own, vec!["get", "patch", "update"]),
+                "resize" => ("resize", "", "", own, vec!["get", "patch", "update"]),
                 "eviction" => ("eviction", "policy", "v1", "Eviction".to_owned(), vec!["create"]),
                 "exec" => ("exec", "", "", "PodExecOptions".to_owned(), vec!["create", "get"]),
                 "finalize" => ("finalize", "", "", own, vec!["update"]),

@@ -244,6 +244,19 @@ impl Server {
                 "update" => self.finalize(call, row, target).await,
                 _ => Err(method_not_allowed()),
             },
+            part @ ("ephemeralcontainers" | "resize") => {
+                let Some(part) =
+                    ["ephemeralcontainers", "resize"].into_iter().find(|name| *name == part && known(name))
+                else {
+                    return Err(path_not_found());
+                };
+                match verb {
+                    "get" => self.get(call, row, &key_of(target)).await,
+                    "update" => self.update(call, row, target, Part::Fields(part)).await,
+                    "patch" => self.patch(call, row, target, Part::Fields(part)).await,
+                    _ => Err(method_not_allowed()),
+                }
+            }
             "token" if known("token") => match verb {
                 "create" => self.request_token(call, row, target).await,
                 _ => Err(method_not_allowed()),

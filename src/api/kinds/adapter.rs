@@ -50,6 +50,9 @@ pub(crate) trait Kind: Send + Sync + 'static {
     /// Whether `validate_status_update` does anything: the typed forms are parsed only then.
     const VALIDATES_STATUS: bool = false;
     fn validate_status_update(_object: &Self::Typed, _old: &Self::Typed, _errors: &mut Errors) {}
+    /// `object` is `old` but for what the part may change, which is taken over from `wanted`.
+    fn take_part(_part: &str, _object: &mut Value, _wanted: &Value) {}
+    fn validate_part_update(_part: &str, _object: &Self::Typed, _old: &Self::Typed, _errors: &mut Errors) {}
     fn warnings(_object: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
     }
@@ -184,6 +187,24 @@ impl<K: Kind> Strategy for Adapter<K> {
             if let Some((typed, old)) = typed {
                 K::validate_status_update(&typed, &old, &mut errors);
             }
+        }
+        errors.into_causes()
+    }
+
+    fn prepare_part_update(&self, part: &str, object: &mut Value, old: &Value) {
+        let wanted = std::mem::replace(object, old.clone());
+        K::take_part(part, object, &wanted);
+        if K::FACTS.generation && content_differs(object, old) {
+            bump_generation(object, old);
+        }
+    }
+
+    fn validate_part_update(&self, part: &str, object: &Value, old: &Value) -> Vec<Cause> {
+        let mut errors = Errors::new();
+        if content_differs(object, old)
+            && let Some((typed, old)) = Self::parse(object, &mut errors).zip(Self::parse(old, &mut errors))
+        {
+            K::validate_part_update(part, &typed, &old, &mut errors);
         }
         errors.into_causes()
     }

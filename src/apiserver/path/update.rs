@@ -33,6 +33,8 @@ pub(crate) enum Part {
     Status,
     /// Whether a certificate may be signed: the conditions of a CertificateSigningRequest.
     Approval,
+    /// Some fields of the object, by the name of the subresource that they are.
+    Fields(&'static str),
     /// A change by the API server's own code (binding, finalize, delete): no strategy looks at it.
     Own,
 }
@@ -43,6 +45,7 @@ impl Part {
         match self {
             Self::Status => "status",
             Self::Approval => "approval",
+            Self::Fields(name) => name,
             Self::Main | Self::Own => "",
         }
     }
@@ -246,6 +249,10 @@ impl Server {
             strategy.prepare_status_update(&mut new, &old);
             ownership::put_back(&mut new, managed_fields);
             strategy.validate_status_update(&new, &old)
+        } else if let Part::Fields(part) = change.part {
+            strategy.prepare_part_update(part, &mut new, &old);
+            ownership::put_back(&mut new, managed_fields);
+            strategy.validate_part_update(part, &new, &old)
         } else {
             strategy.prepare_update(&mut new, &old);
             ownership::put_back(&mut new, managed_fields);

@@ -2,6 +2,7 @@
 
 pub(in crate::kinds) mod defaults;
 mod match_label_keys;
+mod part;
 mod qos;
 mod row;
 pub(in crate::kinds) mod validate;
@@ -27,11 +28,13 @@ impl Kind for Pods {
         subresources: &[
             Subresource::Special("attach"),
             Subresource::Special("binding"),
+            Subresource::Special("ephemeralcontainers"),
             Subresource::Special("eviction"),
             Subresource::Special("exec"),
             Subresource::Special("log"),
             Subresource::Special("portforward"),
             Subresource::Special("proxy"),
+            Subresource::Special("resize"),
             Subresource::Status,
         ],
         columns: &[
@@ -119,6 +122,15 @@ impl Kind for Pods {
 
     fn validate_status_update(pod: &core::Pod, old: &core::Pod, errors: &mut Errors) {
         validate::status_update(pod, old, errors);
+    }
+
+    fn take_part(part: &str, object: &mut Value, wanted: &Value) {
+        part::take(part, object, wanted);
+    }
+
+    fn validate_part_update(part: &str, pod: &core::Pod, old: &core::Pod, errors: &mut Errors) {
+        validate::pod(pod, errors);
+        part::validate(part, pod, old, errors);
     }
 
     fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
