@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags};
 
 const OPEN_TREE_CLONE: u32 = 1;
+const AT_RECURSIVE: i32 = 0x8000;
 const MOUNT_ATTR_RDONLY: u64 = 1;
 const MOUNT_ATTR_NOSUID: u64 = 2;
 const MOUNT_ATTR_NODEV: u64 = 4;
@@ -193,6 +194,41 @@ fn escape(path: &Path, into: &mut Vec<u8>) {
     }
 }
 
+/// Shows directories on top of each other (topmost first), read-only, without devices and programs.
+pub fn read_only_view(lower: &[PathBuf], target: &Path) -> io::Result<()> {
+    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    // overlayfs wants two.
+    if let [only] = lower {
+        let tree = clone(only)?;
+        set_attributes(tree.as_fd(), attributes)?;
+        return attach(tree.as_fd(), target);
+    }
+    overlay(lower, None, None, target)?;
+    set_attributes_at(target, attributes, false)
+}
+
+/// Makes a mount, and all mounts below it, read-only.
+pub fn set_read_only_recursively(target: &Path) -> io::Result<()> {
+    set_attributes_at(target, MOUNT_ATTR_RDONLY, true)
+}
+
+fn set_attributes_at(target: &Path, set: u64, recursive: bool) -> io::Result<()> {
+    let path = c_string(target.as_os_str())?;
+    let attributes = MountAttributes { set, clear: 0, propagation: 0, user_namespace: 0 };
+    let flags = if recursive { AT_RECURSIVE } else { 0 };
+    // SAFETY: a valid string, and one mount_attr of the size given.
+    unit_of(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<MountAttributes>(),
+        )
+    })
+}
+
 /// Bind-mounts a file or directory.
 pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
     Ok(nix::mount::mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
@@ -335,6 +371,36 @@ mod tests {
         std::os::unix::fs::symlink("/../..", directory.path().join("up")).expect("up");
         ensure_directory_in_root(root.as_fd(), Path::new("/up/a/b"), 0o755).expect("made");
         assert!(directory.path().join("a/b").is_dir());
+    }
+
+    #[test]
+    fn views_and_what_is_below_them() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| {
+            let path = directory.path().join(name);
+            std::fs::create_dir_all(&path).expect("a directory");
+            path
+        };
+        for name in ["top", "bottom"] {
+            std::fs::write(at(name).join(name), name).expect("a file");
+        }
+        for (layers, target, names) in [
+            (vec![at("top")], at("one"), vec!["top"]),
+            (vec![at("top"), at("bottom")], at("two"), vec!["top", "bottom"]),
+        ] {
+            read_only_view(&layers, &target).expect("mounted (needs root)");
+            for name in names {
+                assert_eq!(std::fs::read_to_string(target.join(name)).expect("shown"), name);
+            }
+            let error = std::fs::write(target.join("new"), "").expect_err("read-only");
+            assert_eq!(error.raw_os_error(), Some(libc::EROFS));
+        }
+        let tree = at("tree");
+        bind(&tree, &tree).expect("a mount");
+        tmpfs(&at("tree/sub"), "size=64k").expect("a mount below");
+        set_read_only_recursively(&tree).expect("read-only");
+        assert!(std::fs::write(tree.join("sub/new"), "").is_err());
+        ensure_unmounted_below(directory.path()).expect("unmounted");
     }
 
     #[test]

@@ -47,6 +47,7 @@ impl Runtime {
             user: plan_user(&config.security, &image.config)?,
             sandbox: sandbox_plan,
             mounts: config.mounts.clone(),
+            target: config.target.as_ref().map(|target| target.0.clone()),
             devices: if privileged { vec!["/dev".into()] } else { config.devices.clone() },
             volumes: image.config.volumes.clone(),
             privileged,

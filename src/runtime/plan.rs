@@ -140,6 +140,9 @@ pub struct ContainerPlan {
     pub process: ProcessPlan,
     pub user: UserPlan,
     pub mounts: Vec<Mount>,
+    /// The container whose process namespace it joins.
+    #[serde(default)]
+    pub target: Option<String>,
     pub devices: Vec<PathBuf>,
     /// Directories that must exist in the root file system.
     pub volumes: Vec<String>,
@@ -375,6 +378,8 @@ mod tests {
             stdin_once: false,
             stop_signal: None,
             log_path: "main/0.log".into(),
+            target: None,
+            images: Vec::new(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
         }

@@ -17,7 +17,7 @@ use crate::protocol::{Call, Layout};
 use crate::record::{self, RECORD, SandboxRecord, ensure_removed};
 use crate::recover::pod_groups;
 use crate::state::{Inner, Tables};
-use crate::{Error, Image, RegistryAuth, RuntimeEvent, RuntimeOptions};
+use crate::{Error, Image, ImageId, RegistryAuth, RuntimeEvent, RuntimeOptions};
 
 /// A cheap handle on the containers of this node.
 #[derive(Clone)]
@@ -94,9 +94,24 @@ impl Runtime {
     }
 
     pub async fn remove_image(&self, reference_or_id: &str) -> Result<(), Error> {
-        let in_use: Vec<crate::ImageId> =
-            self.inner.tables().containers.values().map(|entry| entry.record.config.image.clone()).collect();
+        let in_use: Vec<ImageId> =
+            self.inner.tables().containers.values().flat_map(|entry| entry.record.config.needs()).collect();
         self.inner.images.remove(reference_or_id, &in_use).await
+    }
+
+    /// Shows the files of an image at a directory, read-only, none of them to be executed; nothing if they are there.
+    /// Removed by an unmount.
+    pub async fn mount_image(&self, id: &ImageId, target: &Path) -> Result<(), Error> {
+        let layers = self.inner.images.layers(id)?.lower_directories;
+        let target = target.to_owned();
+        blocking(move || {
+            if mount::mounts_below(&target).map_err(io("read the table of mounts"))?.contains(&target) {
+                return Ok(());
+            }
+            std::fs::create_dir_all(&target).map_err(io("create directory"))?;
+            mount::read_only_view(&layers, &target).map_err(io("mount an image"))
+        })
+        .await
     }
 
     pub async fn import(&self, archive: &Path) -> Result<Vec<Image>, Error> {

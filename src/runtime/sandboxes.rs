@@ -11,7 +11,7 @@ use crate::record::{self, RECORD, SandboxRecord, ensure_removed};
 use crate::recover::end_group;
 use crate::runtime::{Runtime, blocking, io};
 use crate::state::Inner;
-use crate::{Error, Sandbox, SandboxConfig, SandboxId, SandboxState};
+use crate::{Error, Resources, Sandbox, SandboxConfig, SandboxId, SandboxState};
 
 /// 64 hexadecimal digits, as everybody's container ids are.
 pub(crate) fn new_id() -> String {
@@ -131,6 +131,14 @@ impl Runtime {
         }
         inner.tables().sandboxes.insert(id.0.clone(), record);
         Ok(())
+    }
+
+    /// Changes the limits that are given of the pod's own cgroup.
+    pub async fn update_sandbox(&self, id: &SandboxId, resources: &Resources) -> Result<(), Error> {
+        let record = self.inner.tables().sandboxes.get(&id.0).cloned();
+        let cgroup = record.ok_or_else(|| Error::SandboxNotFound(id.0.clone()))?.cgroup;
+        let (inner, limits) = (self.inner.clone(), limits(resources));
+        blocking(move || inner.cgroups.limit(&cgroup, &limits).map(drop).map_err(io("update resources"))).await
     }
 
     /// Removes it with its containers, cgroup and records; log files stay. Idempotent.

@@ -23,8 +23,14 @@ pub struct Device {
     pub gid: u32,
 }
 
-/// The configuration.
-pub fn plan_spec(plan: &ContainerPlan, process: &ProcessPlan, devices: &[Device], cgroups: &Cgroups) -> Value {
+/// The configuration. `joined`: another container's process namespace.
+pub fn plan_spec(
+    plan: &ContainerPlan,
+    process: &ProcessPlan,
+    devices: &[Device],
+    joined: Option<&Path>,
+    cgroups: &Cgroups,
+) -> Value {
     let shared = plan.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
     let devices: Vec<Value> = devices
         .iter()
@@ -49,7 +55,7 @@ pub fn plan_spec(plan: &ContainerPlan, process: &ProcessPlan, devices: &[Device]
         "mounts": plan_mounts(plan),
         "linux": {
             "cgroupsPath": plan.cgroup,
-            "namespaces": plan_namespaces(plan, cgroups),
+            "namespaces": plan_namespaces(plan, joined, cgroups),
             "rootfsPropagation": if shared { "shared" } else { "slave" },
             "maskedPaths": plan.masked_paths,
             "readonlyPaths": plan.readonly_paths,
@@ -58,7 +64,8 @@ pub fn plan_spec(plan: &ContainerPlan, process: &ProcessPlan, devices: &[Device]
     })
 }
 
-fn plan_namespaces(plan: &ContainerPlan, cgroups: &Cgroups) -> Vec<Value> {
+/// `joined`: another container's process namespace.
+fn plan_namespaces(plan: &ContainerPlan, joined: Option<&Path>, cgroups: &Cgroups) -> Vec<Value> {
     let sandbox = &plan.sandbox;
     let mut namespaces = vec![json!({ "type": "mount" })];
     for (wanted, kind, name) in
@@ -68,7 +75,9 @@ fn plan_namespaces(plan: &ContainerPlan, cgroups: &Cgroups) -> Vec<Value> {
             namespaces.push(json!({ "type": kind, "path": sandbox.namespace(name) }));
         }
     }
-    if sandbox.process {
+    if let Some(joined) = joined {
+        namespaces.push(json!({ "type": "pid", "path": joined }));
+    } else if sandbox.process {
         namespaces.push(json!({ "type": "pid", "path": sandbox.namespace("pid") }));
     } else if !sandbox.host_pid {
         namespaces.push(json!({ "type": "pid" }));
@@ -223,7 +232,7 @@ mod tests {
                     std::fs::remove_dir_all(&sub).expect("removed");
                 }
             });
-            let listed: Vec<_> = (0..2000).map(|_| host_devices(&[parent.clone()])).collect();
+            let listed: Vec<_> = (0..2000).map(|_| host_devices(std::slice::from_ref(&parent))).collect();
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
             for found in listed {
                 let found = found.expect("what goes is no failure");

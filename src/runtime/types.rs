@@ -61,6 +61,9 @@ pub struct Mount {
     /// With SELinux: it gets the label of the container's files.
     #[serde(default)]
     pub relabel: bool,
+    /// With `read_only`: what is mounted below it is read-only, too.
+    #[serde(default)]
+    pub recursive: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -148,8 +151,21 @@ pub struct ContainerConfig {
     pub stop_signal: Option<String>,
     /// Relative to the sandbox's log directory: `<container>/<attempt>.log`.
     pub log_path: PathBuf,
+    /// A running container whose process namespace it joins, in place of one of its own.
+    #[serde(default)]
+    pub target: Option<ContainerId>,
+    /// Images besides its own that it needs: they are mounted in it.
+    #[serde(default)]
+    pub images: Vec<ImageId>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
+}
+
+impl ContainerConfig {
+    /// The images that must stay while it is there.
+    pub fn needs(&self) -> Vec<ImageId> {
+        std::iter::once(&self.image).chain(&self.images).cloned().collect()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

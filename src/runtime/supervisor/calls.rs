@@ -124,6 +124,7 @@ impl Supervisor {
             return Err(format!("container {} is there already", plan.id));
         }
         let filter = self.filter(&plan.process)?;
+        let joined = plan.target.as_deref().map(|target| self.process_namespace(target)).transpose()?;
         let pipes = Pipes::new(&plan).map_err(text)?;
         let log =
             Log::open(&plan.log_path).map_err(|error| format!("open log {}: {error}", plan.log_path.display()))?;
@@ -134,6 +135,7 @@ impl Supervisor {
         if let Some((stdout, stderr)) = &theirs.output {
             keep.extend([stdout.as_fd(), stderr.as_fd()]);
         }
+        keep.extend(joined.as_ref().map(|namespace| namespace.as_fd()));
         // The child owns copies of its own; ours close when this function ends.
         let inherit = |fd: &OwnedFd| process::inherited(fd.as_raw_fd());
         let work = |result: std::os::fd::BorrowedFd<'_>| {
@@ -145,7 +147,10 @@ impl Supervisor {
                 Ok((Stdio { stdin: inherit(&theirs.stdin)?, output }, inherit(&status_theirs)?))
             };
             match copies() {
-                Ok((stdio, status)) => creator::create(&plan, cgroups, filter, stdio, status, result),
+                Ok((stdio, status)) => {
+                    let joined = joined.as_ref().map(|namespace| namespace.as_fd());
+                    creator::create(&plan, cgroups, filter, stdio, status, joined, result)
+                }
                 Err(_) => 1,
             }
         };
@@ -163,6 +168,13 @@ impl Supervisor {
         container.status = Some((token, File::from(status)));
         self.containers.insert(id.clone(), container);
         self.add_job(pid, answer, asker, JobKind::Create(id))
+    }
+
+    /// Of a running container. Open, it is that one, whatever becomes of the process and its number.
+    fn process_namespace(&self, id: &str) -> Result<File, String> {
+        let target = self.containers.get(id).filter(|target| target.state == State::Running);
+        let pid = target.and_then(|target| target.pid).ok_or_else(|| format!("container {id} is not running"))?;
+        File::open(format!("/proc/{pid}/ns/pid")).map_err(text)
     }
 
     /// Compiled once for all containers of a kind. Localhost profiles are files, which may change.

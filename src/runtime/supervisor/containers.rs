@@ -78,7 +78,7 @@ impl Container {
 
     /// Whether the end of its first process is the end of all others.
     fn owns_processes(&self) -> bool {
-        !self.plan.sandbox.process && !self.plan.sandbox.host_pid
+        !self.plan.sandbox.process && !self.plan.sandbox.host_pid && self.plan.target.is_none()
     }
 }
 

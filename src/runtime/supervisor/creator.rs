@@ -52,10 +52,11 @@ pub fn create(
     filter: Option<Filter>,
     stdio: Stdio,
     status: OwnedFd,
+    joined: Option<BorrowedFd<'_>>,
     result: BorrowedFd<'_>,
 ) -> i32 {
     let mut outcome = Outcome::default();
-    let terminal = match try_create(plan, cgroups, filter, stdio, status, &mut outcome) {
+    let terminal = match try_create(plan, cgroups, filter, stdio, status, joined, &mut outcome) {
         Ok(terminal) => terminal,
         Err(error) => {
             outcome.error = Some(error);
@@ -78,6 +79,7 @@ fn try_create(
     filter: Option<Filter>,
     stdio: Stdio,
     status: OwnedFd,
+    joined: Option<BorrowedFd<'_>>,
     outcome: &mut Outcome,
 ) -> Result<Option<OwnedFd>, String> {
     let errors = super::capture::install();
@@ -118,7 +120,9 @@ fn try_create(
     let views = at("view of cgroups", cgroup_views(plan, cgroups))?;
     at("hide cgroups", hide_cgroups(plan))?;
     at("join cgroup", finish_joining(joining))?;
-    let config = spec::plan_spec(plan, &process, &devices, cgroups);
+    // By this process' descriptor, since libcontainer takes paths.
+    let joined = joined.map(|fd| PathBuf::from(format!("/proc/{}/fd/{}", Pid::this(), fd.as_raw_fd())));
+    let config = spec::plan_spec(plan, &process, &devices, joined.as_deref(), cgroups);
     let config = serde_json::to_vec(&config).map_err(|error| error.to_string())?;
     at("write config.json", std::fs::write(plan.run_directory.join("config.json"), config))?;
 
@@ -126,6 +130,12 @@ fn try_create(
         process: process.clone(),
         filter,
         propagation: plan.mounts.iter().map(|mount| (mount.container_path.clone(), mount.propagation)).collect(),
+        read_only: plan
+            .mounts
+            .iter()
+            .filter(|mount| mount.read_only && mount.recursive)
+            .map(|mount| mount.container_path.clone())
+            .collect(),
         cgroups: views.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect(),
         status_fd: status.as_raw_fd(),
     };

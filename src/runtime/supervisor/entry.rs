@@ -109,6 +109,8 @@ pub struct Entry {
     pub filter: Option<Filter>,
     /// Where mounts of the pod are, and how they spread: libcontainer 0.7 ignores that.
     pub propagation: Vec<(PathBuf, Propagation)>,
+    /// Mounts that are read-only with all that is below them.
+    pub read_only: Vec<PathBuf>,
     /// The container's cgroup directories as detached mounts: name below `/sys/fs/cgroup` (none on v2), descriptor.
     pub cgroups: Vec<(String, i32)>,
     /// Closed by a successful exec, else told why.
@@ -133,6 +135,11 @@ impl Executor for Entry {
                 Propagation::Bidirectional => MsFlags::MS_SHARED,
             };
             mount::set_propagation(target, flags | MsFlags::MS_REC).map_err(|error| {
+                ExecutorValidationError::ArgValidationError(format!("mount {}: {error}", target.display()))
+            })?;
+        }
+        for target in &self.read_only {
+            mount::set_read_only_recursively(target).map_err(|error| {
                 ExecutorValidationError::ArgValidationError(format!("mount {}: {error}", target.display()))
             })?;
         }

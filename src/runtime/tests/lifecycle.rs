@@ -15,6 +15,9 @@ crate::tests![
     host_namespaces,
     a_shared_process_namespace,
     a_shared_process_namespace_is_lost,
+    a_container_joins_the_processes_of_another,
+    read_only_with_all_below,
+    images_as_volumes,
     mounts_and_propagation,
     mounts_of_a_container_reach_the_host_where_they_may,
     stop_with_grace,
@@ -220,6 +223,70 @@ async fn a_shared_process_namespace_is_lost() {
     node.restart_agent().await;
     let state = || async { node.runtime().sandboxes().await.expect("listed")[0].state.clone() };
     crate::node::eventually("word of it", state, |state| *state == SandboxState::NotReady).await;
+    node.end().await;
+}
+
+async fn a_container_joins_the_processes_of_another() {
+    let node = Node::new().await;
+    let (sandbox, target) = node.running("pod").await;
+    let mut config = node.config("ps -o pid,args; ls /proc/1/root/bin/busybox; (sleep 4321 &)");
+    config.log_path = "debug/0.log".into();
+    config.target = Some(target.clone());
+    let debug = node.start(&sandbox, config.clone()).await;
+    assert_eq!(node.wait(&debug).await.code, 0);
+    let log = node.log("pod", "debug/0.log");
+    assert!(log.contains("1 sleep 1000") && log.ends_with("/proc/1/root/bin/busybox\n"), "{log}");
+    // What it left goes with it, its neighbour goes on.
+    let processes =
+        node.runtime().exec_sync(&target, &["ps".into(), "-o".into(), "args".into()], None).await.expect("an exec");
+    assert!(!String::from_utf8_lossy(&processes.stdout).contains("sleep 4321"));
+    node.runtime().stop_container(&target, Duration::ZERO).await.expect("stopped");
+    let error = node.runtime().create_container(&sandbox.id, config).await.expect_err("nothing to join");
+    assert!(error.to_string().contains("is not running"), "{error}");
+    node.end().await;
+}
+
+async fn read_only_with_all_below() {
+    let node = Node::new().await;
+    let host = node.directory.path().join("volume");
+    std::fs::create_dir_all(host.join("sub")).expect("a directory");
+    skiff_linux::mount::tmpfs(&host.join("sub"), "size=64k").expect("a mount below");
+    for (recursive, expect) in [(false, "wrote\n"), (true, "touch: /mnt/sub/x: Read-only file system\n")] {
+        let change = |config: &mut skiff_runtime::ContainerConfig| {
+            config.mounts = vec![Mount {
+                host_path: host.clone(),
+                container_path: "/mnt".into(),
+                read_only: true,
+                recursive,
+                ..Mount::default()
+            }];
+        };
+        let name = format!("pod{recursive}");
+        let (_, log) = node.run(&name, change, "exec 2>&1; touch /mnt/sub/x && echo wrote").await;
+        assert_eq!(log, expect);
+    }
+    std::fs::write(host.join("sub/y"), "").expect("the host's own view is as it was");
+    skiff_linux::mount::ensure_unmounted_below(&host).expect("unmounted");
+    node.end().await;
+}
+
+async fn images_as_volumes() {
+    let node = Node::new().await;
+    let image = node.image.as_ref().expect("imported").id.clone();
+    let view = node.directory.path().join("view");
+    node.runtime().mount_image(&image, &view).await.expect("mounted");
+    node.runtime().mount_image(&image, &view).await.expect("mounted already");
+    assert_eq!(skiff_linux::mount::mounts_below(&view).expect("mounts").len(), 1);
+    let change = |config: &mut skiff_runtime::ContainerConfig| {
+        config.images = vec![image.clone()];
+        config.mounts =
+            vec![Mount { host_path: view.clone(), container_path: "/mnt".into(), read_only: true, ..Mount::default() }];
+    };
+    let (_, log) = node.run("pod", change, "exec 2>&1; cat /mnt/etc/secret; touch /mnt/x; /mnt/bin/busybox true").await;
+    let expect = "for root\ntouch: /mnt/x: Read-only file system\nsh: /mnt/bin/busybox: Permission denied\n";
+    assert_eq!(log, expect);
+    assert!(node.runtime().remove_image(&image.0).await.is_err());
+    skiff_linux::mount::ensure_unmounted_below(&view).expect("unmounted");
     node.end().await;
 }
 

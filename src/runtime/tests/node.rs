@@ -95,6 +95,8 @@ impl Node {
             stdin_once: false,
             stop_signal: None,
             log_path: PathBuf::from("main/0.log"),
+            target: None,
+            images: Vec::new(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
         }
