@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext, VolumeMount};
-use skiff_runtime::{AppArmor, ContainerConfig, Image, Mount, Propagation, SeLinux, Seccomp, Security};
+use skiff_runtime::{AppArmor, ContainerConfig, ContainerId, Image, Mount, Propagation, SeLinux, Seccomp, Security};
 
 use crate::context::Context;
 use crate::environment::{self, Objects};
@@ -31,12 +31,14 @@ pub(crate) struct Inputs<'a> {
     pub(crate) facts: &'a Facts,
     pub(crate) objects: &'a dyn Objects,
     pub(crate) volumes: &'a Volumes,
+    /// The container into whose processes it looks.
+    pub(crate) target: Option<ContainerId>,
 }
 
 /// Decides the configuration and makes what it needs on the host: sub-paths, the termination message file.
 pub(crate) async fn configure(inputs: Inputs<'_>) -> Result<ContainerConfig, StartError> {
     let failed = |message: String| StartError::new("CreateContainerConfigError", message);
-    let Inputs { ctx, pod, container, image, attempt, facts, objects, volumes } = inputs;
+    let Inputs { ctx, pod, container, image, attempt, facts, objects, volumes, target } = inputs;
     check_non_root(pod, container, &image.user).map_err(failed)?;
     let env = environment(ctx, pod, container, facts, objects).map_err(failed)?;
     let variable = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
@@ -86,6 +88,13 @@ pub(crate) async fn configure(inputs: Inputs<'_>) -> Result<ContainerConfig, Sta
         stdin_once: container.stdin_once == Some(true),
         stop_signal: container.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()),
         log_path: Path::new(&container.name).join(format!("{attempt}.log")),
+        target,
+        images: container
+            .volume_mounts
+            .iter()
+            .flatten()
+            .filter_map(|mount| volumes.mounted.get(&mount.name)?.image.clone())
+            .collect(),
         labels: labels(pod, &container.name),
         annotations: annotations(pod, container, image, &reference, message_path),
         env,
@@ -148,6 +157,7 @@ struct WantedMount {
     read_only: bool,
     propagation: Propagation,
     relabel: bool,
+    recursive: bool,
 }
 
 fn plan_mounts(
@@ -174,10 +184,6 @@ fn plan_mounts(
         if sub_path.as_deref().is_some_and(|p| p.starts_with('/')) {
             return Err("error SubPath must not be an absolute path".to_owned());
         }
-        if mount.recursive_read_only.as_deref() == Some("Enabled") {
-            let path = &mount.mount_path;
-            return Err(format!("recursiveReadOnly of the volume mount {path:?} is not supported by this node"));
-        }
         let path = Path::new(&mount.mount_path);
         let container_path = if path.is_absolute() { path.to_path_buf() } else { Path::new("/").join(path) };
         Ok(WantedMount {
@@ -187,6 +193,7 @@ fn plan_mounts(
             container_path,
             read_only: volume.read_only || mount.read_only == Some(true),
             relabel: volume.ours,
+            recursive: pod::is_recursive(mount),
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => Propagation::HostToContainer,
                 Some("Bidirectional") => Propagation::Bidirectional,
@@ -228,6 +235,7 @@ fn make_mounts(
             read_only: mount.read_only,
             propagation: mount.propagation,
             relabel: mount.relabel,
+            recursive: mount.recursive,
         });
     }
     let make = |what: &str, done: std::io::Result<()>| done.map_err(|e| format!("make the {what}: {e}"));
@@ -400,8 +408,8 @@ mod tests {
     fn mounts() {
         let volumes = Volumes {
             mounted: [
-                ("data".to_owned(), Mounted { path: "/v/data".into(), read_only: false, ours: true }),
-                ("map".to_owned(), Mounted { path: "/v/map".into(), read_only: true, ours: true }),
+                ("data".to_owned(), Mounted { path: "/v/data".into(), read_only: false, ours: true, image: None }),
+                ("map".to_owned(), Mounted { path: "/v/map".into(), read_only: true, ours: true, image: None }),
             ]
             .into(),
             renew: None,
@@ -416,7 +424,9 @@ mod tests {
         assert_eq!((map.read_only, map.container_path.to_str()), (true, Some("/etc/map")));
         assert_eq!(map.propagation, Propagation::HostToContainer);
         let data = plan(json!({"name": "data", "mountPath": "/d", "subPathExpr": "x/$(A)"})).expect("fine");
-        assert_eq!((data.read_only, data.sub_path.as_deref()), (false, Some("x/a")));
+        assert_eq!((data.read_only, data.sub_path.as_deref(), data.recursive), (false, Some("x/a"), false));
+        let recursive = json!({"name": "data", "mountPath": "/d", "readOnly": true, "recursiveReadOnly": "IfPossible"});
+        assert!(plan(recursive).expect("fine").recursive);
         for (mount, error) in [
             (json!({"name": "none", "mountPath": "/d"}), "cannot find volume \"none\" to mount into container \"c\""),
             (
@@ -426,10 +436,6 @@ mod tests {
             (
                 json!({"name": "data", "mountPath": "/d", "subPath": "/etc"}),
                 "error SubPath must not be an absolute path",
-            ),
-            (
-                json!({"name": "data", "mountPath": "/d", "readOnly": true, "recursiveReadOnly": "Enabled"}),
-                "recursiveReadOnly of the volume mount \"/d\" is not supported by this node",
             ),
         ] {
             assert_eq!(plan(mount).expect_err("refused"), error);

@@ -13,6 +13,7 @@ use crate::admit;
 use crate::engine::Engine;
 use crate::options::Options;
 use crate::pod::{self, PodUid, Role};
+use crate::resize::Shares;
 use crate::source::Sources;
 use crate::token::Tokens;
 
@@ -32,6 +33,8 @@ pub(crate) struct Context {
     /// Bytes.
     pub(crate) memory_capacity: i64,
     pub(crate) host: admit::Host,
+    /// What pods have been promised of it.
+    pub(crate) shares: Shares,
     /// Whose container it is: where the runtime's events go.
     pub(crate) routes: Mutex<HashMap<ContainerId, PodUid>>,
     /// Bounds the pulls that run at once.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use skiff_network::{HostPort, Network};
 use skiff_runtime::{
-    Container, ContainerConfig, ContainerId, Error, ExecResult, Image, RegistryAuth, Runtime, RuntimeEvent, Sandbox,
-    SandboxConfig, SandboxId,
+    Container, ContainerConfig, ContainerId, Error, ExecResult, Image, ImageId, RegistryAuth, Resources, Runtime,
+    RuntimeEvent, Sandbox, SandboxConfig, SandboxId, Stats,
 };
 use tokio::sync::broadcast;
 
@@ -19,6 +19,7 @@ pub(crate) trait Engine: Send + Sync + 'static {
     async fn image(&self, reference: &str) -> Result<Option<Image>, Error>;
     async fn images(&self) -> Result<Vec<Image>, Error>;
     async fn pull(&self, reference: &str, auth: Option<&RegistryAuth>) -> Result<Image, Error>;
+    async fn mount_image(&self, id: &ImageId, target: &Path) -> Result<(), Error>;
 
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox, Error>;
     async fn stop_sandbox(&self, id: &SandboxId) -> Result<(), Error>;
@@ -29,6 +30,9 @@ pub(crate) trait Engine: Send + Sync + 'static {
     async fn start_container(&self, id: &ContainerId) -> Result<(), Error>;
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<(), Error>;
     async fn remove_container(&self, id: &ContainerId) -> Result<(), Error>;
+    async fn update_sandbox(&self, id: &SandboxId, resources: &Resources) -> Result<(), Error>;
+    async fn update_container(&self, id: &ContainerId, resources: &Resources) -> Result<(), Error>;
+    async fn container_stats(&self, id: &ContainerId) -> Result<Stats, Error>;
     async fn container(&self, id: &ContainerId) -> Result<Container, Error>;
     async fn containers(&self) -> Result<Vec<Container>, Error>;
     async fn exec_sync(
@@ -72,6 +76,10 @@ impl Engine for Machine {
         self.runtime.pull(reference, auth).await
     }
 
+    async fn mount_image(&self, id: &ImageId, target: &Path) -> Result<(), Error> {
+        self.runtime.mount_image(id, target).await
+    }
+
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox, Error> {
         self.runtime.run_sandbox(config).await
     }
@@ -102,6 +110,18 @@ impl Engine for Machine {
 
     async fn remove_container(&self, id: &ContainerId) -> Result<(), Error> {
         self.runtime.remove_container(id).await
+    }
+
+    async fn update_sandbox(&self, id: &SandboxId, resources: &Resources) -> Result<(), Error> {
+        self.runtime.update_sandbox(id, resources).await
+    }
+
+    async fn update_container(&self, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
+        self.runtime.update_resources(id, resources).await
+    }
+
+    async fn container_stats(&self, id: &ContainerId) -> Result<Stats, Error> {
+        self.runtime.container_stats(id).await
     }
 
     async fn container(&self, id: &ContainerId) -> Result<Container, Error> {

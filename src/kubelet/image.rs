@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use k8s_openapi::api::core::v1::{Container, Pod, Secret};
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Pod, Secret};
 use serde_json::Value;
 use skiff_base::chain;
 use skiff_client::EventKind;
@@ -34,13 +34,12 @@ pub(crate) enum PullPolicy {
 }
 
 /// The API server sets the default; this is the same one, for pods that did not come through it.
-pub(crate) fn pull_policy(container: &Container) -> PullPolicy {
-    match container.image_pull_policy.as_deref() {
+pub(crate) fn pull_policy(image: &str, given: Option<&str>) -> PullPolicy {
+    match given {
         Some("Always") => PullPolicy::Always,
         Some("Never") => PullPolicy::Never,
         Some("IfNotPresent") => PullPolicy::IfNotPresent,
         _ => {
-            let image = container.image.as_deref().unwrap_or_default();
             let last = image.rsplit('/').next().unwrap_or_default();
             let tagged = last.contains(':') && !last.ends_with(":latest");
             if tagged || image.contains('@') { PullPolicy::IfNotPresent } else { PullPolicy::Always }
@@ -77,6 +76,28 @@ pub(crate) async fn ensure(
     let tell = |kind, reason: &str, message: String| {
         ctx.container_event(pod, role, &container.name, kind, reason, message);
     };
+    fetch(ctx, wanted, pull_policy(wanted, container.image_pull_policy.as_deref()), secrets, &tell).await
+}
+
+/// The same for an image whose files are a volume.
+pub(crate) async fn ensure_for_volume(
+    ctx: &Context,
+    pod: &Pod,
+    source: &ImageVolumeSource,
+    secrets: &[std::sync::Arc<Secret>],
+) -> Result<Image, StartError> {
+    let wanted = source.reference.as_deref().unwrap_or_default();
+    let tell = |kind, reason: &str, message: String| ctx.event(pod, kind, reason, message);
+    fetch(ctx, wanted, pull_policy(wanted, source.pull_policy.as_deref()), secrets, &tell).await
+}
+
+async fn fetch(
+    ctx: &Context,
+    wanted: &str,
+    policy: PullPolicy,
+    secrets: &[std::sync::Arc<Secret>],
+    tell: &(impl Fn(EventKind, &str, String) + Sync),
+) -> Result<Image, StartError> {
     let reference = ctx.engine.normalize(wanted).map_err(|e| {
         let why = match e {
             Error::InvalidReference { why, .. } => why,
@@ -94,7 +115,7 @@ pub(crate) async fn ensure(
         tell(EventKind::Warning, "Failed", "Error: ImageInspectError".to_owned());
         StartError::new("ImageInspectError", message)
     })?;
-    match (pull_policy(container), present) {
+    match (policy, present) {
         (PullPolicy::IfNotPresent | PullPolicy::Never, Some(image)) => {
             let message =
                 format!("Container image {wanted:?} already present on machine and can be accessed by the pod");
@@ -108,7 +129,7 @@ pub(crate) async fn ensure(
             Err(StartError::new("ErrImageNeverPull", message))
         }
         (PullPolicy::IfNotPresent, None) | (PullPolicy::Always, _) => {
-            pull(ctx, wanted, &reference, secrets, &tell).await
+            pull(ctx, wanted, &reference, secrets, tell).await
         }
     }
 }
@@ -118,7 +139,7 @@ async fn pull(
     wanted: &str,
     reference: &str,
     secrets: &[std::sync::Arc<Secret>],
-    tell: &impl Fn(EventKind, &str, String),
+    tell: &(impl Fn(EventKind, &str, String) + Sync),
 ) -> Result<Image, StartError> {
     tell(EventKind::Normal, "Pulling", format!("Pulling image {wanted:?}"));
     let asked = Instant::now();
@@ -246,12 +267,7 @@ mod tests {
             ("busybox", Some("Never"), PullPolicy::Never),
             ("busybox:1.36", Some("Always"), PullPolicy::Always),
         ] {
-            let container = Container {
-                image: Some(image.to_owned()),
-                image_pull_policy: policy.map(str::to_owned),
-                ..Container::default()
-            };
-            assert_eq!(pull_policy(&container), expected, "{image}");
+            assert_eq!(pull_policy(image, policy), expected, "{image}");
         }
     }
 

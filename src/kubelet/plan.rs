@@ -127,6 +127,7 @@ pub(crate) fn restarts(pod: &Pod, role: Role, container: &Container, code: i32) 
     match (role, policy) {
         // Init containers that succeeded are done.
         (Role::Init, RestartPolicy::Always) => code != 0,
+        (Role::Ephemeral, _) => false,
         (_, RestartPolicy::Always) => true,
         (_, RestartPolicy::OnFailure) => code != 0,
         (_, RestartPolicy::Never) => false,
@@ -178,6 +179,22 @@ pub(crate) fn plan_containers(pod: &Pod, views: &BTreeMap<String, ContainerView>
         }
     }
     plan
+}
+
+/// Containers that were added to look into the pod: each is started once, whatever the others do.
+pub(crate) fn plan_ephemeral(
+    containers: &[Container],
+    views: &BTreeMap<String, ContainerView>,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let absent = ContainerView { life: Life::Absent, backoff: SignedDuration::ZERO, not_before: None };
+    for container in containers {
+        let view = views.get(&container.name).unwrap_or(&absent);
+        if view.life == Life::Absent {
+            plan.start(container, view, now);
+        }
+    }
 }
 
 /// Init containers and sidecars; true when the main containers may start. After these have `begun`, only the
@@ -335,6 +352,22 @@ mod tests {
         assert_eq!(plan(&pod, &[]), "+a");
         assert_eq!(plan(&pod, &[("a", Life::Starting, 0)]), "");
         assert_eq!(plan(&pod, &[("a", running(), 0)]), "+b");
+    }
+
+    #[test]
+    fn ephemeral_containers_start_once() {
+        let one = |name: &str| Container { name: name.to_owned(), ..Container::default() };
+        let view = |life, not_before| ContainerView { life, backoff: SignedDuration::ZERO, not_before };
+        let views = [
+            ("done".to_owned(), view(exited(1), None)),
+            ("up".to_owned(), view(running(), None)),
+            ("waits".to_owned(), view(Life::Absent, Some(at(NOW + 7)))),
+        ];
+        let mut plan = Plan::default();
+        let all = [one("new"), one("done"), one("up"), one("waits")];
+        plan_ephemeral(&all, &views.into(), at(NOW), &mut plan);
+        assert_eq!(plan.actions, [Action::Start { name: "new".to_owned() }]);
+        assert_eq!(plan.wake, Some(at(NOW + 7)));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, ObjectReference, Pod, PodSpec, VolumeMount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// Never given to another pod, not even to one of the same name.
@@ -32,6 +32,8 @@ pub(crate) enum Role {
     /// An init container with `restartPolicy: Always`: runs beside the later ones.
     Sidecar,
     Main,
+    /// Added to a pod that runs: runs once, and nobody waits for it.
+    Ephemeral,
 }
 
 /// The seconds that a pod has to end when it doesn't say (the API server's default).
@@ -80,8 +82,49 @@ pub(crate) fn containers(pod: &Pod) -> impl Iterator<Item = (Role, &Container)> 
         .chain(spec.containers.iter().map(|c| (Role::Main, c)))
 }
 
+/// The containers that were added to look into the pod. Converted each time: hardly any pod has some.
+pub(crate) fn ephemeral(pod: &Pod) -> Vec<Container> {
+    let one = |e: &EphemeralContainer| Container {
+        args: e.args.clone(),
+        command: e.command.clone(),
+        env: e.env.clone(),
+        env_from: e.env_from.clone(),
+        image: e.image.clone(),
+        image_pull_policy: e.image_pull_policy.clone(),
+        name: e.name.clone(),
+        security_context: e.security_context.clone(),
+        stdin: e.stdin,
+        stdin_once: e.stdin_once,
+        termination_message_path: e.termination_message_path.clone(),
+        termination_message_policy: e.termination_message_policy.clone(),
+        tty: e.tty,
+        volume_devices: e.volume_devices.clone(),
+        volume_mounts: e.volume_mounts.clone(),
+        working_dir: e.working_dir.clone(),
+        ..Container::default()
+    };
+    spec(pod).ephemeral_containers.iter().flatten().map(one).collect()
+}
+
+/// The container of any sort with that name.
+pub(crate) fn find(pod: &Pod, name: &str) -> Option<(Role, Container)> {
+    let main = container(pod, name).map(|(role, container)| (role, container.clone()));
+    main.or_else(|| ephemeral(pod).into_iter().find(|c| c.name == name).map(|c| (Role::Ephemeral, c)))
+}
+
+/// The container into whose processes an ephemeral one looks.
+pub(crate) fn target<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let found = spec(pod).ephemeral_containers.iter().flatten().find(|e| e.name == name)?;
+    found.target_container_name.as_deref().filter(|target| !target.is_empty())
+}
+
 pub(crate) fn container<'a>(pod: &'a Pod, name: &str) -> Option<(Role, &'a Container)> {
     containers(pod).find(|(_, c)| c.name == name)
+}
+
+/// Whether what is mounted below a read-only mount is read-only, too: this node always can.
+pub(crate) fn is_recursive(mount: &VolumeMount) -> bool {
+    mount.read_only == Some(true) && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"))
 }
 
 /// Seconds between the stop signal and SIGKILL for a pod that nobody deletes.
@@ -105,7 +148,11 @@ pub(crate) fn is_terminal(pod: &Pod) -> bool {
 
 /// The object of an event about one container.
 pub(crate) fn container_reference(pod: &Pod, role: Role, container: &str) -> ObjectReference {
-    let list = if role == Role::Main { "containers" } else { "initContainers" };
+    let list = match role {
+        Role::Main => "containers",
+        Role::Init | Role::Sidecar => "initContainers",
+        Role::Ephemeral => "ephemeralContainers",
+    };
     ObjectReference {
         field_path: Some(format!("spec.{list}{{{container}}}")),
         ..skiff_client::EventRecorder::reference(pod)

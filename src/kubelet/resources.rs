@@ -8,6 +8,7 @@ use skiff_runtime::Resources;
 
 use crate::pod::{self, PodUid, Role};
 use crate::quantity;
+use crate::resize::Share;
 
 const CPU_PERIOD_US: u64 = 100_000;
 const MIN_QUOTA_US: i64 = 1_000;
@@ -125,9 +126,22 @@ fn aggregate(pod: &Pod, one: impl Fn(&Container) -> Option<i64>) -> Option<i64> 
             }
             Role::Init => init_peak = init_peak.max(sidecars + amount),
             Role::Main => main += amount,
+            // It has no share of its own.
+            Role::Ephemeral => {}
         }
     }
     Some(init_peak.max(main + sidecars))
+}
+
+/// What a pod is promised.
+pub(crate) fn requests(pod: &Pod) -> Share {
+    let overhead = |resource: &str| pod::spec(pod).overhead.as_ref().and_then(|o| o.get(resource));
+    Share {
+        cpu_milli: aggregate(pod, |c| Some(cpu_request_milli(c))).unwrap_or(0)
+            + overhead("cpu").map_or(0, quantity::milli),
+        memory_bytes: aggregate(pod, |c| Some(memory_request(c))).unwrap_or(0)
+            + overhead("memory").map_or(0, quantity::value),
+    }
 }
 
 /// Limits of the pod's own cgroup.

@@ -33,6 +33,7 @@ use crate::logs::{self, Ending, LogOptions};
 use crate::options::{Error, Options};
 use crate::pod;
 use crate::pods::Pods;
+use crate::stats;
 use crate::stream::Streams;
 
 pub(crate) type Body = BoxBody<Bytes, io::Error>;
@@ -46,6 +47,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 1024;
 /// Who is not trusted has nothing to ask for longer: health is told at once.
 const ANONYMOUS_LIMIT: Duration = Duration::from_secs(30);
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Chunks of a log that wait for a slow client.
 const CHUNKS: usize = 4;
 
@@ -152,6 +154,7 @@ impl Server {
         match (request.method(), parts.as_slice()) {
             (&Method::GET, ["pods"]) => self.pods(false),
             (&Method::GET, ["runningpods"]) => self.pods(true),
+            (&Method::GET, ["stats", "summary"] | ["metrics", "resource" | "cadvisor"]) => self.usage(&parts).await,
             (&Method::GET, ["containerLogs", namespace, pod, container]) => {
                 self.container_logs(namespace, pod, container, request.uri().query().unwrap_or_default()).await
             }
@@ -182,6 +185,21 @@ impl Server {
         response
     }
 
+    async fn usage(&self, parts: &[&str]) -> Response<Body> {
+        let usage = match stats::collect(&self.ctx, &self.pods).await {
+            Ok(usage) => usage,
+            Err(e) => return text(StatusCode::INTERNAL_SERVER_ERROR, &chain(&e).to_string()),
+        };
+        let (body, kind) = match parts {
+            ["stats", ..] => (usage.summary().to_string(), "application/json"),
+            [_, "resource"] => (usage.resource_metrics(), METRICS),
+            _ => (usage.cadvisor_metrics(), METRICS),
+        };
+        let mut response = text(StatusCode::OK, &body);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        response
+    }
+
     async fn container_logs(&self, namespace: &str, name: &str, container: &str, query: &str) -> Response<Body> {
         let options = match parse_options(query, skiff_base::time::now()) {
             Ok(options) => options,
@@ -190,7 +208,7 @@ impl Server {
         let Some(pod) = self.pods.find(namespace, name) else {
             return text(StatusCode::NOT_FOUND, &format!("pod {name:?} not found in namespace {namespace:?}\n"));
         };
-        if pod::container(&pod, container).is_none() {
+        if pod::find(&pod, container).is_none() {
             let message = format!("container {container:?} not found in pod {name:?}\n");
             return text(StatusCode::NOT_FOUND, &message);
         }
@@ -258,7 +276,8 @@ struct FoundRun {
 
 fn waiting(pod: &Pod, container: &str) -> Option<String> {
     let status = pod.status.as_ref()?;
-    let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses);
+    let all = all.chain(&status.ephemeral_container_statuses).flatten();
     let state = all.into_iter().find(|s| s.name == container)?.state.as_ref()?;
     state.waiting.as_ref()?.reason.clone()
 }

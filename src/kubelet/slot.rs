@@ -1,7 +1,7 @@
 //! What is known of one container of a pod: its newest run, the one before, and why it is not running.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
 use skiff_runtime::{ContainerId, ContainerState, Exit};
 
 use crate::backoff::RestartBackoff;
@@ -24,6 +24,8 @@ pub(crate) struct Run {
     pub(crate) image: String,
     pub(crate) image_id: String,
     pub(crate) hash: String,
+    /// What it has now.
+    pub(crate) resources: ResourceRequirements,
     pub(crate) state: RunState,
     pub(crate) started: bool,
     pub(crate) ready: bool,
@@ -109,6 +111,7 @@ impl Slot {
             image: text(annotation::IMAGE),
             image_id: text(annotation::IMAGE_ID),
             hash: text(annotation::HASH),
+            resources: ResourceRequirements::default(),
             state,
             started: false,
             ready: false,
@@ -157,6 +160,7 @@ pub(crate) mod tests {
             image: "i".into(),
             image_id: "sha256:1".into(),
             hash: String::new(),
+            resources: ResourceRequirements::default(),
             state,
             started: true,
             ready: true,

@@ -97,6 +97,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         config_maps: Sources::new(client.clone(), scope.clone()),
         secrets: Sources::new(client.clone(), scope.clone()),
         tokens: Tokens::new(client.clone()),
+        shares: Default::default(),
         allocatable: facts.capacity(options.max_pods),
         memory_capacity: facts.memory_bytes,
         host: admit::Host {

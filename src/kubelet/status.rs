@@ -32,11 +32,18 @@ pub(crate) struct Seen<'a> {
     pub(crate) failed: Option<(&'a str, &'a str)>,
     /// It was not taken: nothing of it was ever begun.
     pub(crate) rejected: bool,
+    /// Why the node does not give the resources that are asked for: reason and message.
+    pub(crate) resize_pending: Option<(&'a str, &'a str)>,
+    /// Containers get other resources; what goes wrong with it.
+    pub(crate) resizing: Option<Option<&'a str>>,
     pub(crate) now: Timestamp,
 }
 
 /// The conditions that the agent writes, in upstream's order.
 const CONDITIONS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+
+/// Those that are there only while they hold.
+const RESIZE_CONDITIONS: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
     let pod = seen.pod;
@@ -49,6 +56,8 @@ pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
         let list = if role == Role::Main { &mut mains } else { &mut inits };
         list.push(container_status(seen, role, container, has_inits));
     }
+    let ephemeral: Vec<ContainerStatus> =
+        pod::ephemeral(pod).iter().map(|c| container_status(seen, Role::Ephemeral, c, has_inits)).collect();
     let mut phase = phase(pod, &inits, &mains, seen.terminal);
     let alive = seen.slots.values().any(Slot::is_alive);
     if alive && !seen.terminal && matches!(phase, "Succeeded" | "Failed") {
@@ -77,6 +86,7 @@ pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
         start_time: last.start_time.clone().or_else(|| Some(pod::time(seen.now))),
         init_container_statuses: (!inits.is_empty()).then_some(inits),
         container_statuses: Some(mains),
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         qos_class: Some(resources::qos(pod).as_str().to_owned()),
         observed_generation: pod.metadata().generation,
         ..PodStatus::default()
@@ -103,7 +113,7 @@ fn container_status(seen: &Seen<'_>, role: Role, container: &Container, has_init
     let mut status = ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
-        started: Some(false),
+        started: (role != Role::Ephemeral).then_some(false),
         ..ContainerStatus::default()
     };
     status.volume_mounts = mounts(container);
@@ -144,12 +154,13 @@ fn container_status(seen: &Seen<'_>, role: Role, container: &Container, has_init
                 status.last_state = ended;
             }
         }
-        (_, Some(Run { state: RunState::Running { since }, started, ready, .. })) => {
+        (_, Some(Run { state: RunState::Running { since }, started, ready, resources: run_resources, .. })) => {
             let running = ContainerStateRunning { started_at: Some(pod::time(*since)) };
             status.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
-            status.started = Some(*started);
-            status.ready = *ready && role != Role::Init;
-            status.resources = container.resources.clone();
+            status.started = (role != Role::Ephemeral).then_some(*started);
+            status.ready = *ready && matches!(role, Role::Main | Role::Sidecar);
+            // Where nothing is asked, nothing is told.
+            status.resources = container.resources.as_ref().map(|_| run_resources.clone());
             status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());
         }
         (_, Some(Run { state: RunState::Exited(exit), .. })) => {
@@ -202,7 +213,11 @@ fn inherit(status: &mut ContainerStatus, old: Option<&ContainerStatus>, terminal
 }
 
 fn old_status<'a>(status: &'a PodStatus, role: Role, name: &str) -> Option<&'a ContainerStatus> {
-    let list = if role == Role::Main { &status.container_statuses } else { &status.init_container_statuses };
+    let list = match role {
+        Role::Main => &status.container_statuses,
+        Role::Init | Role::Sidecar => &status.init_container_statuses,
+        Role::Ephemeral => &status.ephemeral_container_statuses,
+    };
     list.iter().flatten().find(|s| s.name == name)
 }
 
@@ -230,7 +245,10 @@ fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
             name: m.name.clone(),
             mount_path: m.mount_path.clone(),
             read_only: m.read_only.filter(|r| *r),
-            recursive_read_only: m.read_only.filter(|r| *r).map(|_| "Disabled".to_owned()),
+            recursive_read_only: m
+                .read_only
+                .filter(|r| *r)
+                .map(|_| if pod::is_recursive(m) { "Enabled" } else { "Disabled" }.to_owned()),
             ..VolumeMountStatus::default()
         })
         .collect();
@@ -363,6 +381,14 @@ fn conditions(seen: &Seen<'_>, phase: &str, inits: &[ContainerStatus], mains: &[
         .map(|(type_, (status, reason, message))| condition(seen, type_, status, reason, message))
         .collect();
     conditions.push(condition(seen, "PodScheduled", "True", None, None));
+    if let Some((reason, message)) = seen.resize_pending {
+        let (reason, message) = (Some(reason.to_owned()), Some(message.to_owned()));
+        conditions.push(condition(seen, RESIZE_CONDITIONS[0], "True", reason, message));
+    }
+    if let Some(error) = seen.resizing {
+        let reason = error.map(|_| "Error".to_owned());
+        conditions.push(condition(seen, RESIZE_CONDITIONS[1], "True", reason, error.map(str::to_owned)));
+    }
     conditions
 }
 
@@ -440,21 +466,25 @@ pub(crate) fn plan_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<
 fn changed_conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
     let old = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let new = new.as_array().map(Vec::as_slice).unwrap_or_default();
-    new.iter()
-        .filter_map(|condition| {
-            let before = old.iter().find(|c| c["type"] == condition["type"]);
-            if before == Some(condition) {
-                return None;
+    let gone = RESIZE_CONDITIONS.iter().filter(|type_| {
+        let has = |list: &[Value]| list.iter().any(|c| c["type"] == **type_);
+        has(old) && !has(new)
+    });
+    let gone = gone.map(|type_| serde_json::json!({"$patch": "delete", "type": type_}));
+    let changed = new.iter().filter_map(|condition| {
+        let before = old.iter().find(|c| c["type"] == condition["type"]);
+        if before == Some(condition) {
+            return None;
+        }
+        let mut condition = condition.clone();
+        for field in ["reason", "message"] {
+            if condition.get(field).is_none() && before.is_some_and(|b| b.get(field).is_some()) {
+                condition[field] = Value::Null;
             }
-            let mut condition = condition.clone();
-            for field in ["reason", "message"] {
-                if condition.get(field).is_none() && before.is_some_and(|b| b.get(field).is_some()) {
-                    condition[field] = Value::Null;
-                }
-            }
-            Some(condition)
-        })
-        .collect()
+        }
+        Some(condition)
+    });
+    gone.chain(changed).collect()
 }
 
 #[cfg(test)]
@@ -504,6 +534,8 @@ mod tests {
             terminal,
             failed: None,
             rejected: false,
+            resize_pending: None,
+            resizing: None,
             now: at(100),
         })
     }
@@ -600,7 +632,14 @@ mod tests {
         moved.pod_ip = Some("10.42.0.9".into());
         let mut gone = status_of("Always", json!([]), &[("m", slot(Some(exit(0))))], true);
         (gone.pod_ip, gone.pod_ips, gone.reason) = (None, None, Some("Evicted".into()));
+        let mut resizing = status_of("Always", json!([]), &[("m", slot(up()))], false);
+        resizing.conditions.get_or_insert_default().push(PodCondition {
+            type_: RESIZE_CONDITIONS[0].to_owned(),
+            status: "True".to_owned(),
+            ..PodCondition::default()
+        });
         let steps = [
+            resizing,
             status_of("Always", json!([]), &[], false),
             status_of("Always", json!([]), &[("m", slot(up()))], false),
             moved,

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::pod;
 
 /// The sources of volumes that this node makes.
-const VOLUMES: [&str; 6] = ["configMap", "downwardAPI", "emptyDir", "hostPath", "projected", "secret"];
+const VOLUMES: [&str; 7] = ["configMap", "downwardAPI", "emptyDir", "hostPath", "image", "projected", "secret"];
 const PROJECTIONS: [&str; 4] = ["configMap", "downwardAPI", "secret", "serviceAccountToken"];
 
 /// The first thing that can't be given.
@@ -41,9 +41,6 @@ fn in_container(container: &Container) -> Option<String> {
     let asked = |what: &str| Some(format!("{what} of the container {name:?} not supported by this node"));
     if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
         return asked("volumeDevices");
-    }
-    if container.volume_mounts.iter().flatten().any(|mount| mount.recursive_read_only.as_deref() == Some("Enabled")) {
-        return asked("recursiveReadOnly volume mounts");
     }
     if container.env.iter().flatten().any(|env| env.value_from.as_ref().is_some_and(|from| from.file_key_ref.is_some()))
     {

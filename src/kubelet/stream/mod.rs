@@ -191,7 +191,7 @@ impl Server {
         let id = running(&self.ctx, &pod, container).await?.ok_or(not_found)?;
         if !exec {
             // A running process has a terminal, or has none, whatever is asked for.
-            options.wanted.tty = pod::container(&pod, container).is_some_and(|(_, c)| c.tty == Some(true));
+            options.wanted.tty = pod::find(&pod, container).is_some_and(|(_, c)| c.tty == Some(true));
             options.wanted.stderr &= !options.wanted.tty;
         }
         let upgrade = asked(request.headers())?;

@@ -185,6 +185,11 @@ async fn the_life_of_a_pod() {
             body.contains("serving web on web\n") && body.contains("app=\"web\"hello\n")
         })
         .await;
+    let (_, metrics) = world.ask("/metrics/resource", Some(&trusted)).await;
+    let used = "container_memory_working_set_bytes{container=\"web\",namespace=\"default\",pod=\"web\"} ";
+    assert!(metrics.lines().any(|line| line.starts_with(used)), "{metrics}");
+    let (_, summary) = world.ask("/stats/summary", Some(&trusted)).await;
+    assert!(summary.contains("\"podRef\"") && summary.contains("\"workingSetBytes\""), "{summary}");
     assert_eq!(world.ask(path, None).await.0, "HTTP/1.1 401 Unauthorized");
     assert_eq!(world.ask(path, Some(&stranger)).await.0, "HTTP/1.1 403 Forbidden");
     assert_eq!(world.ask("/healthz", None).await.1, "ok");

@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, HostPathVolumeSource, Pod, Secret, Volume};
+use k8s_openapi::api::core::v1::{ConfigMap, HostPathVolumeSource, ImageVolumeSource, Pod, Secret, Volume};
 use skiff_base::chain;
+use skiff_linux::mount;
+use skiff_runtime::ImageId;
 use tokio::sync::Notify;
 
 use crate::context::Context;
@@ -88,7 +90,8 @@ fn references(pod: &Pod) -> (Vec<String>, Vec<String>) {
             secrets.extend(source.secret.as_ref().map(|s| s.name.clone()));
         }
     }
-    for (_, container) in pod::containers(pod) {
+    let ephemeral = pod::ephemeral(pod);
+    for container in pod::containers(pod).map(|(_, c)| c).chain(&ephemeral) {
         for from in container.env_from.iter().flatten() {
             maps.extend(from.config_map_ref.as_ref().map(|s| s.name.clone()));
             secrets.extend(from.secret_ref.as_ref().map(|s| s.name.clone()));
@@ -115,6 +118,8 @@ pub(crate) struct Mounted {
     pub(crate) read_only: bool,
     /// Made for this pod alone.
     pub(crate) ours: bool,
+    /// The image whose files it shows.
+    pub(crate) image: Option<ImageId>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -142,12 +147,19 @@ pub(crate) async fn ensure(ctx: &Arc<Context>, pod: &Arc<Pod>, objects: &PodObje
     let mut makes = Vec::new();
     for volume in pod::spec(pod).volumes.iter().flatten() {
         let failed = |why: String| format!("MountVolume.SetUp failed for volume {:?} : {why}", volume.name);
+        if let Some(source) = &volume.image {
+            let mounted = ensure_image(ctx, pod, &volume.name, source, objects).await.map_err(failed)?;
+            volumes.mounted.insert(volume.name.clone(), mounted);
+            continue;
+        }
         let tokens = tokens(ctx, pod, volume, &mut volumes.renew).await.map_err(failed)?;
         let make = plan(pod, volume, &directory, &facts, objects, &tokens).map_err(failed)?;
         let mounted = match &make {
-            Make::Files { path, .. } => Mounted { path: path.clone(), read_only: true, ours: true },
-            Make::EmptyDir { path, .. } => Mounted { path: path.clone(), read_only: false, ours: true },
-            Make::HostPath(source) => Mounted { path: PathBuf::from(&source.path), read_only: false, ours: false },
+            Make::Files { path, .. } => Mounted { path: path.clone(), read_only: true, ours: true, image: None },
+            Make::EmptyDir { path, .. } => Mounted { path: path.clone(), read_only: false, ours: true, image: None },
+            Make::HostPath(source) => {
+                Mounted { path: PathBuf::from(&source.path), read_only: false, ours: false, image: None }
+            }
         };
         volumes.mounted.insert(volume.name.clone(), mounted);
         makes.push((volume.name.clone(), make));
@@ -162,6 +174,28 @@ pub(crate) async fn ensure(ctx: &Arc<Context>, pod: &Arc<Pod>, objects: &PodObje
     };
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(format!("the work on volumes was lost: {e}")))?;
     Ok(volumes)
+}
+
+/// The files of an image; one that is mounted stays what it is.
+async fn ensure_image(
+    ctx: &Context,
+    pod: &Pod,
+    name: &str,
+    source: &ImageVolumeSource,
+    objects: &PodObjects,
+) -> Result<Mounted, String> {
+    let path = ctx.options.pod_directory(&pod::uid(pod)).join("volumes/kubernetes.io~image").join(name);
+    let reference = source.reference.as_deref().unwrap_or_default();
+    let mounted = mount::mounts_below(&path).map_err(|e| e.to_string())?.contains(&path);
+    let known = if mounted { ctx.engine.image(reference).await.map_err(|e| chain(&e).to_string())? } else { None };
+    let image = match known {
+        Some(image) => image,
+        None => image::ensure_for_volume(ctx, pod, source, &objects.pull_secrets(pod))
+            .await
+            .map_err(|e| format!("{}: {}", e.reason, e.message))?,
+    };
+    ctx.engine.mount_image(&image.id, &path).await.map_err(|e| chain(&e).to_string())?;
+    Ok(Mounted { path, read_only: true, ours: false, image: Some(image.id) })
 }
 
 async fn tokens(

@@ -12,6 +12,7 @@
 mod finish;
 mod message;
 mod observe;
+mod resize;
 mod start;
 mod step;
 mod stop;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceRequirements};
 use skiff_base::{Backoff, CancellationToken, Scope};
 use skiff_runtime::{Container, ContainerId, Exit, Sandbox, SandboxId};
 use tokio::sync::{Notify, mpsc, watch};
@@ -32,11 +33,13 @@ use crate::context::Context;
 use crate::image::StartError;
 use crate::pod::{self, PodUid};
 use crate::probe::ProbeKind;
+use crate::resize::{Allocation, known};
 use crate::sandbox::Frame;
 use crate::slot::{Run, Slot};
 use crate::volume::{PodObjects, Volumes};
 
 pub(crate) use finish::clean;
+use resize::Resizing;
 
 /// Events that wait for a worker; senders wait when there are more.
 const MAILBOX: usize = 64;
@@ -85,6 +88,9 @@ pub(crate) enum Event {
     SandboxEnded {
         id: SandboxId,
     },
+    Resized {
+        result: Result<Vec<(ContainerId, ResourceRequirements)>, String>,
+    },
     /// Events of the runtime were lost: each container is to be looked at.
     Resync,
     Terminated,
@@ -121,7 +127,12 @@ pub(crate) struct Handle {
 struct Worker {
     ctx: Arc<Context>,
     uid: PodUid,
+    /// As the node has taken it: with the resources that it was given.
     pod: Arc<Pod>,
+    /// As the API has it.
+    asked: Arc<Pod>,
+    allocation: Allocation,
+    resizing: Resizing,
     removed: bool,
     phase: Phase,
     tell: mpsc::Sender<Event>,
@@ -187,10 +198,16 @@ impl Worker {
         let objects_changed = Arc::new(Notify::new());
         let objects = Arc::new(PodObjects::observe(&ctx, &pod, &objects_changed));
         let status = pod.status.clone().unwrap_or_default();
+        let (asked, allocation) = (pod.clone(), known(&pod));
+        let pod = resize::effective(&asked, &allocation);
+        resize::promise(&ctx, &pod::uid(&pod), &pod);
         let tasks = ctx.scope.child();
         let short = || Backoff::new(Duration::from_millis(500), Duration::from_secs(120));
         Self {
             uid: pod::uid(&pod),
+            asked,
+            allocation,
+            resizing: Resizing::default(),
             removed: false,
             phase: Phase::Syncing,
             starts: tasks.token().child_token(),
@@ -259,6 +276,7 @@ impl Worker {
     async fn run(&mut self, mut wishes: watch::Receiver<Desired>, mut mailbox: mpsc::Receiver<Event>) {
         let stop = self.ctx.scope.token().clone();
         let changed = self.objects_changed.clone();
+        let mut freed = self.ctx.shares.freed();
         loop {
             let wake = self.step();
             if self.phase == Phase::Finished {
@@ -290,10 +308,13 @@ impl Worker {
                     }
                 }
                 () = changed.notified() => self.objects_have_changed(),
+                // Whoever waits for resources looks again.
+                Ok(()) = freed.changed(), if self.resizing.pending.is_some() => {}
                 () = sleep => {}
             }
         }
         self.tasks.stop().await;
+        self.release_share();
         if self.phase == Phase::Finished {
             self.farewell().await;
         }

@@ -9,7 +9,7 @@ use skiff_base::{chain, time};
 use skiff_client::EventKind;
 use skiff_runtime::{Container, ContainerId, ContainerState, Exit, SandboxId};
 
-use super::{Desired, Event, Leftover, Making, Phase, Worker, finish, lost, message};
+use super::{Desired, Event, Leftover, Making, Phase, Worker, finish, lost, message, resize};
 use crate::image::StartError;
 use crate::options::message_file;
 use crate::plan::Unhealthy;
@@ -17,7 +17,7 @@ use crate::pod;
 use crate::probe::ProbeKind;
 use crate::sandbox::{self, Frame};
 use crate::slot::{Run, RunState, Slot, StartFailure};
-use crate::volume::Volumes;
+use crate::volume::{PodObjects, Volumes};
 
 /// A volume that can't be renewed is tried again after this.
 const RENEW_AGAIN: SignedDuration = SignedDuration::from_secs(30);
@@ -29,6 +29,7 @@ pub(super) fn revision(pod: &Pod) -> u64 {
 fn api_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
     let status = pod.status.as_ref()?;
     let lists = status.container_statuses.iter().chain(&status.init_container_statuses);
+    let lists = lists.chain(&status.ephemeral_container_statuses);
     lists.flatten().find(|s| s.name == name)
 }
 
@@ -56,7 +57,13 @@ impl Worker {
     }
 
     pub(super) fn spec_of(&self, name: &str) -> Option<(pod::Role, Spec)> {
-        pod::container(&self.pod, name).map(|(role, c)| (role, c.clone()))
+        pod::find(&self.pod, name)
+    }
+
+    /// The containers of every sort.
+    pub(super) fn everyone(&self) -> Vec<(pod::Role, Spec)> {
+        let main = pod::containers(&self.pod).map(|(role, c)| (role, c.clone()));
+        main.chain(pod::ephemeral(&self.pod).into_iter().map(|c| (pod::Role::Ephemeral, c))).collect()
     }
 
     /// Goes on with what runs already: nothing that is healthy is touched.
@@ -89,10 +96,15 @@ impl Worker {
         let Some((_, spec)) = self.spec_of(&found.name) else { return };
         let known = api_status(&self.pod, &found.name)
             .filter(|s| s.container_id.as_deref() == Some(&format!("skiff://{}", found.id.0)))
-            .map(|s| (s.started == Some(true), s.ready));
+            .map(|s| (s.started == Some(true), s.ready, s.resources.clone()));
+        let (known, resources) = match known {
+            Some((started, ready, resources)) => (Some((started, ready)), resources),
+            None => (None, None),
+        };
         self.ctx.route(&found.id, &self.uid);
         let forgotten = self.slot(&found.name).adopt(found);
         if let Some(run) = self.slot(&found.name).run_mut(&found.id) {
+            run.resources = resources.or_else(|| spec.resources.clone()).unwrap_or_default();
             // What it was before the agent went away, until a probe says otherwise.
             (run.started, run.ready) = known.unwrap_or_else(|| {
                 let started = spec.startup_probe.is_none();
@@ -109,7 +121,9 @@ impl Worker {
     }
 
     pub(super) fn desire(&mut self, desired: Desired) {
-        let old = std::mem::replace(&mut self.pod, desired.pod);
+        let effective = resize::effective(&desired.pod, &self.allocation);
+        self.asked = desired.pod;
+        let old = std::mem::replace(&mut self.pod, effective);
         self.removed |= desired.removed;
         let (pod, now) = (self.pod.clone(), time::now());
         for (_, container) in pod::containers(&pod) {
@@ -123,6 +137,10 @@ impl Worker {
                     failure.not_before = now;
                 }
             }
+        }
+        if pod::spec(&old).ephemeral_containers != pod::spec(&pod).ephemeral_containers {
+            // The new ones may need others.
+            self.objects = Arc::new(PodObjects::observe(&self.ctx, &pod, &self.objects_changed));
         }
         let revision = revision(&pod);
         if !self.status.busy && revision > self.status.revision {
@@ -175,6 +193,7 @@ impl Worker {
             Event::Exited { id, exit } => self.take_exit(&id, exit).await,
             Event::Probed { id, kind, healthy } => self.take_probe(&id, kind, healthy),
             Event::SandboxEnded { id } => self.lose_frame(&id),
+            Event::Resized { result } => self.take_resized(result),
             Event::Resync => self.take_resync().await,
             Event::Terminated => self.terminated = true,
             Event::Cleaned { good } => {

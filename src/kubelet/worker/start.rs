@@ -29,6 +29,8 @@ pub(super) struct Start {
     pub(super) pod_ips: Vec<IpAddr>,
     pub(super) objects: Arc<PodObjects>,
     pub(super) volumes: Arc<Volumes>,
+    /// The container whose processes it joins, or why there is none.
+    pub(super) target: Option<Result<ContainerId, String>>,
     pub(super) tell: mpsc::Sender<Event>,
     pub(super) cancelled: CancellationToken,
 }
@@ -58,6 +60,10 @@ impl Start {
     }
 
     async fn steps(&self) -> Result<(), StartError> {
+        tokio::select! {
+            () = self.cancelled.cancelled() => return Ok(()),
+            () = self.objects.known() => {}
+        }
         let secrets = self.objects.pull_secrets(&self.pod);
         let image = tokio::select! {
             () = self.cancelled.cancelled() => return Ok(()),
@@ -68,6 +74,8 @@ impl Start {
             pod_ips: self.pod_ips.clone(),
             allocatable: self.ctx.allocatable.clone(),
         };
+        let target = self.target.clone().transpose();
+        let target = target.map_err(|why| self.failed(StartError::new("CreateContainerConfigError", why)))?;
         let config = container::configure(Inputs {
             ctx: &self.ctx,
             pod: &self.pod,
@@ -77,6 +85,7 @@ impl Start {
             facts: &facts,
             objects: &*self.objects,
             volumes: &self.volumes,
+            target,
         })
         .await
         .map_err(|e| self.failed(e))?;
@@ -92,6 +101,7 @@ impl Start {
             image_id: image::image_id(&image, &reference),
             image: reference,
             hash: slot::hash(&self.container),
+            resources: self.container.resources.clone().unwrap_or_default(),
             state: RunState::Created,
             started: false,
             ready: false,

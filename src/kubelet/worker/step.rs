@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use skiff_base::time;
 use skiff_client::{EventKind, PatchKind};
 use skiff_runtime::ContainerId;
@@ -13,7 +13,7 @@ use super::start::Start;
 use super::stop::{self, Kill};
 use super::{Event, Making, Phase, Worker, finish};
 use crate::admit;
-use crate::plan::{Action, ContainerView, Plan, plan_containers, restarts};
+use crate::plan::{Action, ContainerView, Plan, plan_containers, plan_ephemeral, restarts};
 use crate::pod::{self, RestartPolicy, Role};
 use crate::probe::{self, ProbeKind, Subject};
 use crate::sandbox;
@@ -92,6 +92,7 @@ impl Worker {
         if !matches!((&self.frame, &self.volumes), (Making::Ready(_), Making::Ready(_))) {
             return;
         }
+        self.resize(now, |at| wake.at(at));
         let plan = self.plan(now);
         if let Some(at) = plan.wake {
             wake.at(at);
@@ -125,10 +126,15 @@ impl Worker {
     }
 
     fn plan(&self, now: Timestamp) -> Plan {
-        let views: BTreeMap<String, ContainerView> = pod::containers(&self.pod)
-            .filter_map(|(_, c)| Some((c.name.clone(), self.slots.get(&c.name)?.view(c))))
-            .collect();
-        plan_containers(&self.pod, &views, now)
+        let view = |c: &Container| Some((c.name.clone(), self.slots.get(&c.name)?.view(c)));
+        let ephemeral = pod::ephemeral(&self.pod);
+        let all = pod::containers(&self.pod).map(|(_, c)| c).chain(&ephemeral);
+        let views: BTreeMap<String, ContainerView> = all.filter_map(view).collect();
+        let mut plan = plan_containers(&self.pod, &views, now);
+        if !plan.ended {
+            plan_ephemeral(&ephemeral, &views, now, &mut plan);
+        }
+        plan
     }
 
     fn past_deadline(&self, now: Timestamp, wake: &mut Wake) -> bool {
@@ -185,7 +191,7 @@ impl Worker {
     /// Ends the containers of a sandbox that is lost; hooks have nowhere to run.
     fn end_lost(&mut self) {
         let pod = self.pod.clone();
-        for (role, container) in pod::containers(&pod) {
+        for (role, container) in self.everyone() {
             let alive = self.slots.get(&container.name).and_then(|s| s.current.as_ref());
             if alive.is_none_or(|run| run.stopping) {
                 continue;
@@ -231,7 +237,7 @@ impl Worker {
 
     fn show_pull_back_off(&mut self, now: Timestamp, wake: &mut Wake) {
         let pod = self.pod.clone();
-        for (role, container) in pod::containers(&pod) {
+        for (role, container) in self.everyone() {
             let Some(slot) = self.slots.get_mut(&container.name).filter(|s| !s.starting) else { continue };
             let Some(failure) = slot.failure.as_mut().filter(|f| f.reason == "ErrImagePull") else { continue };
             let due = failure.at + SHOW_PULL_ERROR;
@@ -284,6 +290,11 @@ impl Worker {
         slot.starting = true;
         slot.crash_loop = None;
         let attempt = slot.next_attempt;
+        let target = pod::target(&self.pod, name).map(|target| {
+            let run = self.slots.get(target).and_then(|slot| slot.current.as_ref());
+            let run = run.filter(|run| matches!(run.state, RunState::Running { .. }));
+            run.map(|run| run.id.clone()).ok_or_else(|| format!("unable to find target container {target}"))
+        });
         let start = Start {
             ctx: self.ctx.clone(),
             pod: self.pod.clone(),
@@ -294,6 +305,7 @@ impl Worker {
             pod_ips,
             objects: self.objects.clone(),
             volumes,
+            target,
             tell: self.tell.clone(),
             cancelled: self.starts.clone(),
         };
@@ -301,7 +313,7 @@ impl Worker {
     }
 
     /// Marks the running container as stopping; `None` where nothing runs.
-    fn kill(&mut self, name: &str, role: Role, grace_s: i64, message: String, hook: bool) -> Option<Kill> {
+    pub(super) fn kill(&mut self, name: &str, role: Role, grace_s: i64, message: String, hook: bool) -> Option<Kill> {
         let (_, container) = self.spec_of(name)?;
         let pod_ip = match &self.frame {
             Making::Ready(frame) => frame.pod_ips.first().map(ToString::to_string).unwrap_or_default(),
@@ -407,14 +419,14 @@ impl Worker {
                 self.kill_all(self.grace_s.unwrap_or_default(), false);
             } else {
                 self.phase = Phase::Terminated;
+                self.release_share();
             }
         }
     }
 
     fn kill_all(&mut self, grace_s: i64, hook: bool) {
-        let pod = self.pod.clone();
         let mut kills = Vec::new();
-        for (role, container) in pod::containers(&pod) {
+        for (role, container) in self.everyone() {
             let message = format!("Stopping container {}", container.name);
             kills.extend(self.kill(&container.name, role, grace_s, message, hook));
         }
@@ -448,6 +460,8 @@ impl Worker {
             terminal: self.phase == Phase::Terminated,
             failed: self.failed.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
             rejected: self.admitted == Some(false),
+            resize_pending: self.resizing.pending.as_ref().map(|(reason, message)| (*reason, message.as_str())),
+            resizing: self.is_resizing().then_some(self.resizing.error.as_deref()),
             now,
         });
         self.status.wanted = wanted;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 use skiff_base::{Scope, time};
 use skiff_client::fake::FakeTransport;
@@ -17,7 +18,7 @@ use skiff_network::{Cidr, HostPort};
 use skiff_pki::KeyPairPem;
 use skiff_runtime::{
     Container, ContainerConfig, ContainerId, ContainerState, Error, ExecResult, Exit, Image, ImageConfig, ImageId,
-    RegistryAuth, RuntimeEvent, Sandbox, SandboxConfig, SandboxId, SandboxState,
+    RegistryAuth, Resources, RuntimeEvent, Sandbox, SandboxConfig, SandboxId, SandboxState, Stats,
 };
 use tokio::sync::{Semaphore, broadcast};
 
@@ -131,6 +132,11 @@ impl Engine for FakeMachine {
         Ok(image(reference))
     }
 
+    async fn mount_image(&self, id: &ImageId, _: &Path) -> Result<(), Error> {
+        self.log(format!("mount {}", id.0));
+        Ok(())
+    }
+
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox, Error> {
         let sandbox = Sandbox {
             id: SandboxId(format!("s{}", self.next())),
@@ -214,6 +220,20 @@ impl Engine for FakeMachine {
     async fn remove_container(&self, id: &ContainerId) -> Result<(), Error> {
         self.lock().containers.remove(id);
         Ok(())
+    }
+
+    async fn update_sandbox(&self, _: &SandboxId, resources: &Resources) -> Result<(), Error> {
+        self.log(format!("pod {:?} {:?}", resources.cpu_shares, resources.memory_limit_bytes));
+        Ok(())
+    }
+
+    async fn update_container(&self, _: &ContainerId, resources: &Resources) -> Result<(), Error> {
+        self.log(format!("container {:?} {:?}", resources.cpu_shares, resources.memory_limit_bytes));
+        Ok(())
+    }
+
+    async fn container_stats(&self, _: &ContainerId) -> Result<Stats, Error> {
+        Ok(Stats { memory_working_set_bytes: 20 << 20, ..Stats::default() })
     }
 
     async fn container(&self, id: &ContainerId) -> Result<Container, Error> {
@@ -315,9 +335,10 @@ impl World {
             tokens: Tokens::new(client.clone()),
             client,
             options,
-            allocatable: BTreeMap::new(),
+            allocatable: [("cpu", "2"), ("memory", "1Gi")].map(|(k, v)| (k.to_owned(), Quantity(v.to_owned()))).into(),
             memory_capacity: 1 << 30,
             host: Default::default(),
+            shares: Default::default(),
             routes: Mutex::default(),
             pulls: Semaphore::new(4),
             images_changed: Arc::default(),
@@ -652,6 +673,116 @@ async fn a_pod_that_the_node_does_not_take() {
     assert_eq!(world.log(), Vec::<String>::new());
     world.delete("p", 0);
     world.eventually("it is gone", |w| w.pod("p").is_null()).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn ephemeral_containers_look_into_a_pod() {
+    let world = World::new().await;
+    world.create("p", one("Never", json!({})));
+    world.phase("p", "Running").await;
+    let mut pod = world.pod("p");
+    pod["spec"]["ephemeralContainers"] = json!([
+        {"name": "debug", "image": "here:1", "targetContainerName": "c", "env": [{"name": "K", "valueFrom": {"configMapKeyRef": {"name": "late", "key": "k"}}}]},
+        {"name": "blind", "image": "here:1", "targetContainerName": "nobody"}]);
+    world.api.put(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late", "namespace": "default"}, "data": {"k": "v"}}));
+    world.api.put(pod);
+    let state = |w: &World, at: usize| w.pod("p")["status"]["ephemeralContainerStatuses"][at]["state"].clone();
+    world.eventually("it runs", |w| !state(w, 0)["running"].is_null()).await;
+    world
+        .eventually("the other can't", |w| {
+            state(w, 1)["waiting"]["message"] == "unable to find target container nobody"
+        })
+        .await;
+    let config = world.machine.lock().configs.values().find(|c| c.name == "debug").cloned().expect("created");
+    assert_eq!(config.target, Some(ContainerId("c1".into())));
+    assert!(config.env.contains(&("K".into(), "v".into())));
+    world.machine.end("debug", 1);
+    world.eventually("it is over", |w| state(w, 0)["terminated"]["exitCode"] == 1).await;
+    assert_eq!(world.pod("p")["status"]["phase"], "Running");
+    // Nobody waits for one that still runs.
+    let mut pod = world.pod("p");
+    pod["spec"]["ephemeralContainers"][1] = json!({"name": "second", "image": "here:1"});
+    world.api.put(pod);
+    world.eventually("it runs", |w| w.log().contains(&"start second#0".to_owned())).await;
+    world.machine.end("c", 0);
+    world.phase("p", "Succeeded").await;
+    assert!(world.log().contains(&"stop second 7s".to_owned()), "{:?}", world.log());
+    assert_eq!(world.log().iter().filter(|l| l.starts_with("start debug")).count(), 1);
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn pods_are_resized_as_far_as_there_is() {
+    let world = World::new().await;
+    let resources = |cpu: &str, memory: &str| json!({"requests": {"cpu": cpu}, "limits": {"memory": memory}});
+    world.create("other", one("Always", json!({"resources": {"requests": {"cpu": "1"}}})));
+    world.create(
+        "p",
+        one(
+            "Always",
+            json!({"resources": resources("500m", "64Mi"),
+        "resizePolicy": [{"resourceName": "memory", "restartPolicy": "NotRequired"}]}),
+        ),
+    );
+    world.phase("p", "Running").await;
+    world.phase("other", "Running").await;
+    let resize = |cpu: &str, memory: &str| {
+        let mut pod = world.pod("p");
+        pod["spec"]["containers"][0]["resources"] = resources(cpu, memory);
+        world.api.put(pod);
+    };
+    let given = |w: &World| w.pod("p")["status"]["containerStatuses"][0]["resources"].clone();
+    let condition = |w: &World, kind: &str| {
+        let conditions = w.pod("p")["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        // The fake server merges no lists: an order to delete stays as it is.
+        conditions.into_iter().find(|c| c["type"] == kind && c["$patch"].is_null()).unwrap_or(Value::Null)
+    };
+    world.machine.lock().log.clear();
+    resize("1", "128Mi");
+    world.eventually("it is told", |w| given(w) == resources("1", "128Mi")).await;
+    let expect = ["pod None Some(-1)", "container Some(1024) Some(134217728)", "pod Some(1024) Some(134217728)"];
+    assert_eq!(world.log(), expect);
+    // Less than it uses: it says so, and keeps what it has.
+    resize("1", "16Mi");
+    world.eventually("an error", |w| condition(w, "PodResizeInProgress")["reason"] == "Error").await;
+    assert_eq!(given(&world), resources("1", "128Mi"));
+    resize("1500m", "128Mi");
+    world.eventually("it waits", |w| condition(w, "PodResizePending")["reason"] == "Deferred").await;
+    resize("3", "128Mi");
+    world.eventually("it never comes", |w| condition(w, "PodResizePending")["reason"] == "Infeasible").await;
+    resize("1500m", "128Mi");
+    world.delete("other", 0);
+    world.eventually("room came", |w| given(w) == resources("1500m", "128Mi")).await;
+    world
+        .eventually("no conditions are left", |w| {
+            condition(w, "PodResizePending").is_null() && condition(w, "PodResizeInProgress").is_null()
+        })
+        .await;
+    assert_eq!(world.pod("p")["status"]["containerStatuses"][0]["restartCount"], 0);
+    // Where the container wants to begin anew for it, it does.
+    let mut pod = world.pod("p");
+    pod["spec"]["containers"][0]["resizePolicy"] =
+        json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    pod["spec"]["containers"][0]["resources"] = resources("1500m", "256Mi");
+    world.api.put(pod);
+    world.eventually("it begins anew", |w| w.log().contains(&"start c#1".to_owned())).await;
+    world.eventually("with more", |w| given(w) == resources("1500m", "256Mi")).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn images_as_volumes() {
+    let world = World::new().await;
+    let mut spec = one("Always", json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+    spec["volumes"] = json!([{"name": "v", "image": {"reference": "model:1", "pullPolicy": "Always"}}]);
+    world.create("p", spec);
+    world.phase("p", "Running").await;
+    assert_eq!(world.log()[..2].iter().filter(|l| *l == "pull model:1").count(), 1, "{:?}", world.log());
+    assert!(world.log().contains(&"mount sha256:model:1".to_owned()));
+    let config = world.machine.lock().configs.values().next().cloned().expect("created");
+    assert_eq!(config.images, [ImageId("sha256:model:1".into())]);
+    assert!(config.mounts.iter().any(|m| m.container_path == Path::new("/v") && m.read_only));
     world.scope.stop().await;
 }
 

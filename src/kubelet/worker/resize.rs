@@ -1,0 +1,173 @@
+//! Gives the containers of a running pod other resources, as far as the node has them.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use skiff_base::{chain, time};
+use skiff_runtime::{ContainerId, Error, Resources, SandboxId};
+
+use super::{Event, Making, Worker};
+use crate::context::Context;
+use crate::pod::{self, PodUid};
+use crate::resize::{self, Allocation, Fit};
+use crate::resources;
+use crate::slot::RunState;
+
+/// What could not be done is tried again after this.
+const AGAIN: SignedDuration = SignedDuration::from_secs(10);
+
+/// Where a resize is.
+#[derive(Debug, Default)]
+pub(super) struct Resizing {
+    /// Why the node does not give what is asked: reason and message.
+    pub(super) pending: Option<(&'static str, String)>,
+    busy: bool,
+    /// Why it could not be carried out.
+    pub(super) error: Option<String>,
+    retry_at: Option<Timestamp>,
+}
+
+/// A container whose limits change as it runs.
+struct Change {
+    id: ContainerId,
+    container: Container,
+    resources: ResourceRequirements,
+}
+
+/// The pod as the node has taken it: with the resources that it was given.
+pub(super) fn effective(asked: &Arc<Pod>, allocation: &Allocation) -> Arc<Pod> {
+    if resize::asked(asked) == *allocation { asked.clone() } else { Arc::new(resize::with(asked, allocation)) }
+}
+
+impl Worker {
+    /// Takes what is asked where the node has it, then brings the containers to it.
+    pub(super) fn resize(&mut self, now: Timestamp, wake: impl FnMut(Timestamp)) {
+        let asked = resize::asked(&self.asked);
+        self.resizing.pending = None;
+        if asked != self.allocation {
+            let (wanted, capacity) = (resize::share(&self.asked), resize::capacity(&self.ctx.allocatable));
+            match self.ctx.shares.fit(&self.uid, wanted, capacity) {
+                Fit::Yes => {
+                    tracing::info!(pod = %pod::format(&self.pod), "a pod is resized");
+                    self.allocation = asked;
+                    self.resizing.retry_at = None;
+                    self.pod = self.asked.clone();
+                    self.ctx.shares.promise(&self.uid, wanted);
+                }
+                Fit::Deferred(why) => self.resizing.pending = Some(("Deferred", why)),
+                Fit::Infeasible(why) => self.resizing.pending = Some(("Infeasible", why)),
+            }
+        }
+        self.bring_resources(now, wake);
+    }
+
+    fn bring_resources(&mut self, now: Timestamp, mut wake: impl FnMut(Timestamp)) {
+        if self.resizing.busy {
+            return;
+        }
+        let (mut changes, mut kills) = (Vec::new(), Vec::new());
+        for (name, wanted) in &self.allocation {
+            let Some(run) = self.slots.get(name).filter(|s| !s.starting).and_then(|s| s.current.as_ref()) else {
+                continue;
+            };
+            if !matches!(run.state, RunState::Running { .. }) || run.stopping || run.resources == *wanted {
+                continue;
+            }
+            let Some((role, container)) = pod::find(&self.pod, name) else { continue };
+            if resize::restarts(&container, &run.resources, wanted) {
+                kills.push((name.clone(), role));
+            } else {
+                changes.push(Change { id: run.id.clone(), container, resources: wanted.clone() });
+            }
+        }
+        for (name, role) in kills {
+            let message = format!("Container {name} resize requires restart");
+            if let Some(kill) = self.kill(&name, role, pod::grace_s(&self.pod), message, true) {
+                self.end_probes(&kill.id);
+                self.background(async move { kill.run().await });
+            }
+        }
+        if changes.is_empty() {
+            self.resizing.error = None;
+            return;
+        }
+        if let Some(at) = self.resizing.retry_at.filter(|at| *at > now) {
+            wake(at);
+            return;
+        }
+        let Making::Ready(frame) = &self.frame else { return };
+        self.resizing.busy = true;
+        let (ctx, pod, sandbox) = (self.ctx.clone(), self.pod.clone(), frame.sandbox.id.clone());
+        let tell = self.tell.clone();
+        self.background(async move {
+            let result = carry_out(&ctx, &pod, &sandbox, &changes).await;
+            let done = changes.into_iter().map(|change| (change.id, change.resources)).collect();
+            drop(tell.send(Event::Resized { result: result.map(|()| done) }).await);
+        });
+    }
+
+    pub(super) fn take_resized(&mut self, result: Result<Vec<(ContainerId, ResourceRequirements)>, String>) {
+        self.resizing.busy = false;
+        match result {
+            Ok(done) => {
+                (self.resizing.error, self.resizing.retry_at) = (None, None);
+                for (id, resources) in done {
+                    if let Some(run) = self.run_mut(&id) {
+                        run.resources = resources;
+                    }
+                }
+            }
+            Err(why) => {
+                tracing::warn!(pod = %pod::format(&self.pod), error = why, "a pod can't be resized, trying again");
+                self.resizing.error = Some(why);
+                self.resizing.retry_at = Some(time::now() + AGAIN);
+            }
+        }
+    }
+
+    /// Whether a container that runs has not yet what it was given.
+    pub(super) fn is_resizing(&self) -> bool {
+        self.allocation.iter().any(|(name, wanted)| {
+            let run = self.slots.get(name).and_then(|slot| slot.current.as_ref());
+            run.is_some_and(|run| matches!(run.state, RunState::Running { .. }) && run.resources != *wanted)
+        })
+    }
+
+    /// Gives back what the pod was promised.
+    pub(super) fn release_share(&self) {
+        self.ctx.shares.release(&self.uid);
+    }
+}
+
+pub(super) fn promise(ctx: &Context, uid: &PodUid, pod: &Pod) {
+    if !pod::is_terminal(pod) {
+        ctx.shares.promise(uid, resize::share(pod));
+    }
+}
+
+/// A group below another one never has more than that: the pod's limits rise before those of its containers and fall
+/// after them.
+async fn carry_out(ctx: &Context, pod: &Pod, sandbox: &SandboxId, changes: &[Change]) -> Result<(), String> {
+    let text = |e: Error| chain(&e).to_string();
+    let whole = resources::pod(pod);
+    for change in changes {
+        let limit = resources::container(pod, &change.container, ctx.memory_capacity).memory_limit_bytes;
+        let used = ctx.engine.container_stats(&change.id).await.map_err(text)?.memory_working_set_bytes;
+        if limit.is_some_and(|limit| i64::try_from(used).unwrap_or(i64::MAX) > limit) {
+            let limit = limit.unwrap_or_default();
+            return Err(format!("attempting to set container memory limit ({limit}) below current usage ({used})"));
+        }
+    }
+    let open = Resources {
+        cpu_quota_us: whole.cpu_quota_us.map(|_| -1),
+        memory_limit_bytes: whole.memory_limit_bytes.map(|_| -1),
+        ..Resources::default()
+    };
+    ctx.engine.update_sandbox(sandbox, &open).await.map_err(text)?;
+    for change in changes {
+        let resources = resources::container(pod, &change.container, ctx.memory_capacity);
+        ctx.engine.update_container(&change.id, &resources).await.map_err(text)?;
+    }
+    ctx.engine.update_sandbox(sandbox, &whole).await.map_err(text)
+}

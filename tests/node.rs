@@ -1,0 +1,191 @@
+//! What a pod may ask of its node, seen from outside of a real one.
+
+mod harness;
+
+use std::time::Duration;
+
+use harness::{Machine, eventually, skiff};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A pod of one busybox container: `more` goes beside the container, `container` into it (both YAML in flow style).
+fn pod(name: &str, more: &str, container: &str, script: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+{}
+  containers:
+  - name: c
+    image: busybox:1.36
+{}
+    command: [/bin/sh, -c, {:?}]
+---
+",
+        indented(more, 2),
+        indented(container, 4),
+        // One stream, so that lines come in order.
+        format!("exec 2>&1; {script}")
+    )
+}
+
+fn indented(lines: &str, by: usize) -> String {
+    lines.lines().map(|line| format!("{:by$}{line}", "")).collect::<Vec<_>>().join("\n")
+}
+
+fn value(machine: &Machine, group: &str, v1: (&str, &str), v2: &str) -> Option<String> {
+    machine.cgroup_directories().iter().find_map(|root| {
+        let file = if root.join("cgroup.controllers").exists() { v2 } else { v1.1 };
+        std::fs::read_to_string(root.join(group).join(file)).ok().map(|text| text.trim().to_owned())
+    })
+}
+
+#[test]
+fn what_pods_ask_for_is_what_they_get() {
+    let machine = Machine::with_server();
+    let image = "volumes: [{name: v, image: {reference: busybox:1.36}}]";
+    let shared = "volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 1Mi}}]";
+    let mount = "volumeMounts: [{name: v, mountPath: /v}]";
+    // Name, the spec, the container, its script, and what it says.
+    let table = [
+        (
+            "image",
+            image,
+            mount,
+            "ls /v/bin/busybox; touch /v/x; /v/bin/busybox true",
+            vec!["/v/bin/busybox", "touch: /v/x: Read-only file system", "/bin/sh: /v/bin/busybox: Permission denied"],
+        ),
+        (
+            "image-part",
+            image,
+            "volumeMounts: [{name: v, mountPath: /v, subPath: bin}]",
+            "ls /v | grep -x busybox",
+            vec!["busybox"],
+        ),
+        ("memory", shared, mount, "dd if=/dev/zero of=/v/big bs=1M count=2 2>&1 | grep -c 'No space'", vec!["1"]),
+        (
+            "read-only",
+            "volumes: [{name: v, hostPath: {path: /run/tree}}]",
+            "volumeMounts: [{name: v, mountPath: /v, readOnly: true, recursiveReadOnly: Enabled}]",
+            "touch /v/sub/x",
+            vec!["touch: /v/sub/x: Read-only file system"],
+        ),
+        (
+            "sysctl",
+            "securityContext: {sysctls: [{name: kernel.shm_rmid_forced, value: \"1\"}]}",
+            "",
+            "cat /proc/sys/kernel/shm_rmid_forced",
+            vec!["1"],
+        ),
+    ];
+    machine.inside.must(&["sh", "-ec", "mkdir -p /run/tree/sub; mount -t tmpfs none /run/tree/sub"]);
+    machine.apply(&table.iter().map(|(name, more, own, script, _)| pod(name, more, own, script)).collect::<String>());
+    for (name, _, _, _, expected) in &table {
+        eventually(name, LIMIT, || {
+            let phase = machine.jsonpath(&["pod", name], "{.status.phase}")?;
+            if ["Succeeded", "Failed"].contains(&phase.as_str()) { Ok(()) } else { Err(phase) }
+        });
+        let log = machine.kubectl(&["logs", name]);
+        assert_eq!(log.lines().collect::<Vec<_>>(), *expected, "{name}");
+    }
+    // What can't be had is said, and nothing runs.
+    machine.apply(&format!(
+        "{}{}",
+        pod("unsafe", "securityContext: {sysctls: [{name: kernel.msgmax, value: \"1\"}]}", "", "true"),
+        pod("armored", "securityContext: {appArmorProfile: {type: RuntimeDefault}}", "", "true")
+    ));
+    machine.until(&["pod", "unsafe"], "{.status.phase} {.status.reason}", "Failed SysctlForbidden");
+    if !std::path::Path::new("/sys/module/apparmor").exists() {
+        let message = "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host";
+        machine.until(&["pod", "armored"], "{.status.reason}: {.status.message}", &format!("AppArmor: {message}"));
+    }
+    machine.inside.must(&["umount", "/run/tree/sub"]);
+}
+
+#[test]
+fn a_running_pod_takes_more_containers_and_other_resources() {
+    let machine = Machine::with_server();
+    let resources = "resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 200m, memory: 64Mi}}";
+    machine.apply(&pod("p", "", resources, "exec sleep 4321"));
+    machine.until(&["pod", "p"], "{.status.phase}", "Running");
+
+    let debug = "{\"spec\": {\"ephemeralContainers\": [{\"name\": \"debug\", \"image\": \"busybox:1.36\",
+        \"targetContainerName\": \"c\", \"command\": [\"/bin/sh\", \"-c\", \"ps -o pid,args\"]}]}}";
+    machine.kubectl(&["patch", "pod", "p", "--subresource=ephemeralcontainers", "-p", debug]);
+    let ended = "{.status.ephemeralContainerStatuses[0].state.terminated.exitCode}";
+    machine.until(&["pod", "p"], ended, "0");
+    let log = machine.kubectl(&["logs", "p", "-c", "debug"]);
+    assert!(log.lines().any(|line| line.trim() == "1 sleep 4321"), "{log}");
+    let refused = machine.try_kubectl(&[
+        "patch",
+        "pod",
+        "p",
+        "--type=json",
+        "--subresource=ephemeralcontainers",
+        "-p",
+        "[{\"op\": \"remove\", \"path\": \"/spec/ephemeralContainers/0\"}]",
+    ]);
+    assert!(refused.expect_err("refused").contains("may not be removed"));
+
+    let id = machine.jsonpath(&["pod", "p"], "{.status.containerStatuses[0].containerID}").expect("its id");
+    let uid = machine.jsonpath(&["pod", "p"], "{.metadata.uid}").expect("its uid");
+    let group = format!("kubepods/burstable/pod{uid}/{}", id.trim_start_matches("skiff://"));
+    let memory = || value(&machine, &group, ("memory", "memory.limit_in_bytes"), "memory.max");
+    assert_eq!(memory(), Some((64 << 20).to_string()));
+    let resize = |cpu: &str, memory: &str| {
+        let patch = format!(
+            "{{\"spec\": {{\"containers\": [{{\"name\": \"c\", \"resources\": {{\"requests\": {{\"cpu\": \"{cpu}\"}}, \"limits\": {{\"cpu\": \"{cpu}\", \"memory\": \"{memory}\"}}}}}}]}}}}"
+        );
+        machine.try_kubectl(&["patch", "pod", "p", "--subresource=resize", "-p", &patch])
+    };
+    resize("150m", "128Mi").expect("resized");
+    machine.until(&["pod", "p"], "{.status.containerStatuses[0].resources.limits.memory}", "128Mi");
+    assert_eq!(memory(), Some((128 << 20).to_string()));
+    assert_eq!(
+        value(&machine, &group, ("cpu", "cpu.cfs_quota_us"), "cpu.max").map(|v| v.split(' ').next() == Some("15000")),
+        Some(true)
+    );
+    let status = machine.jsonpath(
+        &["pod", "p"],
+        "{.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].containerID}",
+    );
+    assert_eq!(status, Ok(format!("0 {id}")));
+    resize("1000", "128Mi").expect("taken, and not given");
+    let pending = "{.status.conditions[?(@.type==\"PodResizePending\")].reason}";
+    machine.until(&["pod", "p"], pending, "Infeasible");
+    resize("150m", "128Mi").expect("resized");
+    machine.until(&["pod", "p"], pending, "");
+    let refused = machine.try_kubectl(&[
+        "patch",
+        "pod",
+        "p",
+        "--type=json",
+        "--subresource=resize",
+        "-p",
+        "[{\"op\": \"remove\", \"path\": \"/spec/containers/0/resources/limits/memory\"}]",
+    ]);
+    assert!(refused.expect_err("refused").contains("resource limits cannot be removed"));
+}
+
+#[test]
+fn a_lost_process_1_begins_the_pod_anew() {
+    let machine = Machine::with_server();
+    let shared = "shareProcessNamespace: true";
+    machine.apply(&pod("p", shared, "", "exec sleep 4321").replace("restartPolicy: Never", "restartPolicy: Always"));
+    machine.until(&["pod", "p"], "{.status.phase}", "Running");
+    let inits = machine.cgroup_directories().into_iter().find_map(|root| {
+        let uid = machine.jsonpath(&["pod", "p"], "{.metadata.uid}").ok()?;
+        let pod = root.join(format!("kubepods/besteffort/pod{uid}"));
+        let group = pod.read_dir().ok()?.flatten().find(|e| e.file_name().to_string_lossy().starts_with("sandbox-"))?;
+        std::fs::read_to_string(group.path().join("cgroup.procs")).ok()
+    });
+    let init = inits.expect("process 1 of the namespace").trim().parse().expect("a number");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(init), nix::sys::signal::Signal::SIGKILL).expect("killed");
+    machine.until(&["pod", "p"], "{.status.containerStatuses[0].restartCount}", "1");
+    machine.until(&["pod", "p"], "{.status.containerStatuses[0].ready}", "true");
+    let ps = harness::result(&machine.command(skiff()).args(["ctr", "ps"]).output().expect("run skiff ctr ps"));
+    assert_eq!(ps.expect("ctr ps").lines().filter(|line| line.contains("Running")).count(), 1);
+}
