@@ -50,6 +50,8 @@ impl InProcess {
 fn program(user: &str) -> &str {
     match user.strip_prefix("system:") {
         Some(node) if node.starts_with("node:") => "kubelet",
+        // Each controller has an identity of its own; they are one program.
+        Some(account) if account.starts_with("serviceaccount:kube-system:") => "kube-controller-manager",
         Some(name) => name,
         None => user,
     }
@@ -160,4 +162,23 @@ fn update(event: &Event, filter: &Filter) -> Option<Update> {
         Seen::Added(entry) | Seen::Modified(entry) => Update::Put(entry.object.clone()),
         Seen::Deleted { entry, .. } => Update::Delete(entry.object.clone()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_the_process_write_under_their_programs_names() {
+        for (user, expect) in [
+            ("system:node:n1", "kubelet"),
+            ("system:kube-scheduler", "kube-scheduler"),
+            ("system:kube-controller-manager", "kube-controller-manager"),
+            ("system:serviceaccount:kube-system:deployment-controller", "kube-controller-manager"),
+            ("system:skiff", "skiff"),
+            ("somebody", "somebody"),
+        ] {
+            assert_eq!(program(user), expect, "{user}");
+        }
+    }
 }
