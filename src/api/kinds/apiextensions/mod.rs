@@ -2,19 +2,22 @@
 //!
 //! Everything here works on the dynamic form: a schema is JSON, and typed forms of large ones take megabytes.
 
+mod approval;
+mod conversion;
+mod default_rules;
 mod schema_rules;
 mod structural;
 mod validate;
+mod versions;
 mod warnings;
-mod webhook;
 
 #[cfg(test)]
 mod tests;
 
 use serde_json::{Value, json};
 
-pub(crate) use self::validate::{APPROVAL, Approval, approval_of, is_protected};
-pub(crate) use self::webhook::ca_bundle_is_valid;
+pub(crate) use self::approval::{APPROVAL, Approval, approval_of, is_protected};
+pub(crate) use self::conversion::ca_bundle_is_valid;
 use crate::field::Errors;
 use crate::kinds::adapter::{Kind, describe};
 use crate::kinds::facts::{Facts, NAME, text};

@@ -3,17 +3,20 @@
 
 use serde_json::{Value, json};
 
+use super::approval::approval;
+use super::conversion::{ca_bundle_is_valid, conversion};
+use super::default_rules::defaults;
+use super::schema_of;
 use super::schema_rules::{self, Place, Strictness};
-use super::structural::{any, properties, unsupported, violations};
-use super::{ca_bundle_is_valid, schema_of, webhook};
-use crate::custom::{self, conditions::is_true, schema::Schema};
+use super::structural::{any, unsupported, violations};
+use super::versions::{SELECTABLE_MAX, printer_column, selectable, subresources};
+use crate::custom::conditions::is_true;
+use crate::custom::schema::Kind;
 use crate::field::{Errors, Path};
 use crate::kinds::peek::Peek;
 use crate::names;
 
 const SPEC: Path<'static> = Path::new("spec");
-pub(crate) const APPROVAL: &str = "api-approved.kubernetes.io";
-const SELECTABLE_MAX: usize = 8;
 
 /// What an update may leave as it was.
 #[derive(Clone, Copy)]
@@ -57,7 +60,7 @@ pub fn update(object: &Value, old: &Value, errors: &mut Errors) {
     let strict = Strictness {
         valid_types: !every(&|s| {
             let kind = s.text("type");
-            !kind.is_empty() && custom::schema::Kind::parse(kind).is_none()
+            !kind.is_empty() && Kind::parse(kind).is_none()
         }),
         atomic_sets: !every(&|s| schema_rules::not_atomic(s).is_some()),
         key_defaults: !every(&|s| {
@@ -200,7 +203,7 @@ fn spec(object: &Value, old: Option<&Value>, mut options: Options, errors: &mut 
         }
     }
     name_forms(spec_names, &at, errors);
-    conversion(spec, preserve, options, errors);
+    conversion(spec, preserve, options.bad_authority, options.recognized_review_versions, errors);
 }
 
 fn group(group: &str, errors: &mut Errors) {
@@ -409,274 +412,5 @@ fn root_with_status(schema: &Value, path: &Path<'_>, errors: &mut Errors) {
             names.join(" ")
         );
         errors.invalid(&path.child("openAPIV3Schema"), schema, &why);
-    }
-}
-
-/// Defaults must be what their own schemas allow.
-fn defaults(schema: &Value, is_root: bool, in_meta: bool, path: &Path<'_>, pruned: bool, errors: &mut Errors) {
-    let embedded = is_root || schema.flag("x-kubernetes-embedded-resource");
-    let in_meta = in_meta && !embedded;
-    if let Some(default) = schema.get("default").filter(|default| !default.is_null()) {
-        default_value(default, schema, in_meta, path, pruned, errors);
-    }
-    if schema.at("items").is_object() {
-        defaults(schema.at("items"), false, in_meta, &path.child("items"), pruned, errors);
-    }
-    for (name, property) in properties(schema) {
-        let meta = embedded && matches!(name.as_str(), "metadata" | "apiVersion" | "kind");
-        let at = path.child("properties");
-        defaults(property, false, in_meta || meta, &at.key(name), pruned, errors);
-    }
-}
-
-fn default_value(default: &Value, schema: &Value, in_meta: bool, path: &Path<'_>, pruned: bool, errors: &mut Errors) {
-    let at = path.child("default");
-    let parsed = Schema::parse(schema);
-    if !in_meta {
-        let mut cut = default.clone();
-        // A whole object is only what is embedded: its type and metadata are known.
-        let unknown = match schema.flag("x-kubernetes-embedded-resource") {
-            true => custom::prune(&mut cut, &parsed),
-            false => {
-                let mut inside = json!({ "value": cut });
-                let wrapper = Schema::parse(&json!({"type": "object", "properties": {"value": schema}}));
-                custom::prune(&mut inside, &wrapper)
-            }
-        };
-        match unknown {
-            Ok(unknown) if pruned && !unknown.is_empty() => {
-                errors.invalid(&at, default, "must not have unknown fields");
-            }
-            Err(why) => errors.invalid(&at, default, &why),
-            Ok(_) => {}
-        }
-        for mut cause in custom::check_embedded(default, &parsed) {
-            cause.field = format!("{at}.{}", cause.field);
-            errors.push(cause);
-        }
-    }
-    for cause in custom::check(default, &parsed, None, &at.to_string()) {
-        errors.push(cause);
-    }
-}
-
-fn subresources(subresources: &Value, path: &Path<'_>, errors: &mut Errors) {
-    let scale = subresources.at("scale");
-    if !scale.is_object() {
-        return;
-    }
-    let mut check = |key: &str, required: bool, roots: &[&str], why: &str| {
-        let key_path = format!("scale.{key}");
-        let at = path.child(&key_path);
-        let value = scale.text(key);
-        if value.is_empty() {
-            if required {
-                errors.required(&at, "");
-            }
-        } else if simple_path(value, &at, errors) && !roots.iter().any(|root| value.starts_with(root)) {
-            errors.invalid(&at, value, why);
-        }
-    };
-    check("specReplicasPath", true, &[".spec."], "should be a json path under .spec");
-    check("statusReplicasPath", true, &[".status."], "should be a json path under .status");
-    check("labelSelectorPath", false, &[".spec.", ".status."], "should be a json path under either .spec or .status");
-}
-
-fn simple_path(value: &str, path: &Path<'_>, errors: &mut Errors) -> bool {
-    if !value.starts_with('.') {
-        errors.invalid(path, value, "must be a simple json path starting with .");
-    }
-    value.starts_with('.')
-}
-
-fn printer_column(column: &Value, path: &Path<'_>, errors: &mut Errors) {
-    const TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
-    const FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
-    if column.text("name").is_empty() {
-        errors.required(&path.child("name"), "");
-    }
-    let (kind, format) = (column.text("type"), column.text("format"));
-    let one_of = |all: &[&str]| format!("must be one of {}", all.join(","));
-    if kind.is_empty() {
-        errors.required(&path.child("type"), &one_of(&TYPES));
-    } else if !TYPES.contains(&kind) {
-        errors.invalid(&path.child("type"), kind, &one_of(&TYPES));
-    }
-    if !format.is_empty() && !FORMATS.contains(&format) {
-        errors.invalid(&path.child("format"), format, &one_of(&FORMATS));
-    }
-    let place = path.child("JSONPath");
-    match column.text("jsonPath") {
-        "" => errors.required(&place, ""),
-        value => {
-            simple_path(value, &place, errors);
-        }
-    }
-}
-
-fn selectable(fields: &[Value], schema: &Value, path: &Path<'_>, may_be_many: bool, errors: &mut Errors) {
-    let mut seen = Vec::new();
-    for (index, field) in fields.iter().enumerate() {
-        let at = path.index(index);
-        let at = at.child("jsonPath");
-        let value = field.text("jsonPath");
-        if value.is_empty() {
-            errors.required(&at, "");
-            continue;
-        }
-        let found = match walk(value, schema) {
-            Ok(found) => found,
-            Err(why) => {
-                errors.invalid(&at, value, &format!("is an invalid path: {why}"));
-                continue;
-            }
-        };
-        if value == ".metadata" || value.starts_with(".metadata.") {
-            errors.invalid(&at, value, "must not point to fields in metadata");
-        }
-        if !matches!(found.text("type"), "string" | "boolean" | "integer") {
-            let why = "must point to a field of type string, boolean or integer. Enum string fields and strings with \
-                       formats are allowed.";
-            errors.invalid(&at, value, why);
-        }
-        if seen.contains(&value) {
-            errors.duplicate(&at, value);
-        } else {
-            seen.push(value);
-        }
-    }
-    if seen.len() > SELECTABLE_MAX && !may_be_many {
-        errors.too_many(path, seen.len(), SELECTABLE_MAX);
-    }
-}
-
-/// The schema that a path of fields leads to.
-fn walk<'a>(path: &str, schema: &'a Value) -> Result<&'a Value, String> {
-    let Some(rest) = path.strip_prefix('.') else { return Err("expected [ or . but got: ".to_owned() + path) };
-    let mut here = schema;
-    for step in rest.split('.') {
-        if step.contains('[') {
-            return Err("array notation is not allowed".to_owned());
-        }
-        here = here
-            .get("properties")
-            .and_then(|all| all.get(step))
-            .or_else(|| here.get("additionalProperties").filter(|values| values.is_object()))
-            .ok_or_else(|| format!("does not refer to a valid field ({step})"))?;
-    }
-    Ok(here)
-}
-
-fn conversion(spec: &Value, preserve: bool, options: Options, errors: &mut Errors) {
-    let conversion = spec.at("conversion");
-    if !conversion.is_object() {
-        return;
-    }
-    let path = SPEC.child("conversion");
-    let strategy = conversion.text("strategy");
-    if preserve && strategy != "None" {
-        errors.invalid(&path.child("strategy"), strategy, "must be None if spec.preserveUnknownFields is true");
-    }
-    match strategy {
-        "None" | "Webhook" => {}
-        "" => errors.required(&path.child("strategy"), ""),
-        other => errors.not_supported(&path.child("strategy"), other, &["None", "Webhook"]),
-    }
-    let config = conversion.at("webhook.clientConfig");
-    let config_at = path.child("webhookClientConfig");
-    let reviews = conversion.list("webhook.conversionReviewVersions");
-    let reviews_at = path.child("conversionReviewVersions");
-    if strategy != "Webhook" {
-        let why = "should not be set when strategy is not set to Webhook";
-        if config.is_object() {
-            errors.forbidden(&config_at, why);
-        }
-        if !reviews.is_empty() {
-            errors.forbidden(&reviews_at, why);
-        }
-        return;
-    }
-    let (url, service) = (config.get("url").and_then(Value::as_str), config.get("service").filter(|s| s.is_object()));
-    match (url, service) {
-        _ if !config.is_object() => errors.required(&config_at, "required when strategy is set to Webhook"),
-        (Some(url), None) => webhook::url(url, &config_at.child("url"), errors),
-        (None, Some(service)) => webhook::service(service, &config_at.child("service"), errors),
-        _ => errors.required(&config_at, "exactly one of url or service is required"),
-    }
-    let bundle = config.text("caBundle");
-    if !options.bad_authority && !bundle.is_empty() && !ca_bundle_is_valid(bundle) {
-        let why = "unable to load root certificates: unable to parse bytes as PEM block";
-        errors.invalid(&config_at.child("caBundle"), bundle, why);
-    }
-    review_versions(reviews, options.recognized_review_versions, &reviews_at, errors);
-}
-
-fn review_versions(versions: &[Value], recognized: bool, path: &Path<'_>, errors: &mut Errors) {
-    if versions.is_empty() {
-        return errors.required(path, "");
-    }
-    for (index, version) in versions.iter().enumerate() {
-        let at = path.index(index);
-        let name = version.as_str().unwrap_or_default();
-        if versions[..index].contains(version) {
-            errors.invalid(&at, name, "duplicate version");
-            continue;
-        }
-        errors.invalid_each(&at, name, names::dns_label_1035(name));
-    }
-    if recognized && !versions.iter().any(|version| version == "v1" || version == "v1beta1") {
-        errors.invalid(path, versions, "must include at least one of v1, v1beta1");
-    }
-}
-
-/// The community's word on a group of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Approval {
-    Missing,
-    Approved,
-    Bypassed,
-    Invalid,
-}
-
-pub(crate) fn is_protected(group: &str) -> bool {
-    let domains = ["k8s.io", "kubernetes.io"];
-    domains.iter().any(|domain| group == *domain || group.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.')))
-}
-
-pub(crate) fn approval_of(object: &Value) -> Approval {
-    let text = object.at("metadata.annotations").get(APPROVAL).and_then(Value::as_str).unwrap_or_default();
-    let is_url = text.split_once("://").is_some_and(|(scheme, rest)| {
-        !scheme.is_empty() && !rest.is_empty() && !rest.starts_with('/') && !text.contains(char::is_whitespace)
-    });
-    match text {
-        "" => Approval::Missing,
-        text if text.starts_with("unapproved") => Approval::Bypassed,
-        _ if is_url => Approval::Approved,
-        _ => Approval::Invalid,
-    }
-}
-
-/// Groups of the community need a word of its own.
-fn approval(object: &Value, old: Option<&Value>, errors: &mut Errors) {
-    let state = approval_of(object);
-    if !is_protected(object.text("spec.group")) || old.is_some_and(|old| approval_of(old) == state) {
-        return;
-    }
-    let annotations = Path::new("metadata.annotations");
-    let path = annotations.key(APPROVAL);
-    let see = "see https://github.com/kubernetes/enhancements/pull/1111";
-    match state {
-        Approval::Approved | Approval::Bypassed => {}
-        Approval::Missing => {
-            errors.required(&path, &format!("protected groups must have approval annotation {APPROVAL:?}, {see}"));
-        }
-        Approval::Invalid => {
-            let given = object.at("metadata.annotations").get(APPROVAL).cloned().unwrap_or_default();
-            let why = format!(
-                "protected groups must have approval annotation {APPROVAL:?} with either a URL or a reason starting with \
-                 \"unapproved\", {see}"
-            );
-            errors.invalid(&path, given, &why);
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Where a conversion webhook is, and by which authority it is known.
+//! `spec.conversion`: where a conversion webhook is, and by which authority it is known.
 
 use base64::Engine as _;
 use serde_json::Value;
@@ -7,9 +7,79 @@ use crate::field::{Errors, Path};
 use crate::kinds::peek::Peek;
 use crate::names;
 
+const SPEC: Path<'static> = Path::new("spec");
 const FORM: &str = "; desired format: https://host[/path]";
 
-pub fn url(url: &str, path: &Path<'_>, errors: &mut Errors) {
+/// `bad_authority`: one that can't be read is borne. `recognized_review_versions`: one that this server speaks must be there.
+pub fn conversion(
+    spec: &Value,
+    preserve: bool,
+    bad_authority: bool,
+    recognized_review_versions: bool,
+    errors: &mut Errors,
+) {
+    let conversion = spec.at("conversion");
+    if !conversion.is_object() {
+        return;
+    }
+    let path = SPEC.child("conversion");
+    let strategy = conversion.text("strategy");
+    if preserve && strategy != "None" {
+        errors.invalid(&path.child("strategy"), strategy, "must be None if spec.preserveUnknownFields is true");
+    }
+    match strategy {
+        "None" | "Webhook" => {}
+        "" => errors.required(&path.child("strategy"), ""),
+        other => errors.not_supported(&path.child("strategy"), other, &["None", "Webhook"]),
+    }
+    let config = conversion.at("webhook.clientConfig");
+    let config_at = path.child("webhookClientConfig");
+    let reviews = conversion.list("webhook.conversionReviewVersions");
+    let reviews_at = path.child("conversionReviewVersions");
+    if strategy != "Webhook" {
+        let why = "should not be set when strategy is not set to Webhook";
+        if config.is_object() {
+            errors.forbidden(&config_at, why);
+        }
+        if !reviews.is_empty() {
+            errors.forbidden(&reviews_at, why);
+        }
+        return;
+    }
+    let (url, service) = (config.get("url").and_then(Value::as_str), config.get("service").filter(|s| s.is_object()));
+    match (url, service) {
+        _ if !config.is_object() => errors.required(&config_at, "required when strategy is set to Webhook"),
+        (Some(url), None) => url_form(url, &config_at.child("url"), errors),
+        (None, Some(service)) => service_form(service, &config_at.child("service"), errors),
+        _ => errors.required(&config_at, "exactly one of url or service is required"),
+    }
+    let bundle = config.text("caBundle");
+    if !bad_authority && !bundle.is_empty() && !ca_bundle_is_valid(bundle) {
+        let why = "unable to load root certificates: unable to parse bytes as PEM block";
+        errors.invalid(&config_at.child("caBundle"), bundle, why);
+    }
+    review_versions(reviews, recognized_review_versions, &reviews_at, errors);
+}
+
+fn review_versions(versions: &[Value], recognized: bool, path: &Path<'_>, errors: &mut Errors) {
+    if versions.is_empty() {
+        return errors.required(path, "");
+    }
+    for (index, version) in versions.iter().enumerate() {
+        let at = path.index(index);
+        let name = version.as_str().unwrap_or_default();
+        if versions[..index].contains(version) {
+            errors.invalid(&at, name, "duplicate version");
+            continue;
+        }
+        errors.invalid_each(&at, name, names::dns_label_1035(name));
+    }
+    if recognized && !versions.iter().any(|version| version == "v1" || version == "v1beta1") {
+        errors.invalid(path, versions, "must include at least one of v1, v1beta1");
+    }
+}
+
+fn url_form(url: &str, path: &Path<'_>, errors: &mut Errors) {
     let Some((scheme, rest)) = url.split_once("://") else {
         errors.invalid(path, "", &format!("'https' is the only allowed URL scheme{FORM}"));
         return errors.invalid(path, "", &format!("host must be provided{FORM}"));
@@ -35,7 +105,7 @@ pub fn url(url: &str, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-pub fn service(service: &Value, path: &Path<'_>, errors: &mut Errors) {
+fn service_form(service: &Value, path: &Path<'_>, errors: &mut Errors) {
     if service.text("name").is_empty() {
         errors.required(&path.child("name"), "service name is required");
     }
