@@ -179,7 +179,8 @@ impl Server {
         if wanted.len() == before.len() && wanted.iter().all(|(_, made_from)| before.contains_key(made_from.as_str())) {
             return;
         }
-        let since = self.cache.revision();
+        // What is committed by now was written by the definition of before.
+        let since = self.store.revision().0;
         let make = |(planned, made_from): &(&Planned, String)| match before.get(made_from.as_str()) {
             Some(defined) => Some(Arc::clone(defined)),
             None => planned.make(&self.cache, since.max(planned.object.revision)),
