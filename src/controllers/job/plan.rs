@@ -56,7 +56,10 @@ pub fn plan(job: &Job, pods: &[Arc<Pod>], may_change: bool, now: Timestamp) -> P
     let fail_now = name_those_that_ended(&mut plan, spec, pods, only_failed);
     let tally = Tally::of(spec, &plan.status, pods);
     let suspended = spec.suspend == Some(true);
-    start_or_suspend(&mut plan, suspended, now);
+    // What ends is no longer stopped.
+    if !is_true(&plan.status, "FailureTarget") && !is_true(&plan.status, "SuccessCriteriaMet") {
+        start_or_suspend(&mut plan, suspended, now);
+    }
     let end = ending(spec, &plan.status, &tally, fail_now, suspended, now);
     let active = tally.active.len();
     let mut stays = active;
