@@ -311,7 +311,7 @@ impl Supervisor {
             let number = sink.file.as_raw_fd();
             // Nothing to write yet: only its loss is of interest.
             let token = self.watch_raw(number, EpollFlags::empty(), Source::Tee).map_err(text)?;
-            self.tees.insert(token, Tee { container: id.to_owned(), stream, sink });
+            self.tees.insert(token, Tee { container: id.to_owned(), stream, sink, took: Instant::now() });
         }
         if let Some(input) = input {
             nonblocking(&input).map_err(text)?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 use nix::sys::wait::WaitStatus;
@@ -19,6 +19,10 @@ use super::{Source, Supervisor, report};
 use crate::plan::{ContainerPlan, ProcessPlan};
 use crate::protocol::{Answer, Event, ExitRecord, Known, now_ns};
 
+/// With so much waiting for one listener, its container's output is not read on.
+const SLOW: usize = 256 * 1024;
+/// A listener that takes nothing for so long is dropped: nobody may hold a container for ever.
+const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// What is read of a dead container's pipes at most: more can only come from processes that are not its own.
 const MAX_DRAIN: usize = 1 << 20;
 
@@ -87,6 +91,19 @@ pub(super) struct Tee {
     pub container: String,
     pub stream: Stream,
     pub sink: Sink,
+    /// When it last took something.
+    pub took: Instant,
+}
+
+impl Tee {
+    fn is_slow(&self) -> bool {
+        self.sink.pending() >= SLOW
+    }
+
+    /// When a slow one is dropped.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.is_slow().then(|| self.took + STALL_LIMIT)
+    }
 }
 
 pub(super) struct Exec {
@@ -394,7 +411,11 @@ impl Supervisor {
 
     pub(super) fn flush_tee(&mut self, token: u64) {
         let Some(tee) = self.tees.get_mut(&token) else { return };
+        let before = tee.sink.pending();
         let wrote = tee.sink.flush();
+        if tee.sink.pending() < before {
+            tee.took = Instant::now();
+        }
         self.after_tee(token, wrote);
     }
 
@@ -403,6 +424,8 @@ impl Supervisor {
         match wrote {
             Wrote::Kept => self.modify(token, &tee.sink.file, EpollFlags::EPOLLOUT),
             Wrote::All if !tee.sink.closing => {
+                self.resume(token);
+                let Some(tee) = self.tees.get(&token) else { return };
                 // With nothing to write, an event means that the reader is gone.
                 match nix::poll::poll(
                     &mut [nix::poll::PollFd::new(tee.sink.file.as_fd(), nix::poll::PollFlags::empty())],
@@ -417,8 +440,32 @@ impl Supervisor {
     }
 
     fn drop_tee(&mut self, token: u64) {
+        self.resume(token);
         if let Some(tee) = self.tees.remove(&token) {
             self.unwatch(token, &tee.sink.file);
+        }
+    }
+
+    /// Reads on what waited for this listener alone.
+    fn resume(&self, token: u64) {
+        let Some(tee) = self.tees.get(&token) else { return };
+        let same = |other: &Tee| other.container == tee.container && other.stream == tee.stream;
+        if self.tees.iter().any(|(other, known)| *other != token && same(known) && known.is_slow()) {
+            return;
+        }
+        let outputs = self.containers.get(&tee.container).map(|container| container.outputs.as_slice());
+        for (output, _, file) in outputs.unwrap_or_default().iter().filter(|(_, stream, _)| *stream == tee.stream) {
+            self.modify(*output, file, EpollFlags::EPOLLIN);
+        }
+    }
+
+    /// A container waits for whoever is attached to it, as it would for a terminal; for a while.
+    fn pause_for_slow(&self, token: u64, id: &str, stream: Stream) {
+        if self.tees.values().any(|tee| tee.container == id && tee.stream == stream && tee.is_slow()) {
+            let outputs = self.containers.get(id).map(|container| container.outputs.as_slice());
+            if let Some((_, _, file)) = outputs.unwrap_or_default().iter().find(|(known, ..)| *known == token) {
+                self.modify(token, file, EpollFlags::empty());
+            }
         }
     }
 
@@ -428,7 +475,10 @@ impl Supervisor {
         let Some(index) = container.outputs.iter().position(|(known, ..)| *known == token) else { return };
         let mut buffer = std::mem::take(&mut self.buffer);
         match read(&container.outputs[index].2, &mut buffer) {
-            Got::Bytes(length) => self.spread(id, stream, &buffer[..length]),
+            Got::Bytes(length) => {
+                self.spread(id, stream, &buffer[..length]);
+                self.pause_for_slow(token, id, stream);
+            }
             Got::Nothing => {}
             Got::End => {
                 let (_, _, file) = container.outputs.remove(index);
@@ -599,6 +649,15 @@ impl Supervisor {
         }
         for job in self.jobs.values_mut().filter(|job| job.deadline <= now) {
             job.deadline = now + std::time::Duration::from_secs(10);
+        }
+        let stalled: Vec<u64> = self
+            .tees
+            .iter()
+            .filter(|(_, tee)| tee.deadline().is_some_and(|at| at <= now))
+            .map(|(token, _)| *token)
+            .collect();
+        for token in stalled {
+            self.drop_tee(token);
         }
         for (id, exec) in self.execs.iter_mut().filter(|(_, exec)| exec.deadline.is_some_and(|at| at <= now)) {
             report(format_args!("exec {id} in {}: its time is over", exec.container));

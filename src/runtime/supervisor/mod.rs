@@ -342,7 +342,8 @@ impl Supervisor {
         let jobs = self.jobs.values().map(|job| job.deadline);
         let execs = self.execs.values().filter_map(|exec| exec.deadline);
         let idle = self.idle_since.map(|since| since + IDLE_LIMIT);
-        let Some(next) = jobs.chain(execs).chain(idle).min() else { return EpollTimeout::NONE };
+        let tees = self.tees.values().filter_map(containers::Tee::deadline);
+        let Some(next) = jobs.chain(execs).chain(tees).chain(idle).min() else { return EpollTimeout::NONE };
         let wait = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::MAX)
     }

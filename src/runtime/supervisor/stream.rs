@@ -59,6 +59,11 @@ impl Sink {
         Ok(Self { file: File::from(fd), pending: Vec::new(), closing: false })
     }
 
+    /// Bytes that are kept.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
     pub fn write(&mut self, bytes: &[u8]) -> Wrote {
         if self.pending.len() + bytes.len() > MAX_PENDING {
             return Wrote::Lost;

@@ -10,6 +10,7 @@ crate::tests![
     big_output_is_complete_and_rotated,
     a_noisy_container_starves_nobody,
     attached_clients_see_and_type,
+    a_slow_listener_loses_nothing,
     stdin_ends_once,
     a_terminal,
 ];
@@ -119,6 +120,34 @@ async fn attached_clients_see_and_type() {
     plain.log_path = "plain/0.log".into();
     let plain = node.start(&sandbox, plain).await;
     assert!(node.runtime().attach(&plain, true).await.expect("output only").stdin.is_none());
+    node.end().await;
+}
+
+async fn a_slow_listener_loses_nothing() {
+    let node = Node::new().await;
+    let sandbox = node.sandbox("pod").await;
+    let mut config = node.config("read x; seq 1 500000");
+    config.stdin = true;
+    let id = node.start(&sandbox, config).await;
+    let streams = node.runtime().attach(&id, true).await.expect("attached");
+    let mut stdin = File::from(streams.stdin.expect("stdin"));
+    let mut stdout = File::from(streams.stdout.expect("stdout"));
+    // Another one that never reads.
+    let idle = node.runtime().attach(&id, false).await.expect("attached");
+    stdin.write_all(b"go\n").expect("typed");
+    let log = || async { node.log("pod", "main/0.log").len() };
+    // More is written than is kept for anybody: the container waits.
+    eventually("the container has begun", log, |length| *length > 300_000).await;
+    let reader = std::thread::spawn(move || {
+        let mut all = String::new();
+        stdout.read_to_string(&mut all).expect("output");
+        all
+    });
+    // The idle one is given up some time.
+    assert_eq!(node.wait(&id).await.code, 0);
+    let all = reader.join().expect("no panic");
+    assert!(all.lines().map(|line| line.parse::<u32>().expect("a number")).eq(1..=500_000));
+    drop(idle);
     node.end().await;
 }
 
