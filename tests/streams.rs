@@ -1,5 +1,5 @@
-//! Exec, attach, cp and port-forward on a real cluster, with upstream's kubectl of both generations: Debian's (1.20)
-//! speaks SPDY, the one of this machine (where there is one) WebSocket.
+//! Exec, attach, cp, port-forward and proxies on a real cluster, with upstream's kubectl of both generations: Debian's
+//! (1.20) speaks SPDY, the one of this machine (where there is one) WebSocket; and with our own.
 
 mod harness;
 
@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 const LIMIT: Duration = Duration::from_secs(60);
 const MIB: usize = 1 << 20;
 
-/// Upstream's kubectls; the test fails where not even Debian's is there.
-fn programs() -> Vec<PathBuf> {
+/// Upstream's kubectls and ours; the test fails where not even Debian's is there.
+fn programs() -> Vec<Vec<String>> {
     let debian = std::env::var_os("SKIFF_TEST_KUBECTL").map(PathBuf::from);
     let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/kubectl-debian/usr/bin/kubectl");
     let debian = debian.unwrap_or(unpacked);
@@ -28,7 +28,9 @@ fn programs() -> Vec<PathBuf> {
         let version = Command::new(&installed).args(["version", "--client"]).output().expect("run kubectl");
         harness::text(&version).contains("Client Version")
     };
-    std::iter::once(debian).chain(upstream.then_some(installed)).collect()
+    let word = |path: PathBuf| path.to_string_lossy().into_owned();
+    let theirs = std::iter::once(debian).chain(upstream.then_some(installed)).map(|path| vec![word(path)]);
+    theirs.chain([vec![word(harness::skiff()), "kubectl".to_owned()]]).collect()
 }
 
 /// A machine with a pod `p` that runs a script.
@@ -43,14 +45,14 @@ fn with_pod(script: &str, more: &str) -> Machine {
 }
 
 struct Kubectl<'a> {
-    program: PathBuf,
+    words: Vec<String>,
     machine: &'a Machine,
 }
 
 impl Kubectl<'_> {
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.machine.command(&self.program);
-        command.args(arguments);
+        let mut command = self.machine.command(&self.words[0]);
+        command.args(&self.words[1..]).args(arguments);
         command
     }
 
@@ -76,9 +78,9 @@ impl Kubectl<'_> {
 }
 
 fn each(machine: &Machine, mut check: impl FnMut(&Kubectl<'_>)) {
-    for program in programs() {
-        eprintln!("with {}", program.display());
-        check(&Kubectl { program, machine });
+    for words in programs() {
+        eprintln!("with {}", words.join(" "));
+        check(&Kubectl { words, machine });
     }
 }
 
@@ -114,7 +116,7 @@ fn exec_has_output_exit_code_and_input() {
         // Daemons are not waited for.
         assert_eq!(kubectl.must(&["exec", "p", "--", "sh", "-c", "sleep 1000 & echo hi"], b""), "hi\n");
         // Who has read enough ends what is endless.
-        let script = format!("{} exec p -- yes | head -n 1000 | wc -l", kubectl.program.display());
+        let script = format!("{} exec p -- yes | head -n 1000 | wc -l", kubectl.words.join(" "));
         let counted = machine.command("sh").args(["-c", &script]).output().expect("run a pipeline");
         assert_eq!(String::from_utf8_lossy(&counted.stdout).trim(), "1000");
     });
@@ -126,13 +128,13 @@ fn exec_has_output_exit_code_and_input() {
 
 /// The command lines of what runs in the pod.
 fn processes(machine: &Machine) -> String {
-    let kubectl = Kubectl { program: programs().remove(0), machine };
+    let kubectl = Kubectl { words: programs().remove(0), machine };
     kubectl.must(&["exec", "p", "--", "ps", "-o", "args"], b"")
 }
 
 /// Runs a command on a terminal of 100x30: what it shows, and its exit code. `typed` are what to wait for and what to
 /// type then.
-fn on_terminal(machine: &Machine, words: &[&str], typed: &[(&str, &str)]) -> (String, i32) {
+fn on_terminal(kubectl: &Kubectl<'_>, words: &[&str], typed: &[(&str, &str)]) -> (String, i32) {
     const SCRIPT: &str = r#"
 import fcntl, json, os, pty, select, struct, sys, termios, time
 words, typed = sys.argv[2:], json.loads(sys.argv[1])
@@ -161,8 +163,8 @@ sys.stdout.buffer.write(seen)
 sys.exit(os.waitstatus_to_exitcode(status))
 "#;
     let typed = serde_json::json!(typed).to_string();
-    let mut command = machine.command("python3");
-    command.args(["-c", SCRIPT, &typed]).args(words);
+    let mut command = kubectl.machine.command("python3");
+    command.args(["-c", SCRIPT, &typed]).args(&kubectl.words).args(words);
     let output = command.output().expect("run python3");
     let code = output.status.code().unwrap_or(-1);
     (format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)), code)
@@ -172,18 +174,17 @@ sys.exit(os.waitstatus_to_exitcode(status))
 fn exec_on_a_terminal() {
     let machine = with_pod("exec sleep 100000", "");
     each(&machine, |kubectl| {
-        let program = kubectl.program.to_string_lossy().into_owned();
         let (seen, code) = on_terminal(
-            &machine,
-            &[&program, "exec", "-it", "p", "--", "sh", "-c", "echo ready; read line; stty size; tty; exit 7"],
+            kubectl,
+            &["exec", "-it", "p", "--", "sh", "-c", "echo ready; read line; stty size; tty; exit 7"],
             &[("ready", "go\n")],
         );
         assert_eq!(code, 7, "{seen}");
         assert!(seen.contains("30 100") && seen.contains("/dev/pts/"), "{seen}");
         // Ctrl-C goes to the program, Ctrl-D ends the shell.
         let (seen, code) = on_terminal(
-            &machine,
-            &[&program, "exec", "-it", "p", "--", "sh"],
+            kubectl,
+            &["exec", "-it", "p", "--", "sh"],
             &[
                 ("# ", "echo be''gun; sleep 1000\n"),
                 ("begun\r\n", "\x03"),
@@ -193,12 +194,18 @@ fn exec_on_a_terminal() {
         );
         assert_eq!(code, 0, "{seen}");
         // A client that vanishes hangs up.
-        let shell = kubectl.program.display().to_string();
-        let script = format!(
-            "import os, pty, signal, sys\npid, fd = pty.fork()\nif pid == 0:\n    os.execv({shell:?}, [{shell:?}, 'exec', '-it', 'p', \
-             '--', 'sh', '-c', 'echo ready; sleep 4321'])\nwhile b'ready' not in os.read(fd, 1000): pass\nos.kill(pid, signal.SIGKILL)\n"
-        );
-        let output = machine.command("python3").args(["-c", &script]).output().expect("run python3");
+        const VANISH: &str = r#"
+import os, pty, signal, sys
+pid, fd = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[1], sys.argv[1:] + ["exec", "-it", "p", "--", "sh", "-c", "echo be''gun; sleep 4321"])
+seen = b""
+while b"begun" not in seen:
+    seen += os.read(fd, 1000)
+os.kill(pid, signal.SIGKILL)
+"#;
+        let output = machine.command("python3").args(["-c", VANISH]).args(&kubectl.words).output();
+        let output = output.expect("run python3");
         assert!(output.status.success(), "{}", harness::text(&output));
         eventually("what was on the terminal ends", LIMIT, || {
             let processes = processes(&machine);
@@ -367,4 +374,97 @@ fn attach_and_cp() {
         assert_eq!(std::fs::read_to_string(directory.path().join("back/b c")).expect("copied"), "b");
         kubectl.must(&["exec", "p", "--", "rm", "-r", "/tmp/tree"], b"");
     });
+}
+
+#[test]
+fn run_stays_with_its_pod() {
+    let machine = Machine::with_server();
+    each(&machine, |kubectl| {
+        let run = ["run", "r", "-i", "--rm", "--restart=Never", "--image=busybox:1.36", "--quiet", "--"];
+        let ended = kubectl.run(&[&run[..], &["sha256sum"]].concat(), b"typed");
+        let expect: String = Sha256::digest(b"typed").iter().map(|byte| format!("{byte:02x}")).collect();
+        let out = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert!(ended.status.success() && out.contains(&expect), "{}", harness::text(&ended));
+        let ended = kubectl.run(&[&run[..], &["sh", "-c", "read x; exit 5"]].concat(), b"go\n");
+        assert_eq!(ended.status.code(), Some(5), "{}", harness::text(&ended));
+        assert_eq!(machine.jsonpath(&["pods"], "{.items[*].metadata.name}").expect("a list"), "");
+    });
+}
+
+#[test]
+fn who_does_not_read_costs_little() {
+    const CLIENTS: usize = 25;
+    const MOST_KIB: u64 = 200 << 10;
+    let machine = with_pod("exec sleep 100000", "");
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", machine.server_pid())).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory").to_owned();
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+    };
+    let before = resident();
+    let kubectl = Kubectl { words: programs().remove(0), machine: &machine };
+    let mut clients: Vec<Child> = (0..CLIENTS)
+        .map(|_| {
+            let mut command = kubectl.command(&["exec", "p", "--", "yes"]);
+            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("run kubectl")
+        })
+        .collect();
+    for client in &mut clients {
+        client.stdout.as_mut().expect("piped").read_exact(&mut [0; 2]).expect("output");
+    }
+    // Meanwhile others are served.
+    for _ in 0..10 {
+        assert_eq!(kubectl.must(&["exec", "p", "--", "echo", "hi"], b""), "hi\n");
+    }
+    let grown = resident().saturating_sub(before);
+    for client in &mut clients {
+        client.kill().expect("killed");
+        client.wait().expect("ended");
+    }
+    assert!(grown < MOST_KIB, "{CLIENTS} clients that do not read took {grown} KiB");
+    eventually("their commands end", LIMIT, || {
+        let processes = processes(&machine);
+        if processes.contains("yes") { Err(processes) } else { Ok(()) }
+    });
+}
+
+#[test]
+fn proxies_of_pods_services_and_nodes() {
+    let page = "<a href=/x>x</a>";
+    let script = format!("mkdir -p /www/sub; echo \"{page}\" > /www/sub/index.html; exec httpd -f -p 8080 -h /www");
+    let machine = with_pod(&script, "");
+    machine.kubectl(&["label", "pod", "p", "app=p"]);
+    machine.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {selector: {app: p}, ports: [{name: web, port: 80, targetPort: 8080}]}\n",
+    );
+    let kubectl = Kubectl { words: programs().remove(0), machine: &machine };
+    let base = "/api/v1/namespaces/default";
+    let get = |path: &str| {
+        let output = kubectl.run(&["get", "--raw", path], b"");
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(harness::text(&output))
+        }
+    };
+    for target in ["pods/p:8080", "pods/http:p:8080", "services/s:web", "services/s:80"] {
+        let path = format!("{base}/{target}/proxy");
+        let expect = format!("<a href={path}/x>x</a>\n");
+        eventually("the page behind the proxy", LIMIT, || match get(&format!("{path}/sub/")) {
+            Ok(page) if page == expect => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        // Redirects lead back to the proxy.
+        assert_eq!(get(&format!("{path}/sub")).as_deref(), Ok(expect.as_str()));
+    }
+    for (path, expect) in [
+        ("pods/p:81/proxy/", "error trying to reach service: dial tcp"),
+        ("pods/ftp:p:80/proxy/", "invalid pod request \"ftp:p:80\""),
+        ("services/s:81/proxy/", "no service port 81 found for service \"s\""),
+        ("services/none:80/proxy/", "services \"none\" not found"),
+    ] {
+        let said = get(&format!("{base}/{path}")).expect_err(path);
+        assert!(said.contains(expect), "{path}: {said}");
+    }
+    assert_eq!(get("/api/v1/nodes/node-1/proxy/healthz").as_deref(), Ok("ok"));
 }

@@ -42,6 +42,8 @@ pub struct HttpTransport {
 
 struct Shared {
     pool: Pool<Connector, Full<Bytes>>,
+    /// For connections that are upgraded, which takes HTTP/1.1.
+    http1: Connector,
     /// Scheme, host and port, perhaps a path, without a slash at the end.
     server: String,
     authorization: Authorization,
@@ -61,12 +63,18 @@ impl HttpTransport {
     pub fn new(config: &Kubeconfig) -> Result<Self> {
         let uri: Uri =
             config.server.parse().map_err(|e| Error::Config(format!("server {:?} is no URL: {e}", config.server)))?;
-        let tls = match uri.scheme_str() {
-            Some("https") => Some(TlsConnector::from(Arc::new(tls::config(config)?))),
-            Some("http") => None,
+        let (tls, tls1) = match uri.scheme_str() {
+            Some("https") => {
+                let tls = tls::config(config)?;
+                let mut tls1 = tls.clone();
+                tls1.alpn_protocols = vec![b"http/1.1".to_vec()];
+                (Some(TlsConnector::from(Arc::new(tls))), Some(TlsConnector::from(Arc::new(tls1))))
+            }
+            Some("http") => (None, None),
             _ => return Err(Error::Config(format!("server {:?} must start with https:// or http://", config.server))),
         };
         let connector = Connector { tls, server_name: config.tls_server_name.clone().map(Into::into) };
+        let http1 = Connector { tls: tls1, server_name: connector.server_name.clone() };
         let pool = Pool::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -76,10 +84,25 @@ impl HttpTransport {
             .http2_adaptive_window(true)
             .build(connector);
         let authorization = Authorization::new(&config.auth)?;
-        Ok(Self { shared: Arc::new(Shared { pool, server: config.server.clone(), authorization }) })
+        Ok(Self { shared: Arc::new(Shared { pool, http1, server: config.server.clone(), authorization }) })
     }
 
-    async fn request(&self, mut request: Request<Bytes>) -> Result<Response<hyper::body::Incoming>> {
+    async fn request(&self, request: Request<Bytes>) -> Result<Response<hyper::body::Incoming>> {
+        let request = self.prepare(request)?;
+        self.shared.pool.request(request.map(Full::new)).await.map_err(|e| Error::Transport(e.into()))
+    }
+
+    pub(crate) fn server(&self) -> &str {
+        &self.shared.server
+    }
+
+    /// A connection for HTTP/1.1 only.
+    pub(crate) async fn connect_http1(&self, server: Uri) -> std::io::Result<Stream> {
+        tower_service::Service::call(&mut self.shared.http1.clone(), server).await
+    }
+
+    /// With the server's address, who asks, and with what program.
+    pub(crate) fn prepare<B>(&self, mut request: Request<B>) -> Result<Request<B>> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         *request.uri_mut() = format!("{}{path}", self.shared.server)
             .parse()
@@ -91,7 +114,7 @@ impl HttpTransport {
         headers
             .entry(header::USER_AGENT)
             .or_insert(HeaderValue::from_static(concat!("skiff/", env!("CARGO_PKG_VERSION"))));
-        self.shared.pool.request(request.map(Full::new)).await.map_err(|e| Error::Transport(e.into()))
+        Ok(request)
     }
 }
 
@@ -202,7 +225,7 @@ impl tower_service::Service<Uri> for Connector {
     }
 }
 
-enum Stream {
+pub(crate) enum Stream {
     Plain(TokioIo<TcpStream>),
     Tls(TokioIo<Box<TlsStream<TcpStream>>>),
 }

@@ -22,6 +22,7 @@ mod queue;
 mod reconciler;
 mod tls;
 mod transport;
+mod upgrade;
 mod watch;
 
 pub use api::{Api, Client, DeleteOptions, ListOptions, PatchKind, failure, percent_encoded};
@@ -34,5 +35,6 @@ pub use queue::Queue;
 pub use reconciler::{Next, Reconciler, run};
 pub use tls::unverified_tls;
 pub use transport::{Body, Feed, Selector, Transport, Update};
+pub use upgrade::Upgraded;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -17,6 +17,12 @@ pub enum Failure {
     /// The server could not be asked.
     #[error("{0}")]
     Unreachable(String),
+    /// A command in a container ended with this code, which is ours too.
+    #[error("command terminated with exit code {0}")]
+    Exited(u8),
+    /// The same of a pod, of which everything was said.
+    #[error("ended with exit code {0}")]
+    Ended(u8),
     /// Everything was said already.
     #[error("failed")]
     Silent,
@@ -82,15 +88,20 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Prints an error as upstream does.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    if !matches!(error.downcast_ref(), Some(Failure::Silent)) {
-        eprintln!("{}", sentence(error));
+    let said = sentence(error);
+    if !said.is_empty() {
+        eprintln!("{said}");
     }
-    ExitCode::FAILURE
+    match error.downcast_ref() {
+        Some(Failure::Exited(code) | Failure::Ended(code)) => ExitCode::from(*code),
+        _ => ExitCode::FAILURE,
+    }
 }
 
 pub fn sentence(error: &anyhow::Error) -> String {
     match error.downcast_ref::<Failure>() {
-        Some(Failure::Silent) => String::new(),
+        Some(Failure::Silent | Failure::Ended(_)) => String::new(),
+        Some(failure @ Failure::Exited(_)) => failure.to_string(),
         Some(Failure::Unreachable(text)) => text.clone(),
         Some(Failure::Text(text)) => format!("error: {text}"),
         Some(Failure::Server { context, error }) => server_sentence(context.as_deref(), error),

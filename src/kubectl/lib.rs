@@ -2,11 +2,11 @@
 //!
 //! Bottom-up: `config` finds the server and the namespace; `server` asks and maps failures; `discovery` knows the
 //! server's resource types; `manifest` reads objects from files; `targets` turns `TYPE/NAME`, selectors and files into
-//! objects; `print` writes them; `writing` is what commands that change something share; each command has a module of its own, with its arguments. `main` only dispatches.
+//! objects; `print` writes them; `writing` is what commands that change something share; `stream` has the commands that hold a connection; each other command has a module of its own, with its arguments. `main` only dispatches.
 //!
-//! What is not here (exec, port-forward, kustomize ...) is refused with a sentence that says what to use.
+//! What is not here (proxy, debug, kustomize) is refused with a sentence that says what to use.
 //!
-//! Must not know: everything but `api`, `client`, `pki`.
+//! Must not know: everything but `api`, `client`, `pki`, `streaming`.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -41,6 +41,7 @@ mod run;
 mod scale;
 mod server;
 mod set;
+mod stream;
 mod taint;
 mod targets;
 mod top;
@@ -89,6 +90,14 @@ enum Command {
     Annotate(label::Arguments),
     /// Wait for a specific condition on one or many resources
     Wait(wait::Arguments),
+    /// Execute a command in a container
+    Exec(stream::Exec),
+    /// Attach to a running container
+    Attach(stream::Attach),
+    /// Copy files and directories to and from containers
+    Cp(stream::Cp),
+    /// Forward one or more local ports to a pod
+    PortForward(stream::PortForward),
     /// Run a particular image on the cluster
     Run(run::Arguments),
     /// Expose a controller, service, or pod as a new Kubernetes service
@@ -254,7 +263,7 @@ async fn run_command(Arguments { global, command }: Arguments) -> Result {
     {
         return info::client_version(arguments);
     }
-    let server = server::Server::connect(&global)?;
+    let mut server = server::Server::connect(&global)?;
     match command {
         Command::Get(arguments) => get::run(&server, arguments).await,
         Command::Describe(arguments) => describe::run(&server, arguments).await,
@@ -269,6 +278,10 @@ async fn run_command(Arguments { global, command }: Arguments) -> Result {
         Command::Label(arguments) => label::run(&server, arguments, label::Which::Labels).await,
         Command::Annotate(arguments) => label::run(&server, arguments, label::Which::Annotations).await,
         Command::Wait(arguments) => wait::run(&server, arguments).await,
+        Command::Exec(arguments) => stream::exec(&server, arguments).await,
+        Command::Attach(arguments) => stream::attach(&server, arguments).await,
+        Command::Cp(arguments) => stream::cp(&mut server, arguments).await,
+        Command::PortForward(arguments) => stream::port_forward(&server, arguments).await,
         Command::Run(arguments) => run::run(&server, arguments).await,
         Command::Expose(arguments) => expose::run(&server, arguments).await,
         Command::Set(arguments) => set::run(&server, arguments).await,
@@ -293,7 +306,7 @@ async fn run_command(Arguments { global, command }: Arguments) -> Result {
 }
 
 /// Commands that upstream has and this client has not.
-const ELSEWHERE: [&str; 6] = ["exec", "attach", "port-forward", "cp", "proxy", "debug"];
+const ELSEWHERE: [&str; 2] = ["proxy", "debug"];
 
 fn refuse(words: &[OsString]) -> Result {
     let name = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();

@@ -3,7 +3,8 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::writing::Writing;
+use crate::stream::{Attached, run_attached};
+use crate::writing::{DryRun, Writing};
 use crate::{Failure, Result, create, server::Server};
 
 #[derive(Args, Debug)]
@@ -30,15 +31,21 @@ pub struct Arguments {
     /// Use the words behind `--` as the command, not as its arguments
     #[arg(long)]
     command: bool,
-    /// Not part of this kubectl
-    #[arg(short = 'i', long, hide = true)]
+    /// Keep stdin open on the container, and attach to it
+    #[arg(short = 'i', long)]
     stdin: bool,
-    /// Not part of this kubectl
-    #[arg(short, long, hide = true)]
+    /// Allocate a TTY for the container
+    #[arg(short, long)]
     tty: bool,
-    /// Not part of this kubectl
-    #[arg(long, hide = true)]
+    /// Leave the pod attached to only as long as the command runs: delete it afterwards
+    #[arg(long)]
     rm: bool,
+    /// Wait for the pod to run, and attach to it
+    #[arg(long)]
+    attach: bool,
+    /// Only print output from the remote session
+    #[arg(short, long)]
+    quiet: bool,
     #[arg(last = true)]
     words: Vec<String>,
     #[command(flatten)]
@@ -46,10 +53,12 @@ pub struct Arguments {
 }
 
 pub async fn run(server: &Server, arguments: Arguments) -> Result {
-    if arguments.stdin || arguments.tty || arguments.rm {
-        return Err(Failure::text(
-            "-i, -t and --rm attach to the pod, which this kubectl can't yet; run the pod and read its logs",
-        ));
+    let attached = arguments.attach || arguments.stdin || arguments.tty;
+    if arguments.tty && !arguments.stdin {
+        return Err(Failure::text("-i/--stdin is required for containers with -t/--tty=true"));
+    }
+    if arguments.rm && !attached {
+        return Err(Failure::text("--rm should only be used for attached containers"));
     }
     let mut labels = Map::new();
     for label in &arguments.labels {
@@ -78,7 +87,23 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
     if !arguments.words.is_empty() {
         container[if arguments.command { "command" } else { "args" }] = json!(arguments.words);
     }
+    if arguments.stdin {
+        (container["stdin"], container["stdinOnce"]) = (true.into(), true.into());
+    }
+    if arguments.tty {
+        container["tty"] = true.into();
+    }
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": arguments.name, "labels": labels},
         "spec": {"containers": [container], "restartPolicy": arguments.restart}});
+    if attached && arguments.writing.dry_run()? == DryRun::No {
+        let how = Attached {
+            stdin: arguments.stdin,
+            tty: arguments.tty,
+            rm: arguments.rm,
+            once: arguments.restart == "Never",
+            quiet: arguments.quiet,
+        };
+        return run_attached(server, pod, &how).await;
+    }
     create::make(server, pod, &arguments.writing, "kubectl-run").await
 }

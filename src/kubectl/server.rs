@@ -5,7 +5,8 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use http::{Method, Request, Response, StatusCode, header};
 use serde_json::Value;
 use skiff_api::ApiError;
-use skiff_client::{Body, Error, HttpTransport, PatchKind, Transport, percent_encoded};
+use skiff_client::{Body, Error, HttpTransport, PatchKind, Transport, Upgraded, percent_encoded};
+use skiff_streaming::{Connection, websocket};
 use tokio::sync::OnceCell;
 
 use crate::config::Global;
@@ -158,6 +159,35 @@ impl Server {
         let status = answer.status();
         let chunks: Vec<Bytes> = answer.into_body().try_collect().await.map_err(|e| self.failed(e))?;
         Err(self.refused(status, &chunks.concat()))
+    }
+
+    /// A WebSocket of one of these protocols, the best first; the one that was chosen.
+    pub async fn upgrade(&self, path: &str, protocols: &[&str]) -> Result<(String, impl Connection + use<>)> {
+        let key = websocket::new_key();
+        let request = Request::get(path)
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, &key)
+            .header(header::SEC_WEBSOCKET_PROTOCOL, protocols.join(", "));
+        let request = request.body(()).map_err(|e| Failure::text(format!("{path:?} can't be asked for: {e}")))?;
+        match self.transport.upgrade(request).await.map_err(|e| self.failed(e))? {
+            Upgraded::Switched(answer, io) => {
+                let text = |name| answer.headers().get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+                if text(header::SEC_WEBSOCKET_ACCEPT) != Some(websocket::accept_key(&key).as_str()) {
+                    return Err(Failure::text("unable to upgrade connection: the answer belongs to another request"));
+                }
+                Ok((text(header::SEC_WEBSOCKET_PROTOCOL).unwrap_or_default().to_owned(), io))
+            }
+            Upgraded::Refused(answer) => {
+                let said = String::from_utf8_lossy(answer.body());
+                // A kubelet answers with a sentence, the API server with a status.
+                if !said.trim_start().starts_with('{') {
+                    return Err(Failure::text(format!("unable to upgrade connection: {}", said.trim())));
+                }
+                Err(self.refused(answer.status(), answer.body()))
+            }
+        }
     }
 
     /// The events of a watch: type and object. Ends when the server ends it.
