@@ -107,6 +107,9 @@ pub struct ServerArgs {
     /// Ports for services of type NodePort
     #[arg(long, default_value = "30000-32767")]
     pub service_node_port_range: PortRange,
+    /// A flag of upstream's API server, NAME=VALUE: those of the audit log (audit-policy-file, audit-log-path, ...)
+    #[arg(long)]
+    pub kube_apiserver_arg: Vec<String>,
     /// Permission bits of the kubeconfig, octal
     #[arg(long, env = "SKIFF_KUBECONFIG_MODE", default_value = "600", value_parser = parse_mode)]
     pub write_kubeconfig_mode: u32,

@@ -5,6 +5,7 @@
 //! `wait` answers whether a cluster is ready, `ctr` looks into the runtime. Everything else lives in
 //! the member crates; this package is their wiring.
 
+mod apiserver_args;
 mod cli;
 mod config;
 mod ctr;

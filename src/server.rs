@@ -122,6 +122,7 @@ impl Facts {
 
 /// What each argument alone can't tell, before anything is made of it.
 fn check(arguments: &ServerArgs, facts: &Facts) -> Result<()> {
+    crate::apiserver_args::audit(&arguments.kube_apiserver_arg)?;
     let (pods, services) = (arguments.cluster_cidr, arguments.service_cidr);
     if pods.contains(services.address) || services.contains(pods.address) {
         bail!(
@@ -193,9 +194,9 @@ async fn serve(arguments: ServerArgs) -> Result<()> {
     let (store, runtime) = (store?, runtime?);
 
     let api_scope = Scope::new();
-    let api = ApiServer::start(api_options(&arguments, &facts, pki.clone()), store.clone(), &api_scope)
+    let api = ApiServer::start(api_options(&arguments, &facts, pki.clone())?, store.clone(), &api_scope)
         .await
-        .with_context(|| format!("listen on {}:{}", arguments.bind_address, arguments.https_listen_port))?;
+        .with_context(|| format!("serve the API on {}:{}", arguments.bind_address, arguments.https_listen_port))?;
     info!(address = %api.local_addr(), after_ms = started.elapsed().as_millis() as u64, "the API server listens");
     write_kubeconfig(&arguments, &pki)?;
 
@@ -234,24 +235,27 @@ async fn open_runtime(arguments: &ServerArgs) -> Result<Option<Runtime>> {
     Ok(Some(Runtime::open(options).await.context("start the container runtime")?))
 }
 
-fn api_options(arguments: &ServerArgs, facts: &Facts, pki: Arc<ClusterPki>) -> ApiServerOptions {
+fn api_options(arguments: &ServerArgs, facts: &Facts, pki: Arc<ClusterPki>) -> Result<ApiServerOptions> {
+    let audit = crate::apiserver_args::audit(&arguments.kube_apiserver_arg)?;
     let range = arguments.service_node_port_range;
-    ApiServerOptions {
+    Ok(ApiServerOptions {
         bind: SocketAddr::new(arguments.bind_address, arguments.https_listen_port),
         advertise_ip: facts.advertise_ip,
         service_cidr: (arguments.service_cidr.address, arguments.service_cidr.prefix_len),
         dns_ip: facts.cluster_dns,
         node_port_range: range.first..=range.last,
         pki,
-    }
+        audit,
+    })
 }
 
-fn start_control(arguments: &ServerArgs, api: &ApiServer, pki: &ClusterPki, scope: &Scope) {
+fn start_control(arguments: &ServerArgs, api: &ApiServer, pki: &Arc<ClusterPki>, scope: &Scope) {
     let controllers = Client::new(api.transport("system:kube-controller-manager", &[]));
     let options = skiff_controllers::Options {
         cluster_cidr: (arguments.cluster_cidr.address, arguments.cluster_cidr.prefix_len),
         node_cidr_mask: NODE_CIDR_MASK,
         ca_pem: pki.ca_pem().to_owned(),
+        pki: pki.clone(),
     };
     let accounts = api.clone();
     let clients = Arc::new(move |account: &str| Client::new(accounts.as_account("kube-system", account)));

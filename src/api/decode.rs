@@ -82,6 +82,13 @@ pub fn decode(body: &[u8], media: Media, expected: &Gvk, schema: Option<&Type>) 
     finish(value, report, expected)
 }
 
+/// The kind that a protobuf body says it is of.
+pub fn protobuf_kind(body: &[u8]) -> Option<Gvk> {
+    let envelope = protobuf::Envelope::read(body).ok()?;
+    let (group, version) = envelope.api_version.rsplit_once('/').unwrap_or(("", &envelope.api_version));
+    Some(Gvk::new(group, version, &envelope.kind))
+}
+
 /// Prunes and checks a value that is no fresh body: the result of a patch. Paths and sentences as in [`decode`].
 pub fn conform(value: Value, expected: &Gvk, schema: &Type) -> Result<Decoded, ApiError> {
     let (value, report) = walk::value(value, Some(schema));

@@ -1,12 +1,13 @@
 //! One request, whichever way it came: what was asked, by whom, with which parameters.
 
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use skiff_api::ApiError;
 
-use crate::auth::User;
+use crate::auth::{Decision, User};
 use crate::proxy::wire::Wire;
 
 /// A request with its body read.
@@ -15,28 +16,51 @@ pub(crate) struct Call {
     /// Percent-decoded segments of the path, empty ones left out.
     pub segments: Vec<String>,
     pub path: String,
+    uri: String,
     pub query: Query,
     pub headers: HeaderMap,
     pub body: Bytes,
     pub user: Arc<User>,
     /// The client's connection, where it may be taken over.
     pub wire: Wire,
+    /// Who acts as `user`, where that is not themselves.
+    pub impersonator: Option<Arc<User>>,
+    /// From where; `None` within the process.
+    pub source: Option<IpAddr>,
+    /// What the authorizer said.
+    pub decision: OnceLock<Decision>,
 }
 
 impl Call {
     pub fn new(method: Method, uri: &http::Uri, headers: HeaderMap, body: Bytes, user: Arc<User>) -> Self {
         let path = uri.path().to_owned();
         let segments = path.split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
+        let query = Query::parse(uri.query().unwrap_or(""));
         Self {
             method,
             segments,
             path,
-            query: Query::parse(uri.query().unwrap_or("")),
+            uri: uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+            query,
             headers,
             body,
             user,
+            impersonator: None,
+            source: None,
+            decision: OnceLock::new(),
             wire: Wire::default(),
         }
+    }
+
+    /// The client's name of the request, or the server's.
+    pub fn audit_id(&self) -> String {
+        let given = self.headers.get("audit-id").and_then(|id| id.to_str().ok());
+        given.filter(|id| !id.is_empty()).map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
+    }
+
+    /// Path and query as they were sent.
+    pub fn uri(&self) -> &str {
+        &self.uri
     }
 
     pub fn header(&self, name: http::header::HeaderName) -> Option<&str> {

@@ -19,6 +19,8 @@ pub enum Error {
     Certificate(&'static str),
     #[error("make a certificate")]
     Pki(#[from] skiff_pki::Error),
+    #[error("set up the audit log")]
+    Audit(#[from] crate::audit::AuditError),
     #[error("read the store")]
     Store(#[from] skiff_store::Error),
     #[error("create {what}: {error}")]

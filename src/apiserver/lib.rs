@@ -7,6 +7,7 @@
 //! - [`meta`], [`convert`], [`storage`]: metadata of the dynamic form, versions, keys and compare-and-swap.
 //! - [`cache`]: all objects in memory, fed by one watch on the store; lists and watches live from it.
 //! - [`registry`]: what is served; [`crd`]: what CustomResourceDefinitions add to it. [`encode`]: objects to bytes, spliced; tables and metadata lists.
+//! - [`request`]: what is asked for, in upstream's words. [`audit`]: the record of it.
 //! - [`auth`]: who asks and what they may. [`admission`], [`services`]: what is filled in and refused.
 //! - [`path`]: get, list, watch, create, update, patch, delete; scale; binding, eviction (under disruption budgets), finalize, token.
 //! - [`discovery`], [`openapi`], [`health`], [`reviews`], [`logs`]: what is no stored object.
@@ -28,6 +29,7 @@
 //! Must not know: controllers, the scheduler, nodes' insides.
 
 mod admission;
+mod audit;
 mod auth;
 mod bootstrap;
 mod cache;
@@ -50,6 +52,7 @@ mod path;
 mod proxy;
 mod registry;
 mod reply;
+mod request;
 mod reviews;
 mod router;
 mod server;
@@ -73,6 +76,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
 
+pub use audit::{AuditError, AuditOptions, Rotation};
 use auth::{Authorizer, User};
 use cache::Cache;
 pub use error::Error;
@@ -108,10 +112,12 @@ impl ApiServer {
         let services = Arc::new(Allocator::new(options.service_cidr, reserved, options.node_port_range.clone()));
         let existing: Vec<_> = cache.resource("services").all().iter().map(|s| s.value()).collect();
         services.load(existing.iter());
+        let audit = options.audit.as_ref().map(audit::Audit::open).transpose()?;
         let server = Arc::new_cyclic(|me| Server {
             me: me.clone(),
             options,
             store,
+            audit,
             authorizer: Authorizer::new(&|resource| cache.resource(resource)),
             cache: cache.clone(),
             registry: ArcSwap::from_pointee(registry),

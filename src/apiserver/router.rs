@@ -5,22 +5,37 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use http::Method;
 use skiff_api::ApiError;
-use skiff_api::names::path_segment;
-use skiff_api::selector::FieldSelector;
 use skiff_api::strategy::Subresource;
 
-use crate::auth::{Attributes, User};
+use crate::auth::{Attributes, Decision};
 use crate::call::{Call, Target};
 use crate::error::{method_not_allowed, path_not_found};
 use crate::path::create::key_of;
 use crate::path::update::Part;
 use crate::registry::Row;
 use crate::reply::Reply;
+use crate::request::RequestInfo;
 use crate::reviews;
 use crate::server::Server;
 
 impl Server {
     pub(crate) async fn handle(&self, call: &Call) -> Reply {
+        let recorder = self.audit.as_ref().and_then(|audit| audit.begin(call));
+        let Some(recorder) = recorder else { return self.respond(call).await };
+        recorder.received().await;
+        let reply = self.respond(call).await;
+        recorder.responded(call, reply).await
+    }
+
+    /// The answer to a request that goes no further than this.
+    pub(crate) async fn refuse(&self, call: &Call, error: ApiError) -> Reply {
+        match self.audit.as_ref().and_then(|audit| audit.begin(call)) {
+            Some(recorder) => recorder.responded(call, error.into()).await,
+            None => error.into(),
+        }
+    }
+
+    async fn respond(&self, call: &Call) -> Reply {
         // Boxed: the tree of all that can follow is too deep for one type.
         match self.route(call).boxed().await {
             Ok(reply) => reply,
@@ -29,34 +44,30 @@ impl Server {
     }
 
     async fn route(&self, call: &Call) -> Result<Reply, ApiError> {
-        match Target::of(&call.segments) {
-            Some(target) => self.resource_request(call, &target).await,
-            None => self.other_request(call).await,
+        let info = RequestInfo::of(call);
+        match &info.target {
+            Some(target) => self.resource_request(call, target, &info).await,
+            None => self.other_request(call, &info).await,
         }
     }
 
     /// Refuses, as upstream does, what the user may not do.
-    pub(crate) async fn authorize(&self, user: &User, asked: &Attributes<'_>) -> Result<(), ApiError> {
-        if self.authorizer.is_allowed(user, asked) {
-            return Ok(());
+    pub(crate) async fn authorize(&self, call: &Call, asked: &Attributes<'_>) -> Result<(), ApiError> {
+        let mut decision = self.authorizer.decide(&call.user, asked);
+        if matches!(decision, Decision::NoOpinion(_)) {
+            // A role that was granted a moment ago may be on its way to the cache. If that can't be awaited, the answer
+            // is what is known.
+            let _ = self.cache.fresh().await;
+            decision = self.authorizer.decide(&call.user, asked);
         }
-        // A role that was granted a moment ago may be on its way to the cache. If that can't be awaited, the answer
-        // is what is known.
-        let _ = self.cache.fresh().await;
-        self.authorizer.authorize(user, asked)
+        let answer = decision.as_result(&call.user, asked);
+        // The first question is the request's own.
+        let _ = call.decision.set(decision);
+        answer
     }
 
-    async fn other_request(&self, call: &Call) -> Result<Reply, ApiError> {
-        let verb = match call.method {
-            Method::GET => "get",
-            Method::POST => "post",
-            Method::PUT => "put",
-            Method::PATCH => "patch",
-            Method::DELETE => "delete",
-            Method::HEAD => "head",
-            _ => "options",
-        };
-        self.authorize(&call.user, &Attributes { verb, path: &call.path, ..Attributes::default() }).await?;
+    async fn other_request(&self, call: &Call, info: &RequestInfo) -> Result<Reply, ApiError> {
+        self.authorize(call, &info.attributes()).await?;
         if let Some(reply) = self.discovery(call) {
             return reply;
         }
@@ -103,43 +114,12 @@ impl Server {
         serde_json::json!({ "paths": paths })
     }
 
-    async fn resource_request(&self, call: &Call, target: &Target) -> Result<Reply, ApiError> {
-        let watches = call.method == Method::GET && call.query.flag("watch") && target.subresource.is_empty();
-        let verb = match (&call.method, target.name.is_empty()) {
-            (&Method::GET | &Method::HEAD, _) if watches => "watch",
-            (&Method::GET | &Method::HEAD, true) => "list",
-            (&Method::GET | &Method::HEAD, false) => "get",
-            (&Method::POST, _) => "create",
-            (&Method::PUT, _) => "update",
-            (&Method::PATCH, _) => "patch",
-            (&Method::DELETE, true) => "deletecollection",
-            (&Method::DELETE, false) => "delete",
-            _ => return Err(method_not_allowed()),
-        };
-        // A namespace is in itself, as far as permissions go.
-        let namespace = match target.resource.as_str() {
-            "namespaces" if target.group.is_empty() => &target.name,
-            _ => &target.namespace,
-        };
-        let fields = match verb {
-            "list" | "watch" | "deletecollection" => call.query.get("fieldSelector"),
-            _ => None,
-        };
-        // What can't be read is refused by the list itself.
-        let fields = fields.and_then(|text| FieldSelector::parse(text).ok());
-        let selected = fields.as_ref().and_then(|fields| fields.requires_exact("metadata.name"));
-        let selected = selected.filter(|name| path_segment(name).is_empty()).unwrap_or_default();
-        let asked = Attributes {
-            verb,
-            group: &target.group,
-            resource: &target.resource,
-            subresource: &target.subresource,
-            namespace,
-            name: if target.name.is_empty() { selected } else { &target.name },
-            fields: fields.as_ref(),
-            path: "",
-        };
-        self.authorize(&call.user, &asked).await?;
+    async fn resource_request(&self, call: &Call, target: &Target, info: &RequestInfo) -> Result<Reply, ApiError> {
+        let verb = info.verb;
+        if verb.is_empty() {
+            return Err(method_not_allowed());
+        }
+        self.authorize(call, &info.attributes()).await?;
         if let Some(review) = reviews::find(target) {
             return self.review(call, target, review).await;
         }

@@ -11,6 +11,7 @@ use skiff_base::Scope;
 use skiff_pki::ClusterPki;
 use skiff_store::Store;
 
+use crate::audit::{Audit, AuditOptions};
 use crate::auth::Authorizer;
 use crate::cache::{Cache, ResourceCache};
 use crate::openapi::Documents;
@@ -28,6 +29,7 @@ pub struct ApiServerOptions {
     pub dns_ip: Ipv4Addr,
     pub node_port_range: RangeInclusive<u16>,
     pub pki: Arc<ClusterPki>,
+    pub audit: Option<AuditOptions>,
 }
 
 impl ApiServerOptions {
@@ -40,6 +42,7 @@ impl ApiServerOptions {
             dns_ip: Ipv4Addr::new(10, 43, 0, 10),
             node_port_range: 30_000..=32_767,
             pki,
+            audit: None,
         }
     }
 }
@@ -51,6 +54,8 @@ pub(crate) struct Server {
     pub store: Store,
     pub cache: Arc<Cache>,
     pub authorizer: Authorizer,
+    /// `None`: nothing is recorded.
+    pub audit: Option<Audit>,
     pub registry: ArcSwap<Registry>,
     pub services: Arc<Allocator>,
     pub documents: Documents,

@@ -9,7 +9,7 @@
 //! `replicas` (ReplicaSet and ReplicationController, one engine), `deployment`, `endpoints` (Endpoints
 //! and EndpointSlices), `namespace` and `garbage` (both ask `discovery` what there is), `node_ipam`,
 //! `node_lifecycle`, `pod_gc`, `service_account`, `root_ca`, `cluster_role_aggregation`, `resource_quota`, `disruption`,
-//! `job`, `daemon_set`, `stateful_set`, `cron_job`, `ttl_after_finished`.
+//! `job`, `daemon_set`, `stateful_set`, `cron_job`, `ttl_after_finished`, `tokens` (of secrets), `token_cleaner`.
 //!
 //! Invariants: a reconciler gets a key and reads the caches; it may run twice or late and does no harm;
 //! whoever creates or deletes several objects keeps expectations, since the cache lags its own writes.
@@ -42,6 +42,8 @@ mod service_account;
 mod stateful_set;
 #[cfg(test)]
 mod testing;
+mod token_cleaner;
+mod tokens;
 mod ttl_after_finished;
 
 use std::future::Future;
@@ -50,9 +52,10 @@ use std::sync::Arc;
 
 use skiff_base::Scope;
 use skiff_client::{Client, EventRecorder, Informers, Queue, Reconciler};
+use skiff_pki::ClusterPki;
 
 /// What the controllers need to know of the cluster.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// The addresses of pods: network and prefix length.
     pub cluster_cidr: (Ipv4Addr, u8),
@@ -60,6 +63,8 @@ pub struct Options {
     pub node_cidr_mask: u8,
     /// The certificate authority that clients in pods trust the API server by.
     pub ca_pem: String,
+    /// Signs tokens and certificates.
+    pub pki: Arc<ClusterPki>,
 }
 
 /// Gives the client of a controller, which acts as the service account of that name in `kube-system`: it has the
@@ -108,6 +113,8 @@ pub fn start(informers: &Informers, clients: Clients, options: Options, scope: &
     stateful_set::start(&context);
     cron_job::start(&context);
     ttl_after_finished::start(&context);
+    tokens::start(&context);
+    token_cleaner::start(&context);
 }
 
 /// Runs a reconciler once its caches are filled.

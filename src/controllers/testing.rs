@@ -8,8 +8,15 @@ use serde_json::Value;
 use skiff_base::Scope;
 use skiff_client::fake::FakeTransport;
 use skiff_client::{Client, Informers};
+use skiff_pki::{ClusterPki, ServerNames};
 
 use crate::{Context, Options};
+
+/// Keys of a cluster that ends with the test.
+fn pki() -> Arc<ClusterPki> {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    Arc::new(ClusterPki::ensure(directory.path(), &ServerNames::default()).expect("keys"))
+}
 
 pub struct Stage {
     pub fake: Arc<FakeTransport>,
@@ -35,6 +42,7 @@ impl Stage {
                 cluster_cidr: (Ipv4Addr::new(10, 42, 0, 0), 16),
                 node_cidr_mask: 24,
                 ca_pem: "the CA".into(),
+                pki: pki(),
             },
         }
     }

@@ -80,6 +80,15 @@ impl Authority {
         &self.pem
     }
 
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
+    /// When it ends, in seconds since 1970.
+    pub(crate) fn ends_s(&self) -> i64 {
+        with_certificate(&self.pem, |certificate| certificate.validity().not_after.timestamp()).unwrap_or(i64::MAX)
+    }
+
     pub(crate) fn sign_server(&self, user: &str, groups: &[&str], names: &ServerNames) -> Result<KeyPairPem, Error> {
         let mut params = params(user, groups, LEAF_YEARS);
         params.subject_alt_names = names.alternatives()?;

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 
 use crate::authority::{Authority, belong_together, covers, days_left, issued_by};
-use crate::{Error, KeyPairPem, ServerNames, ServiceAccountKey};
+use crate::{Error, KeyPairPem, Request, ServerNames, ServiceAccountKey};
 
 /// A leaf with fewer days than this to live is made anew.
 const RENEW_BELOW_DAYS: i64 = 90;
@@ -78,6 +78,28 @@ impl ClusterPki {
     pub fn kubelet_serving(&self, node: &str, ips: &[IpAddr]) -> Result<KeyPairPem, Error> {
         let names = ServerNames { dns: vec![node.to_owned()], ips: ips.to_vec() };
         self.server_ca.sign_server(&format!("system:node:{node}"), &["system:nodes"], &names)
+    }
+
+    /// What the request asks for, by the authority of clients.
+    pub fn sign_client_request(
+        &self,
+        request: Request,
+        usages: &[String],
+        life_s: i64,
+        now: Timestamp,
+    ) -> Result<String, Error> {
+        self.client_ca.sign_request(request, usages, life_s, now)
+    }
+
+    /// What the request asks for, by the authority of servers.
+    pub fn sign_server_request(
+        &self,
+        request: Request,
+        usages: &[String],
+        life_s: i64,
+        now: Timestamp,
+    ) -> Result<String, Error> {
+        self.server_ca.sign_request(request, usages, life_s, now)
     }
 
     /// Signs and checks service-account tokens.

@@ -18,6 +18,8 @@ pub enum Error {
     Name(String),
     #[error("a certificate holds at most two groups, more were asked for {0:?}")]
     Groups(String),
+    #[error("read a certificate signing request")]
+    Request(#[source] rcgen::Error),
     #[error("make a service-account key")]
     ServiceAccountKey,
 }

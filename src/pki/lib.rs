@@ -1,6 +1,6 @@
 //! Certificate authorities, certificates, service-account keys, kubeconfig files.
 //!
-//! Bottom-up: [`authority`] signs certificates, [`token`] signs and checks service-account tokens,
+//! Bottom-up: [`authority`] signs certificates, [`request`] what others ask to be signed, [`token`] signs and checks service-account tokens,
 //! [`kubeconfig()`] writes what clients read, [`ClusterPki`] keeps a cluster's keys in a directory.
 //!
 //! Two authorities, as k3s has them: one vouches for servers (clients hold it), one for clients
@@ -14,10 +14,12 @@ mod authority;
 mod cluster;
 mod error;
 mod kubeconfig;
+mod request;
 mod token;
 
 pub use authority::{KeyPairPem, ServerNames, days_left, fingerprint, subject};
 pub use cluster::ClusterPki;
 pub use error::Error;
 pub use kubeconfig::{kubeconfig, write_kubeconfig};
+pub use request::Request;
 pub use token::{ServiceAccountKey, TokenError};

@@ -35,6 +35,16 @@ pub(crate) enum Decision {
     NoOpinion(Option<Arc<str>>),
 }
 
+impl Decision {
+    /// The refusal is upstream's.
+    pub fn as_result(&self, user: &User, asked: &Attributes<'_>) -> Result<(), ApiError> {
+        match self {
+            Self::Allow(_) => Ok(()),
+            Self::NoOpinion(reason) => Err(forbidden(user, asked, reason.as_deref())),
+        }
+    }
+}
+
 pub(crate) struct Authorizer {
     node: NodeAuthorizer,
     pub(super) rbac: Rbac,
@@ -66,12 +76,8 @@ impl Authorizer {
         matches!(self.decide(user, asked), Decision::Allow(_))
     }
 
-    /// The refusal is upstream's.
     pub fn authorize(&self, user: &User, asked: &Attributes<'_>) -> Result<(), ApiError> {
-        match self.decide(user, asked) {
-            Decision::Allow(_) => Ok(()),
-            Decision::NoOpinion(reason) => Err(forbidden(user, asked, reason.as_deref())),
-        }
+        self.decide(user, asked).as_result(user, asked)
     }
 
     /// All rules that can be told for the user in the namespace, whether those are all, and what is wrong with them.
@@ -91,7 +97,7 @@ impl Authorizer {
     }
 }
 
-pub(crate) fn forbidden(user: &User, asked: &Attributes<'_>, reason: Option<&str>) -> ApiError {
+fn forbidden(user: &User, asked: &Attributes<'_>, reason: Option<&str>) -> ApiError {
     let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
     if !asked.path.is_empty() {
         return ApiError::new(

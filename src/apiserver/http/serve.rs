@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use skiff_api::ApiError;
@@ -25,13 +25,15 @@ use crate::storage::MAX_OBJECT;
 const MAX_IN_FLIGHT: usize = 600;
 static IN_FLIGHT: Semaphore = Semaphore::const_new(MAX_IN_FLIGHT);
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 const BODY_LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) async fn serve(
     server: Arc<Server>,
     certificate: Option<Arc<User>>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<Payload> {
+    let audit_id = name_request(request.headers_mut());
     let head = request.method() == Method::HEAD;
     let encodings = request.headers().get(http::header::ACCEPT_ENCODING).cloned();
     let reply = match answer(&server, certificate, request).await {
@@ -47,7 +49,18 @@ pub(crate) async fn serve(
     *response.headers_mut() = reply.headers;
     let cache = http::HeaderValue::from_static("no-cache, private");
     response.headers_mut().entry(http::header::CACHE_CONTROL).or_insert(cache);
+    response.headers_mut().insert(AUDIT_ID, audit_id);
     response
+}
+
+/// The request's name, which the client may have given it.
+fn name_request(headers: &mut HeaderMap) -> HeaderValue {
+    let given = headers.get(AUDIT_ID).filter(|id| !id.is_empty()).cloned();
+    let id = given.unwrap_or_else(|| {
+        HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).expect("digits and dashes are a header's value")
+    });
+    headers.insert(AUDIT_ID, id.clone());
+    id
 }
 
 async fn answer(
@@ -55,21 +68,22 @@ async fn answer(
     certificate: Option<Arc<User>>,
     mut request: Request<Incoming>,
 ) -> Result<Reply, ApiError> {
-    let user = identify(server, certificate, request.headers())?;
-    let user = match impersonate(&server.authorizer, &user, request.headers())? {
-        Some(other) => Arc::new(other),
-        None => user,
-    };
     let passed_on = is_passed_on(request.uri().path());
     let upgrade = passed_on.then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
+    let source = parts.extensions.get::<Peer>().map(|peer| peer.0);
+    let (user, impersonator) = match who(server, certificate, &parts.headers) {
+        Ok(known) => known,
+        Err((user, error)) => {
+            let mut call = Call::new(parts.method, &parts.uri, parts.headers, Bytes::new(), user);
+            call.source = source;
+            return Ok(server.refuse(&call, error).await);
+        }
+    };
     let long = passed_on || is_long_running(&parts.method, &parts.uri);
     let permit = admit(long)?;
     let (body, wire) = match upgrade {
-        Some(upgrade) => {
-            let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
-            (Bytes::new(), Wire::new(upgrade, body, peer, parts.uri.query().unwrap_or_default()))
-        }
+        Some(upgrade) => (Bytes::new(), Wire::new(upgrade, body, source, parts.uri.query().unwrap_or_default())),
         // Nothing that strangers may ask for has a body: theirs takes no memory.
         None if user.is_anonymous() => (Bytes::new(), Wire::default()),
         None => (read_body(&parts.headers, body).await?, Wire::default()),
@@ -77,6 +91,7 @@ async fn answer(
     let span = tracing::debug_span!("request", method = %parts.method, path = parts.uri.path(), user = user.name);
     let mut call = Call::new(parts.method, &parts.uri, parts.headers, body, user);
     call.wire = wire;
+    (call.source, call.impersonator) = (source, impersonator);
     if long {
         return Ok(server.handle(&call).instrument(span).await);
     }
@@ -123,6 +138,21 @@ fn admit(long: bool) -> Result<Option<SemaphorePermit<'static>>, ApiError> {
         .try_acquire()
         .map(Some)
         .map_err(|_| retry_after(ApiError::new(429, "TooManyRequests", "too many requests, please try again later"), 1))
+}
+
+/// The user whom the request is answered for, and who acts as that one. The error comes with whom it is about.
+#[expect(clippy::type_complexity, reason = "used once, here")]
+fn who(
+    server: &Server,
+    certificate: Option<Arc<User>>,
+    headers: &HeaderMap,
+) -> Result<(Arc<User>, Option<Arc<User>>), (Arc<User>, ApiError)> {
+    let user = identify(server, certificate, headers).map_err(|error| (Arc::new(User::default()), error))?;
+    match impersonate(&server.authorizer, &user, headers) {
+        Ok(None) => Ok((user, None)),
+        Ok(Some(other)) => Ok((Arc::new(other), Some(user))),
+        Err(error) => Err((user, error)),
+    }
 }
 
 fn identify(server: &Server, certificate: Option<Arc<User>>, headers: &HeaderMap) -> Result<Arc<User>, ApiError> {

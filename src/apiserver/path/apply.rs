@@ -141,7 +141,7 @@ impl Server {
             name: &key.name,
             ..Attributes::default()
         };
-        self.authorize(&call.user, &asked).await
+        self.authorize(call, &asked).await
     }
 }
 

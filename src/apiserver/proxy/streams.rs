@@ -31,7 +31,7 @@ impl Server {
                 name: &target.name,
                 ..Attributes::default()
             };
-            self.authorize(&call.user, &create).await?;
+            self.authorize(call, &create).await?;
         }
         let pod = self.current(row, &key_of(target)).await?.value();
         let path = match target.subresource.as_str() {

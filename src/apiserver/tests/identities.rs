@@ -6,7 +6,7 @@ use skiff_client::HttpTransport;
 
 use super::{Cluster, ask, pod, with_account};
 
-fn with_token(cluster: &Cluster, token: &str) -> HttpTransport {
+pub(super) fn with_token(cluster: &Cluster, token: &str) -> HttpTransport {
     use base64::Engine as _;
     let ca = base64::engine::general_purpose::STANDARD.encode(cluster.pki.ca_pem());
     let config = json!({
@@ -128,5 +128,85 @@ async fn callers_in_process_are_judged_too() {
         me.value()["status"]["userInfo"],
         json!({"username": "u", "uid": "1", "groups": ["system:authenticated"], "extra": {"a/b": ["c"]}})
     );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_of_secrets() {
+    use base64::Engine as _;
+    let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let cluster = Cluster::start().await;
+    let account = with_account(&cluster).await;
+    let me = |token: String| {
+        let transport = with_token(&cluster, &token);
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).to_string();
+        async move {
+            let answer =
+                ask(&transport, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", review.into(), &[]).await;
+            (answer.status, answer.value()["status"]["userInfo"].clone())
+        }
+    };
+
+    // A bootstrap token.
+    let system = "/api/v1/namespaces/kube-system/secrets";
+    let bootstrap = |usage: &str, expiration: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",
+            "metadata": {"name": "bootstrap-token-abc123"}, "data": {"token-id": encode("abc123"),
+                "token-secret": encode("0123456789abcdef"), "usage-bootstrap-authentication": encode(usage),
+                "expiration": encode(expiration), "auth-extra-groups": encode("system:bootstrappers:x")}})
+    };
+    let token = "abc123.0123456789abcdef".to_owned();
+    assert_eq!(me(token.clone()).await.0, 401, "there is none");
+    cluster.create(system, bootstrap("true", "9999-01-01T00:00:00Z")).await;
+    let (status, user) = me(token.clone()).await;
+    assert_eq!((status, &user["username"]), (201, &json!("system:bootstrap:abc123")));
+    assert_eq!(user["groups"], json!(["system:bootstrappers", "system:bootstrappers:x", "system:authenticated"]));
+    assert_eq!(me("abc123.0123456789abcdee".to_owned()).await.0, 401, "another secret");
+    for (usage, expiration) in [("false", "9999-01-01T00:00:00Z"), ("true", "2020-01-01T00:00:00Z")] {
+        let put = cluster.ask("PUT", &format!("{system}/bootstrap-token-abc123"), bootstrap(usage, expiration)).await;
+        assert_eq!(put.0, 200, "{}", put.1);
+        assert_eq!(me(token.clone()).await.0, 401, "{usage} {expiration}");
+    }
+
+    // A token that lies in a secret, as the token controller makes it.
+    let uid = account["metadata"]["uid"].clone();
+    let claims = json!({"iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:default:default",
+        "kubernetes.io/serviceaccount/namespace": "default", "kubernetes.io/serviceaccount/secret.name": "t",
+        "kubernetes.io/serviceaccount/service-account.name": "default", "kubernetes.io/serviceaccount/service-account.uid": uid});
+    let token = cluster.pki.service_account_key().sign(&claims).expect("signed");
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let secret = |token: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token", "data": {"token": encode(token)},
+            "metadata": {"name": "t", "annotations": {"kubernetes.io/service-account.name": "default"}}})
+    };
+    assert_eq!(me(token.clone()).await.0, 401, "it lies nowhere");
+    cluster.create(secrets, secret(&token)).await;
+    let (status, user) = me(token.clone()).await;
+    assert_eq!((status, &user["username"]), (201, &json!("system:serviceaccount:default:default")));
+    assert_eq!(cluster.ask("PUT", &format!("{secrets}/t"), secret("other")).await.0, 200);
+    assert_eq!(me(token.clone()).await.0, 401, "another token lies there");
+    assert_eq!(cluster.ask("PUT", &format!("{secrets}/t"), secret(&token)).await.0, 200);
+    let (status, _) = cluster.ask("DELETE", "/api/v1/namespaces/default/serviceaccounts/default", Value::Null).await;
+    assert_eq!(status, 200);
+    assert_eq!(me(token.clone()).await.0, 401, "its account is gone");
+    let review = json!({"spec": {"token": token}});
+    let answer = cluster.create("/apis/authentication.k8s.io/v1/tokenreviews", review).await;
+    assert_eq!(answer["status"]["error"], "[invalid bearer token, serviceaccounts \"default\" not found]");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_issuer_is_found_by_its_accounts() {
+    let cluster = Cluster::start().await;
+    with_account(&cluster).await;
+    let made = cluster.create("/api/v1/namespaces/default/serviceaccounts/default/token", json!({})).await;
+    let token = made["status"]["token"].as_str().expect("a token");
+    let account = with_token(&cluster, token);
+    let document = ask(&account, "GET", "/.well-known/openid-configuration", Bytes::new(), &[]).await.value();
+    assert_eq!(document["issuer"], "https://kubernetes.default.svc.cluster.local");
+    let keys = ask(&account, "GET", "/openid/v1/jwks", Bytes::new(), &[]).await.value();
+    assert_eq!(keys["keys"][0]["alg"], "ES256");
+    let nobody = with_token(&cluster, "");
+    assert_eq!(ask(&nobody, "GET", "/openid/v1/jwks", Bytes::new(), &[]).await.status, 403);
     cluster.stop().await;
 }

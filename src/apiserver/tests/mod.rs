@@ -2,6 +2,7 @@
 
 mod admission;
 mod apply;
+mod audit;
 mod custom_documents;
 mod custom_schemas;
 mod custom_versions;
@@ -69,6 +70,11 @@ impl Cluster {
 
     /// With what the directory holds from before.
     pub async fn start_in(directory: tempfile::TempDir) -> Self {
+        Self::start_changed(directory, |_| {}).await
+    }
+
+    /// With other options than usual.
+    pub async fn start_changed(directory: tempfile::TempDir, change: impl FnOnce(&mut ApiServerOptions)) -> Self {
         let names = ServerNames { dns: vec!["localhost".into()], ips: vec![Ipv4Addr::LOCALHOST.into()] };
         let pki = Arc::new(ClusterPki::ensure(&directory.path().join("tls"), &names).expect("keys"));
         let options = Options { volatile: volatile_keys(), ..Options::new(directory.path().join("db")) };
@@ -76,6 +82,7 @@ impl Cluster {
         let scope = Scope::new();
         let mut options = ApiServerOptions::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), ADVERTISED, pki.clone());
         options.node_port_range = 30_000..=30_019;
+        change(&mut options);
         let server = ApiServer::start(options, store.clone(), &scope).await.expect("a server");
         let client = pki.client("admin", &["system:masters"]).expect("a certificate");
         let text = kubeconfig(&format!("https://{}", server.local_addr()), pki.ca_pem(), &client);
@@ -169,7 +176,7 @@ pub(crate) fn pod(name: &str) -> Value {
 }
 
 /// What pods of a namespace need before there are any controllers.
-pub(crate) async fn with_account(cluster: &Cluster) {
+pub(crate) async fn with_account(cluster: &Cluster) -> Value {
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    cluster.create("/api/v1/namespaces/default/serviceaccounts", account).await;
+    cluster.create("/api/v1/namespaces/default/serviceaccounts", account).await
 }

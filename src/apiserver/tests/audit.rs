@@ -1,0 +1,106 @@
+//! What the audit log holds, and what it must not.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::{Cluster, ask, config_map};
+use crate::{AuditOptions, Rotation};
+
+const POLICY: &str = r#"
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: None, users: ["system:apiserver"]}
+- {level: Metadata, resources: [{group: "", resources: [secrets]}]}
+- {level: Request, verbs: [create], resources: [{group: "", resources: [configmaps]}]}
+- {level: RequestResponse, verbs: [get, list, patch], resources: [{group: "", resources: [configmaps]}], omitManagedFields: true}
+- {level: Metadata}
+"#;
+const MARKER: &str = "bm90LWZvci1hbnlib2R5";
+
+async fn events(path: &Path, complete: usize) -> Vec<Value> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let text = std::fs::read_to_string(path).expect("the log");
+        let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        if events.iter().filter(|e| e["stage"] == "ResponseComplete").count() >= complete {
+            return events;
+        }
+        assert!(Instant::now() < deadline, "{events:#?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_say_who_did_what_and_no_more_than_asked_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (policy_file, log_path) = (directory.path().join("policy.yaml"), directory.path().join("audit.log"));
+    std::fs::write(&policy_file, POLICY).expect("written");
+    let log = log_path.clone();
+    let cluster = Cluster::start_changed(directory, |options| {
+        options.audit = Some(AuditOptions { policy_file, log_path, rotation: Rotation::default() });
+    })
+    .await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"k": MARKER}});
+    cluster.create(secrets, secret).await;
+    cluster.get(&format!("{secrets}/s")).await;
+    let maps = super::CONFIG_MAPS;
+    cluster.create(maps, config_map("c")).await;
+    cluster.get(&format!("{maps}/c?pretty=true")).await;
+    let as_user = [("impersonate-user", "u"), ("user-agent", "tester/1"), ("audit-id", "my-own-name")];
+    let refused = cluster.ask_with("DELETE", &format!("{maps}/c"), Value::Null, &as_user).await;
+    assert_eq!((refused.status, refused.header("audit-id")), (403, "my-own-name"));
+    let forged = [("authorization", "Bearer a.b.c")];
+    let nobody = super::identities::with_token(&cluster, "");
+    assert_eq!(ask(&nobody, "GET", "/api", Bytes::new(), &forged).await.status, 401);
+    cluster.get(&format!("{maps}?watch=true&timeoutSeconds=1")).await;
+
+    let found = events(&log, 7).await;
+    let text = std::fs::read_to_string(&log).expect("the log");
+    assert!(!text.contains(MARKER), "a secret's content is in the log");
+    let of = |verb: &str, resource: &str| {
+        let one = |e: &&Value| {
+            e["verb"] == verb && e["objectRef"]["resource"] == resource && e["stage"] == "ResponseComplete"
+        };
+        found.iter().find(one).unwrap_or_else(|| panic!("{verb} {resource}: {found:#?}"))
+    };
+    let created = of("create", "secrets");
+    assert_eq!((&created["level"], &created["responseStatus"]["code"]), (&json!("Metadata"), &json!(201)));
+    assert_eq!(created["objectRef"], json!({"resource": "secrets", "namespace": "default", "apiVersion": "v1"}));
+    assert_eq!((&created["user"]["username"], &created["sourceIPs"]), (&json!("admin"), &json!(["127.0.0.1"])));
+    assert_eq!(created["annotations"]["authorization.k8s.io/decision"], "allow");
+    assert!(created.get("requestObject").is_none() && created.get("responseObject").is_none(), "{created}");
+    assert_eq!((&created["kind"], &created["apiVersion"]), (&json!("Event"), &json!("audit.k8s.io/v1")));
+    for time in ["requestReceivedTimestamp", "stageTimestamp"] {
+        let text = created[time].as_str().expect("a time");
+        assert!(text.len() == "2026-01-01T00:00:00.000000Z".len() && text.ends_with('Z'), "{text}");
+    }
+    let made = of("create", "configmaps");
+    assert_eq!(made["requestObject"]["data"], json!({"k": "v"}));
+    assert!(made.get("responseObject").is_none());
+    let got = of("get", "configmaps");
+    assert_eq!((&got["responseObject"]["data"], &got["objectRef"]["name"]), (&json!({"k": "v"}), &json!("c")));
+    assert_eq!(got["requestURI"], format!("{maps}/c?pretty=true"));
+    let deleted = of("delete", "configmaps");
+    assert_eq!((&deleted["auditID"], &deleted["userAgent"]), (&json!("my-own-name"), &json!("tester/1")));
+    assert_eq!(
+        (&deleted["user"]["username"], &deleted["impersonatedUser"]["username"]),
+        (&json!("admin"), &json!("u"))
+    );
+    assert_eq!(deleted["annotations"]["authorization.k8s.io/decision"], "forbid");
+    assert_eq!(
+        (&deleted["responseStatus"]["code"], &deleted["responseStatus"]["reason"]),
+        (&json!(403), &json!("Forbidden"))
+    );
+    let unknown = found.iter().find(|e| e["responseStatus"]["code"] == 401).expect("the forged token");
+    assert_eq!(unknown["user"]["username"], "");
+    let watch = found.iter().filter(|e| e["verb"] == "watch").map(|e| e["stage"].as_str().expect("text"));
+    assert_eq!(watch.collect::<Vec<_>>(), ["ResponseStarted", "ResponseComplete"]);
+    assert!(found.iter().all(|e| e["user"]["username"] != "system:apiserver"));
+    cluster.stop().await;
+}
