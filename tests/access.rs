@@ -252,8 +252,8 @@ rules:
         // `skiff wait` lists as the administrator, too, but not as another.
         let user = |e: &&serde_json::Value| e["user"]["username"] == "system:admin";
         let own = |e: &&serde_json::Value| verb != "list" || e.get("impersonatedUser").is_some();
-        let all = events.iter().filter(user).filter(own);
-        let found = all.into_iter().find(|e| e["verb"] == verb && e["objectRef"]["resource"] == resource);
+        let mut all = events.iter().filter(user).filter(own);
+        let found = all.find(|e| e["verb"] == verb && e["objectRef"]["resource"] == resource);
         found.unwrap_or_else(|| panic!("{verb} {resource}: {events:#?}"))
     };
     assert_eq!(of("create", "secrets")["level"], "Metadata");
