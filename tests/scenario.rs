@@ -223,7 +223,9 @@ fn pods_keep_away_from_each_other_and_important_ones_take_room() {
     });
     machine.kubectl(&["delete", "pod", "four"]);
 
-    machine.apply(&waiting_pod("gated", "labels: {app: gated}", "schedulingGates: [{name: example.org/wait}]"));
+    machine.kubectl(&["create", "priorityclass", "low", "--value=-1"]);
+    let gated = "priorityClassName: low\n  schedulingGates: [{name: example.org/wait}]";
+    machine.apply(&waiting_pod("gated", "labels: {app: gated}", gated));
     machine.until(&["pod", "gated"], "{.status.conditions[?(@.type=='PodScheduled')].reason}", "SchedulingGated");
     machine.kubectl(&[
         "patch",
@@ -235,7 +237,7 @@ fn pods_keep_away_from_each_other_and_important_ones_take_room() {
     ]);
     machine.until(&["pod", "gated"], "{.status.phase}", "Running");
 
-    // Three seats, three pods: one of them has to go, the one that came last.
+    // Three seats, three pods: one of them has to go, the least important.
     machine.apply(&waiting_pod("vip", "namespace: kube-system", "priorityClassName: system-cluster-critical"));
     machine.until(&["pod", "vip", "-n", "kube-system"], "{.status.phase}", "Running");
     machine.until(&["pods"], "{.items[*].metadata.name}", "three two");

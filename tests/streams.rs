@@ -380,7 +380,7 @@ fn attach_and_cp() {
 fn run_stays_with_its_pod() {
     let machine = Machine::with_server();
     each(&machine, |kubectl| {
-        let run = ["run", "r", "-i", "--rm", "--restart=Never", "--image=busybox:1.36", "--quiet", "--"];
+        let run = ["run", "r", "-i", "--rm", "--restart=Never", "--image=busybox:1.36", "--quiet", "--command", "--"];
         let ended = kubectl.run(&[&run[..], &["sha256sum"]].concat(), b"typed");
         let expect: String = Sha256::digest(b"typed").iter().map(|byte| format!("{byte:02x}")).collect();
         let out = String::from_utf8_lossy(&ended.stdout).into_owned();

@@ -203,13 +203,18 @@ fn sizes(arrived: &mut BytesMut) -> Vec<Size> {
     let mut all = Vec::new();
     let mut values = serde_json::Deserializer::from_slice(arrived).into_iter::<Size>();
     let mut nonsense = false;
-    for value in values.by_ref() {
+    // Asked again after an error, the iterator forgets where the last whole value ended.
+    let mut read = 0;
+    while let Some(value) = values.next() {
         match value {
             Ok(size) => all.push(size),
-            Err(error) => nonsense = !error.is_eof(),
+            Err(error) => {
+                nonsense = !error.is_eof();
+                break;
+            }
         }
+        read = values.byte_offset();
     }
-    let read = values.byte_offset();
     if nonsense || arrived.len() > MAX_RESIZE {
         arrived.clear();
     } else {

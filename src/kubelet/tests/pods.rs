@@ -194,7 +194,7 @@ async fn the_life_of_a_pod() {
     assert_eq!(world.ask(path, Some(&stranger)).await.0, "HTTP/1.1 403 Forbidden");
     assert_eq!(world.ask("/healthz", None).await.1, "ok");
     assert_eq!(world.ask("/containerLogs/default/none/web", Some(&trusted)).await.0, "HTTP/1.1 404 Not Found");
-    assert_eq!(world.ask("/exec/default/web/web", Some(&trusted)).await.0, "HTTP/1.1 501 Not Implemented");
+    assert_eq!(world.ask("/exec/default/web/web", Some(&trusted)).await.0, "HTTP/1.1 400 Bad Request");
 
     // The agent ends and comes back: the container has not noticed.
     let before = world.node.runtime().containers().await.expect("listed");
