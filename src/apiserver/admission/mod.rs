@@ -35,6 +35,8 @@ pub(crate) enum Operation {
     Create,
     Update,
     Delete,
+    /// Exec, attach and the like, which write nothing.
+    Connect,
 }
 
 /// One write, as the plugins see it.
@@ -88,7 +90,7 @@ async fn fill(request: &Request<'_>, object: &mut Value) -> Result<bool, ApiErro
             unavailable::create(row, object)?;
         }
         Operation::Update => {}
-        Operation::Delete => return Ok(false),
+        Operation::Delete | Operation::Connect => return Ok(false),
     }
     node_restriction::check(request, Some(object))?;
     if request.is(Operation::Create, "", "pods") {
@@ -139,4 +141,17 @@ pub(crate) async fn validate(
     webhook::validate(request, object, warnings).await?;
     let Some(object) = object else { return Ok(Reservation::none()) };
     quota::reserve(request, object).await
+}
+
+/// Asks about a connection, of which webhooks alone have a say. `options` is upstream's kind of the subresource.
+pub(crate) async fn connect(
+    request: &Request<'_>,
+    options: &Value,
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
+    let mut held = Some(options.clone());
+    if webhook::mutate(request, &mut held, warnings).await? {
+        return Err(ApiError::internal("a webhook changed the options of a connection, which is not supported"));
+    }
+    webhook::validate(request, Some(options), warnings).await
 }

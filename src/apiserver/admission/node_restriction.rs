@@ -60,6 +60,7 @@ fn verb(request: &Request<'_>) -> &'static str {
         Operation::Create => "CREATE",
         Operation::Update => "UPDATE",
         Operation::Delete => "DELETE",
+        Operation::Connect => "CONNECT",
     }
 }
 
@@ -76,7 +77,7 @@ fn check_pod(request: &Request<'_>, object: Option<&Value>, node: &str) -> Optio
     match (request.operation, object) {
         (Operation::Create, Some(pod)) => check_new_pod(request, pod, node),
         (Operation::Delete, _) => {
-            let is_own = stored_pod(request).is_none_or(|pod| node_of(&pod) == node);
+            let is_own = stored_pod(request).is_some_and(|pod| node_of(&pod) == node);
             (!is_own).then(|| format!("node {node:?} can only delete pods with spec.nodeName set to itself"))
         }
         _ => Some(format!(
@@ -166,7 +167,7 @@ fn check_node(request: &Request<'_>, object: Option<&Value>, node: &str) -> Opti
             (!wrong.is_empty()).then(|| format!("is not allowed to set the following labels: {}", wrong.join(", ")))
         }
         Operation::Update => check_node_update(new, request.old?, node),
-        Operation::Delete => None,
+        Operation::Delete | Operation::Connect => None,
     }
 }
 

@@ -78,7 +78,7 @@ impl<'a> Use<'a> {
         let counts = match request.operation {
             Operation::Create => request.subresource.is_empty(),
             Operation::Update => measured,
-            Operation::Delete => false,
+            Operation::Delete | Operation::Connect => false,
         };
         if !counts {
             return None;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use skiff_api::ApiError;
 use skiff_base::chain;
 
 use super::forward::{outbound, upgrade_of};
+use crate::admission::{self, Operation, Request};
 use crate::auth::Attributes;
 use crate::call::{Call, Query, Target, encode};
 use crate::error::method_not_allowed;
@@ -34,6 +35,17 @@ impl Server {
             self.authorize(call, &create).await?;
         }
         let pod = self.current(row, &key_of(target)).await?.value();
+        let asked = Request {
+            server: self,
+            user: &call.user,
+            row,
+            operation: Operation::Connect,
+            subresource: &target.subresource,
+            key: key_of(target),
+            old: None,
+            dry_run: false,
+        };
+        admission::connect(&asked, &connect_options(&target.subresource, &call.query), &mut Vec::new()).await?;
         let path = match target.subresource.as_str() {
             "portforward" => format!("/portForward/{}/{}{}", target.namespace, target.name, ports(&call.query)),
             kind => {
@@ -60,6 +72,27 @@ impl Server {
             sent.map_err(|e| ApiError::internal(format!("error dialing backend: {}", chain(&e))))?;
         Ok(self.pass_back(call, response, sender))
     }
+}
+
+/// What webhooks are asked about.
+fn connect_options(subresource: &str, query: &Query) -> Value {
+    if subresource == "portforward" {
+        let ports: Vec<i64> = query.all("ports").flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
+        return json!({"kind": "PodPortForwardOptions", "apiVersion": "v1", "ports": ports});
+    }
+    let is_exec = subresource == "exec";
+    let kind = if is_exec { "PodExecOptions" } else { "PodAttachOptions" };
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| query.flag(flag)) {
+        options[flag] = true.into();
+    }
+    if let Some(container) = query.get("container") {
+        options["container"] = container.into();
+    }
+    if is_exec {
+        options["command"] = query.all("command").collect::<Vec<_>>().into();
+    }
+    options
 }
 
 /// With the question mark, as kubelets read them.
@@ -104,7 +137,23 @@ pub(crate) fn choose_container(pod: &Value, asked: Option<&str>) -> Result<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+
+    #[test]
+    fn webhooks_see_what_is_asked_for() {
+        let query = Query::parse("stdin=true&tty=false&container=c&command=ls&command=-l&ports=80,81");
+        assert_eq!(
+            connect_options("exec", &query),
+            json!({"kind": "PodExecOptions", "apiVersion": "v1", "stdin": true, "container": "c", "command": ["ls", "-l"]})
+        );
+        assert_eq!(
+            connect_options("attach", &query),
+            json!({"kind": "PodAttachOptions", "apiVersion": "v1", "stdin": true, "container": "c"})
+        );
+        assert_eq!(
+            connect_options("portforward", &query),
+            json!({"kind": "PodPortForwardOptions", "apiVersion": "v1", "ports": [80, 81]})
+        );
+    }
 
     #[test]
     fn chooses_as_upstream() {

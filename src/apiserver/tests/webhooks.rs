@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::{CONFIG_MAPS, Cluster, config_map, labelled};
+use super::{CONFIG_MAPS, Cluster, config_map, labelled, pod, with_account};
 use crate::http::tls::{Serving, server_config};
 
 const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
@@ -169,5 +169,28 @@ async fn those_that_do_not_answer_fail_open_or_closed() {
     // Who configures webhooks is never asked about.
     assert_eq!(cluster.ask("DELETE", &format!("{VALIDATING}/hooks"), Value::Null).await.0, 200);
     cluster.create(CONFIG_MAPS, config_map("b")).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_can_be_denied() {
+    let cluster = Cluster::start().await;
+    with_account(&cluster).await;
+    cluster.create("/api/v1/namespaces/default/pods", pod("p")).await;
+    let (address, seen) =
+        serve(&cluster, |_| json!({"allowed": false, "status": {"message": "attaching is not allowed"}})).await;
+    let rules = json!({"rules": [{"operations": ["CONNECT"], "apiGroups": [""], "apiVersions": ["v1"],
+        "resources": ["pods/attach"]}]});
+    let hooks = vec![hook(&cluster, "c.example.org", address, &[], rules)];
+    configure(&cluster, VALIDATING, hooks).await;
+    let attach = "/api/v1/namespaces/default/pods/p/attach?container=c&stdin=true";
+    let (status, error) = cluster.ask("POST", attach, Value::Null).await;
+    let message = "admission webhook \"c.example.org\" denied the request: attaching is not allowed";
+    assert_eq!((status, error["message"].as_str()), (400, Some(message)));
+    let asked = seen.lock().expect("no panic")[0].clone();
+    assert_eq!(
+        (&asked["kind"]["kind"], &asked["subResource"], &asked["object"]["stdin"], &asked["name"]),
+        (&json!("PodAttachOptions"), &json!("attach"), &json!(true), &json!("p"))
+    );
     cluster.stop().await;
 }

@@ -171,6 +171,7 @@ fn operation(request: &Request<'_>) -> &'static str {
         Operation::Create => "CREATE",
         Operation::Update => "UPDATE",
         Operation::Delete => "DELETE",
+        Operation::Connect => "CONNECT",
     }
 }
 
@@ -357,13 +358,23 @@ fn question(request: &Request<'_>, row: &Row, uid: &str, object: &Value, old: &V
         Operation::Create => "CreateOptions",
         Operation::Update => "UpdateOptions",
         Operation::Delete => "DeleteOptions",
+        Operation::Connect => "",
+    };
+    // A connection is about its options, not about a pod.
+    let of_options = json!({"group": "", "version": "v1", "kind": object["kind"]});
+    let kinds = match request.operation {
+        Operation::Connect => [of_options.clone(), of_options],
+        _ => [kind(row), kind(request.row)],
     };
     let mut question = json!({
-        "uid": uid, "kind": kind(row), "resource": resource(row),
-        "requestKind": kind(request.row), "requestResource": resource(request.row),
+        "uid": uid, "kind": kinds[0], "resource": resource(row),
+        "requestKind": kinds[1], "requestResource": resource(request.row),
         "operation": operation(request), "userInfo": who, "object": object, "oldObject": old,
         "dryRun": request.dry_run, "options": {"kind": options, "apiVersion": "meta.k8s.io/v1"},
     });
+    if options.is_empty() {
+        question["options"] = Value::Null;
+    }
     let name = &*request.key.name;
     let namespace = if request.row.is("", "namespaces") { name } else { &*request.key.namespace };
     for (field, text) in [
