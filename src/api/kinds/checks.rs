@@ -117,6 +117,8 @@ pub(crate) fn non_special_ip(value: &str, path: &Path<'_>, errors: &mut Errors) 
     let Ok(ip) = value.parse::<IpAddr>() else {
         return errors.invalid(path, value, "must be a valid IP address");
     };
+    // An IPv4 address in IPv6's clothes goes where the IPv4 one goes.
+    let ip = ip.to_canonical();
     let (link_local, link_local_multicast) = match ip {
         IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
         IpAddr::V6(ip) => (ip.segments()[0] & 0xffc0 == 0xfe80, ip.segments()[0] & 0xff0f == 0xff02),

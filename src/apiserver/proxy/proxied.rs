@@ -164,6 +164,8 @@ impl Server {
 
 /// Addresses of this machine alone, and those that are none, are no business of users.
 fn is_global(ip: &IpAddr) -> bool {
+    // An IPv4 address in IPv6's clothes goes where the IPv4 one goes.
+    let ip = ip.to_canonical();
     let local = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),

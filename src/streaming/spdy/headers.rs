@@ -13,6 +13,8 @@ use crate::Violation;
 
 /// The longest block, before and after it is decompressed.
 pub const MAX_BLOCK: usize = 64 * 1024;
+/// The most headers of one block, and values of one name count each.
+const MAX_HEADERS: usize = 128;
 /// Deflate looks back that far.
 const WINDOW: usize = 32 * 1024;
 /// What a stored block of deflate holds at most.
@@ -192,7 +194,13 @@ fn parse(plain: &[u8]) -> Result<Headers, Violation> {
     for _ in 0..count {
         let name = text(&mut rest)?.to_lowercase();
         let value = text(&mut rest)?;
-        headers.extend(value.split('\0').map(|value| (name.clone(), value.to_owned())));
+        for value in value.split('\0') {
+            // Each of them has the whole name: without this bound a small block would take much memory.
+            if headers.len() == MAX_HEADERS {
+                return Err(Violation("a SPDY header block of too many headers"));
+            }
+            headers.push((name.clone(), value.to_owned()));
+        }
     }
     Ok(headers)
 }
@@ -244,6 +252,20 @@ mod tests {
             (a, (b + a) % 65521)
         });
         b << 16 | a
+    }
+
+    #[test]
+    fn a_small_block_takes_little_memory() {
+        let block = |values: usize| {
+            let mut plain = 1u32.to_be_bytes().to_vec();
+            for text in ["name".repeat(100), "\0".repeat(values - 1)] {
+                plain.extend_from_slice(&(text.len() as u32).to_be_bytes());
+                plain.extend_from_slice(text.as_bytes());
+            }
+            parse(&plain).map(|headers| headers.len())
+        };
+        assert_eq!(block(MAX_HEADERS), Ok(MAX_HEADERS));
+        assert!(block(MAX_HEADERS + 1).is_err());
     }
 
     #[test]
