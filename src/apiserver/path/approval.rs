@@ -1,6 +1,38 @@
 //! The `approval` subresource of CertificateSigningRequests: conditions, and nothing else.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
+use skiff_api::ApiError;
+
+use super::create::key_of;
+use crate::auth::Attributes;
+use crate::call::{Call, Target};
+use crate::registry::Row;
+use crate::server::Server;
+
+impl Server {
+    /// Who approves or denies needs the verb `approve` on the request's signer, or on all of the signer's domain.
+    pub(crate) async fn check_approver(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<(), ApiError> {
+        let request = self.current(row, &key_of(target)).await?.value();
+        let signer = request["spec"]["signerName"].as_str().unwrap_or_default();
+        let domain = format!("{}/*", signer.split_once('/').map_or(signer, |(domain, _)| domain));
+        for name in [signer, &domain] {
+            let asked = Attributes {
+                verb: "approve",
+                group: "certificates.k8s.io",
+                resource: "signers",
+                name,
+                ..Attributes::default()
+            };
+            if self.authorize(call, &asked).await.is_ok() {
+                return Ok(());
+            }
+        }
+        let why = format!("user not permitted to approve requests with signerName {signer:?}");
+        Err(ApiError::forbidden(row.group(), row.resource(), &target.name, &why))
+    }
+}
 
 /// The old request with the new one's conditions. A new condition gets the times that it lacks.
 pub(super) fn decide(new: &mut Value, old: &Value, now: &str) {

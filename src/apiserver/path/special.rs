@@ -11,7 +11,7 @@ use super::options::{Write, WriteOptions, read_object};
 use super::ownership::{Author, Ownership};
 use super::update::{Change, Part, check_name};
 use super::warn_all;
-use crate::auth::{API_AUDIENCE, ISSUER};
+use crate::auth::{API_AUDIENCE, ISSUER, node_of_user};
 use crate::call::{Call, Target};
 use crate::encode;
 use crate::meta;
@@ -139,6 +139,10 @@ impl Server {
             }
         }
         let bound = self.bound_object(&request["spec"]["boundObjectRef"], target).await?;
+        if let Some(node) = node_of_user(&call.user) {
+            check_node_token(node, &request["spec"]["boundObjectRef"], &bound)
+                .map_err(|why| ApiError::forbidden("", "serviceaccounts", &target.name, why))?;
+        }
         // Clients of before tokens ended read theirs once: such a token lives on, and it is told who uses it.
         let is_pods = bound.iter().any(|(what, _)| *what == "pod");
         let extends = is_pods && seconds == WARNED_TOKEN_S && audiences == [API_AUDIENCE];
@@ -228,6 +232,20 @@ impl Server {
         }
         Ok(bound)
     }
+}
+
+/// NodeRestriction's part of tokens: a node's last no longer than a pod that is its own.
+fn check_node_token(node: &str, reference: &Value, bound: &[(&str, Value)]) -> Result<(), &'static str> {
+    if !bound.iter().any(|(what, _)| *what == "pod") {
+        return Err("node requested token not bound to a pod");
+    }
+    if reference["uid"].as_str().is_none_or(str::is_empty) {
+        return Err("node requested token with a pod binding without a uid");
+    }
+    if !bound.iter().any(|(what, held)| *what == "node" && held["name"] == node) {
+        return Err("node requested token bound to a pod scheduled on a different node");
+    }
+    Ok(())
 }
 
 /// The pod on its node.
