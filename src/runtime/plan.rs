@@ -86,6 +86,11 @@ impl SandboxPlan {
         init_cgroup(&self.cgroup, &self.id)
     }
 
+    /// Where earlier versions had it: one for all sandboxes of the pod.
+    pub fn earlier_init_cgroup(&self) -> String {
+        format!("{}/sandbox", self.cgroup)
+    }
+
     pub fn namespace(&self, name: &str) -> PathBuf {
         self.directory.join("ns").join(name)
     }

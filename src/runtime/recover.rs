@@ -51,8 +51,7 @@ pub fn recover(inner: &Inner, link: &Link, known: Vec<Known>, events: &mut Vec<E
             info!(container = %id, "removing a container without a record");
             link.call_alone("remove container", Call::Remove(id), events)?;
         }
-        let inits = link.call_alone("list sandboxes", Call::ListSandboxes, events)?;
-        let inits: HashSet<String> = inits.into_iter().map(|init| init.id).collect();
+        let inits = inits(inner, &tables)?;
         bury(inner, &mut tables, &inits);
         sweep(inner, &tables);
     }
@@ -61,6 +60,27 @@ pub fn recover(inner: &Inner, link: &Link, known: Vec<Known>, events: &mut Vec<E
     tables.execs = std::mem::take(&mut current.execs);
     *current = tables;
     Ok(())
+}
+
+/// The sandboxes whose process 1 the supervisor looks after.
+fn inits(inner: &Inner, tables: &Tables) -> Result<HashSet<String>, Error> {
+    // Over a connection of its own: a supervisor of an earlier version, which still runs after an upgrade, hangs up on a
+    // call that it does not know.
+    let asked = Link::connect(&inner.layout).map_err(Error::Supervisor);
+    let asked = asked.and_then(|link| link.call_alone("list sandboxes", Call::ListSandboxes, &mut Vec::new()));
+    match asked {
+        Ok(inits) => Ok(inits.into_iter().map(|init| init.id).collect()),
+        Err(Error::Supervisor(error)) => {
+            info!(%error, "the supervisor does not say which sandboxes it has: those with processes count");
+            let lives = |record: &&SandboxRecord| {
+                let plan = inner.sandbox_plan(record);
+                let groups = [plan.init_cgroup(), plan.earlier_init_cgroup()];
+                groups.iter().any(|group| inner.cgroups.processes(group).is_ok_and(|found| !found.is_empty()))
+            };
+            Ok(tables.sandboxes.values().filter(lives).map(|record| record.id.clone()).collect())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Ends what runs without the supervisor's knowledge, and notes how it ended. `inits`: the sandboxes whose process 1

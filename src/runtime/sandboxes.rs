@@ -60,7 +60,17 @@ impl Inner {
     fn dismantle(&self, record: &SandboxRecord) -> Result<(), Error> {
         let directory = self.layout.sandbox_run(&record.id);
         // Its process 1, which a supervisor that is gone may have left.
-        end_group(self, &self.sandbox_plan(record).init_cgroup()).map_err(io("end sandbox"))?;
+        let plan = self.sandbox_plan(record);
+        end_group(self, &plan.init_cgroup()).map_err(io("end sandbox"))?;
+        // What all sandboxes of a pod had in common may be that of its next one.
+        let shared = self
+            .tables()
+            .sandboxes
+            .values()
+            .any(|other| other.id != record.id && other.cgroup == record.cgroup && !other.stopped);
+        if !shared {
+            end_group(self, &plan.earlier_init_cgroup()).map_err(io("end sandbox"))?;
+        }
         mount::ensure_unmounted(&directory).map_err(io("unmount sandbox"))?;
         mount::ensure_unmounted_below(&directory).map_err(io("unmount sandbox"))?;
         ensure_removed(&directory).map_err(io("remove sandbox directory"))

@@ -14,6 +14,7 @@ crate::tests![
     a_second_process_removes_nothing,
     another_runtime_with_the_same_groups_is_refused,
     nonsense_on_the_socket,
+    a_supervisor_of_an_earlier_version,
 ];
 
 async fn the_agent_ends_and_comes_back() {
@@ -221,5 +222,76 @@ async fn nonsense_on_the_socket() {
     }
     let result = node.runtime().exec_sync(&running, &["echo".into(), "hi".into()], None).await.expect("an exec");
     assert_eq!(result.stdout, b"hi\n");
+    node.end().await;
+}
+
+/// Knows no containers and hangs up on every other call, until it is shut down.
+fn earlier_supervisor(path: &std::path::Path) -> (std::os::fd::OwnedFd, std::thread::JoinHandle<()>) {
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept, bind, listen, socket};
+    use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+    drop(std::fs::remove_file(path));
+    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    bind(listener.as_raw_fd(), &UnixAddr::new(path).expect("an address")).expect("bound");
+    listen(&listener, Backlog::new(16).expect("a length")).expect("listens");
+    let own = listener.try_clone().expect("a handle");
+    let serve = |client: OwnedFd| {
+        let mut buffer = [0; 4096];
+        while let Ok((length @ 1.., _)) = skiff_linux::socket::receive(client.as_fd(), &mut buffer) {
+            let request: serde_json::Value = serde_json::from_slice(&buffer[..length]).expect("a request");
+            if request["call"] != "List" {
+                return;
+            }
+            let result = serde_json::json!({"Ok": {"List": {"containers": [], "more": false}}});
+            let reply = serde_json::json!({"Reply": {"id": request["id"], "result": result}});
+            let sent = skiff_linux::socket::send(client.as_fd(), reply.to_string().as_bytes(), &[]);
+            sent.expect("the agent listens");
+        }
+    };
+    let accepting = std::thread::spawn(move || {
+        while let Ok(number) = accept(own.as_raw_fd()) {
+            let client = skiff_linux::process::inherited(number).expect("it was just made");
+            std::thread::spawn(move || serve(client));
+        }
+    });
+    (listener, accepting)
+}
+
+async fn a_supervisor_of_an_earlier_version() {
+    use std::os::fd::AsRawFd;
+    let mut node = Node::new().await;
+    let cgroups = Cgroups::detect().expect("cgroups");
+    let mut sandboxes = Vec::new();
+    for name in ["lives", "ended"] {
+        let mut config = node.sandbox_config(name);
+        (config.host_network, config.host_ipc, config.share_process_namespace) = (true, true, true);
+        sandboxes.push(node.runtime().run_sandbox(config).await.expect("a sandbox"));
+    }
+    node.runtime = None;
+    kill_supervisor(&node);
+    let pods = format!("{}/kubepods/burstable", node.options.cgroup_root);
+    let left = || async { cgroups.kill(&pods).expect("killed") };
+    eventually("the end of their processes", left, |count| *count == 0).await;
+    // As the earlier version had process 1 of a pod.
+    let group = format!("{pods}/poduid-lives/sandbox");
+    cgroups.ensure(&group).expect("a group");
+    let mut init = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+    cgroups.add(&group, nix::unistd::Pid::from_raw(init.id() as i32)).expect("moved");
+    let reaper = std::thread::spawn(move || init.wait());
+    let (listener, accepting) = earlier_supervisor(&node.options.run_directory.join("supervisor.sock"));
+    node.restart_agent().await;
+    let listed = node.runtime().sandboxes().await.expect("listed");
+    let state = |sandbox: &skiff_runtime::Sandbox| {
+        listed.iter().find(|other| other.id == sandbox.id).expect("it is known").state.clone()
+    };
+    assert_eq!(sandboxes.iter().map(state).collect::<Vec<_>>(), [SandboxState::Ready, SandboxState::NotReady]);
+    assert!(!reaper.is_finished(), "its process 1 was ended");
+    // The next one is of this version: what the earlier one made can be taken down.
+    node.runtime = None;
+    nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).expect("shut down");
+    accepting.join().expect("it ended");
+    drop(listener);
+    node.restart_agent().await;
+    node.runtime().stop_sandbox(&sandboxes[0].id).await.expect("stopped");
+    reaper.join().expect("joined").expect("killed");
     node.end().await;
 }
