@@ -6,7 +6,9 @@ use std::time::Duration;
 use skiff_linux::security_module::{SecurityModules, app_armor_profiles};
 use uuid::Uuid;
 
-use crate::plan::{ContainerPlan, limits, plan_app_armor, plan_paths, plan_process, plan_se_linux, plan_user};
+use crate::plan::{
+    ContainerPlan, asks_for_app_armor, limits, plan_app_armor, plan_paths, plan_process, plan_se_linux, plan_user,
+};
 use crate::protocol::{Call, now_ns, seal};
 use crate::record::{self, ContainerRecord, RECORD, ensure_removed};
 use crate::recover::end_group;
@@ -31,10 +33,18 @@ impl Runtime {
         let (masked_paths, readonly_paths) = plan_paths(&config.security);
         let privileged = config.security.privileged;
         let modules = SecurityModules::detect();
-        let profiles = modules.app_armor.then(app_armor_profiles).transpose().map_err(io("list AppArmor profiles"))?;
+        let profiles = match modules.app_armor.then(app_armor_profiles).transpose() {
+            // As in a container without privileges, whose root may not read them.
+            Err(error) if !asks_for_app_armor(&config.security) => {
+                tracing::warn!(container = config.name, %error, "AppArmor's profiles can't be listed: it gets none");
+                None
+            }
+            listed => listed.map_err(io("list AppArmor profiles"))?,
+        };
         let labels = plan_se_linux(&config.security, modules.se_linux);
         let mut process = plan_process(&config, &image.config, &sandbox_plan)?;
         process.app_armor = plan_app_armor(&config.security, profiles.as_deref())?;
+        process.app_armor_optional = !asks_for_app_armor(&config.security);
         process.se_linux = labels.as_ref().map(|labels| labels.0.clone());
         let plan = ContainerPlan {
             id: id.clone(),

@@ -111,6 +111,9 @@ pub struct ProcessPlan {
     /// The profile and the label to run under, where the kernel knows such.
     #[serde(default)]
     pub app_armor: Option<String>,
+    /// Nobody asked for the profile: where the kernel lets nobody set one, the program runs without.
+    #[serde(default)]
+    pub app_armor_optional: bool,
     #[serde(default)]
     pub se_linux: Option<String>,
     pub tty: bool,
@@ -265,6 +268,11 @@ pub fn plan_user(security: &Security, image: &ImageConfig) -> Result<UserPlan, E
 
 /// Profiles for containers that a host may have loaded; policies are compiled by AppArmor's own tools.
 const APP_ARMOR_DEFAULTS: [&str; 3] = ["skiff-default", "cri-containerd.apparmor.d", "docker-default"];
+
+/// Whether a profile was asked for, so that none is no choice.
+pub fn asks_for_app_armor(security: &Security) -> bool {
+    matches!(security.app_armor, AppArmor::RuntimeDefault | AppArmor::Localhost(_))
+}
 
 /// The AppArmor profile; `loaded`: what the kernel has, `None` where AppArmor is not in force.
 pub fn plan_app_armor(security: &Security, loaded: Option<&[String]>) -> Result<Option<String>, Error> {

@@ -49,7 +49,11 @@ fn try_become(plan: &ProcessPlan, filter: Option<&Filter>) -> Result<std::conver
     };
     let (args, env) = (strings(&plan.args)?, strings(&plan.env)?);
     if let Some(profile) = &plan.app_armor {
-        security_module::set_app_armor_profile(profile).map_err(step("apply the AppArmor profile"))?;
+        match security_module::set_app_armor_profile(profile) {
+            // As in a container without privileges. Nobody can be told: stderr is the program's by now.
+            Err(error) if plan.app_armor_optional && error.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other.map_err(step("apply the AppArmor profile"))?,
+        }
     }
     if let Some(label) = &plan.se_linux {
         security_module::set_se_linux_label(label).map_err(step("apply the SELinux label"))?;
