@@ -399,6 +399,10 @@ impl Supervisor {
         }
         let mut changed = Vec::new();
         for (token, tee) in self.tees.iter_mut().filter(|(_, tee)| tee.container == id && tee.stream == stream) {
+            if tee.sink.pending() == 0 {
+                // It took all there was: its time begins with what it has to take now.
+                tee.took = Instant::now();
+            }
             match tee.sink.write(bytes) {
                 Wrote::All => {}
                 other => changed.push((*token, other)),
