@@ -26,6 +26,8 @@ pub(super) struct Resizing {
     /// Why it could not be carried out.
     pub(super) error: Option<String>,
     retry_at: Option<Timestamp>,
+    /// The pod's group was made by this worker, and no resize came since.
+    pub(super) group_as_made: bool,
 }
 
 /// A container whose limits change as it runs.
@@ -52,6 +54,7 @@ impl Worker {
                     tracing::info!(pod = %pod::format(&self.pod), "a pod is resized");
                     self.allocation = asked;
                     self.resizing.retry_at = None;
+                    self.resizing.group_as_made = false;
                     self.pod = self.asked.clone();
                     self.ctx.shares.promise(&self.uid, wanted);
                 }
@@ -134,6 +137,21 @@ impl Worker {
         })
     }
 
+    /// What the pod's group must have before another container is made in it, where that may not be what it has: of
+    /// containers that run, what they have now; they come down by [`carry_out`] only.
+    pub(super) fn group_resources(&self) -> Option<Resources> {
+        if self.resizing.group_as_made {
+            return None;
+        }
+        let held = |(name, wanted): (&String, &ResourceRequirements)| {
+            let run = self.slots.get(name).and_then(|slot| slot.current.as_ref());
+            let run = run.filter(|run| matches!(run.state, RunState::Running { .. }));
+            (name.clone(), run.map_or(wanted, |run| &run.resources).clone())
+        };
+        let held: Allocation = self.allocation.iter().map(held).collect();
+        Some(resources::pod(&resize::with(&self.pod, &held)))
+    }
+
     /// Gives back what the pod was promised.
     pub(super) fn release_share(&self) {
         self.ctx.shares.release(&self.uid);
@@ -165,9 +183,15 @@ async fn carry_out(ctx: &Context, pod: &Pod, sandbox: &SandboxId, changes: &[Cha
         ..Resources::default()
     };
     ctx.engine.update_sandbox(sandbox, &open).await.map_err(text)?;
+    let mut changed = Ok(());
     for change in changes {
         let resources = resources::container(pod, &change.container, ctx.memory_capacity);
-        ctx.engine.update_container(&change.id, &resources).await.map_err(text)?;
+        changed = ctx.engine.update_container(&change.id, &resources).await.map_err(text);
+        if changed.is_err() {
+            break;
+        }
     }
-    ctx.engine.update_sandbox(sandbox, &whole).await.map_err(text)
+    // However that went, the pod does not stay without limits.
+    let closed = ctx.engine.update_sandbox(sandbox, &whole).await.map_err(text);
+    changed.and(closed)
 }

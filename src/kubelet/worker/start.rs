@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use skiff_base::{CancellationToken, chain, time};
 use skiff_client::EventKind;
-use skiff_runtime::{ContainerId, Exit, SandboxId};
+use skiff_runtime::{ContainerId, Exit, Resources, SandboxId};
 use tokio::sync::mpsc;
 
 use super::{Event, stop};
@@ -26,6 +26,8 @@ pub(super) struct Start {
     pub(super) container: Container,
     pub(super) attempt: u32,
     pub(super) sandbox: SandboxId,
+    /// What the pod's group is to have first.
+    pub(super) group: Option<Resources>,
     pub(super) pod_ips: Vec<IpAddr>,
     pub(super) objects: Arc<PodObjects>,
     pub(super) volumes: Arc<Volumes>,
@@ -91,6 +93,12 @@ impl Start {
         .map_err(|e| self.failed(e))?;
         if self.cancelled.is_cancelled() {
             return Ok(());
+        }
+        if let Some(group) = &self.group
+            && let Err(error) = self.ctx.engine.update_sandbox(&self.sandbox, group).await
+        {
+            let error = chain(&error).to_string();
+            tracing::warn!(pod = %pod::format(&self.pod), error, "a pod's group keeps the limits that it had");
         }
         let reference = self.container.image.clone().unwrap_or_default();
         let created = self.ctx.engine.create_container(&self.sandbox, config).await;

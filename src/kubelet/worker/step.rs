@@ -177,6 +177,7 @@ impl Worker {
             self.retire_runs();
         }
         self.frame = Making::Working;
+        self.resizing.group_as_made = true;
         let (ctx, pod, tell) = (self.ctx.clone(), self.pod.clone(), self.tell.clone());
         let (attempt, old) = (self.next_sandbox, std::mem::take(&mut self.sandboxes));
         self.background(async move {
@@ -302,6 +303,7 @@ impl Worker {
             container,
             attempt,
             sandbox,
+            group: self.group_resources(),
             pod_ips,
             objects: self.objects.clone(),
             volumes,

@@ -45,6 +45,8 @@ struct Machine {
     log: Vec<String>,
     /// Images that can't be pulled.
     broken: Vec<String>,
+    /// Containers keep the limits that they have.
+    stuck: bool,
 }
 
 impl FakeMachine {
@@ -229,6 +231,9 @@ impl Engine for FakeMachine {
 
     async fn update_container(&self, _: &ContainerId, resources: &Resources) -> Result<(), Error> {
         self.log(format!("container {:?} {:?}", resources.cpu_shares, resources.memory_limit_bytes));
+        if self.lock().stuck {
+            return Err(Error::Timeout("the kernel does not answer"));
+        }
         Ok(())
     }
 
@@ -760,6 +765,14 @@ async fn pods_are_resized_as_far_as_there_is() {
         })
         .await;
     assert_eq!(world.pod("p")["status"]["containerStatuses"][0]["restartCount"], 0);
+    // Where a container can't be changed, the pod is not left without limits.
+    world.machine.lock().stuck = true;
+    world.machine.lock().log.clear();
+    resize("1500m", "192Mi");
+    world.eventually("an error", |w| condition(w, "PodResizeInProgress")["reason"] == "Error").await;
+    let expect = ["pod None Some(-1)", "container Some(1536) Some(201326592)", "pod Some(1536) Some(201326592)"];
+    assert_eq!(world.log()[..3], expect);
+    world.machine.lock().stuck = false;
     // Where the container wants to begin anew for it, it does.
     let mut pod = world.pod("p");
     pod["spec"]["containers"][0]["resizePolicy"] =
@@ -768,6 +781,8 @@ async fn pods_are_resized_as_far_as_there_is() {
     world.api.put(pod);
     world.eventually("it begins anew", |w| w.log().contains(&"start c#1".to_owned())).await;
     world.eventually("with more", |w| given(w) == resources("1500m", "256Mi")).await;
+    // The pod has room for it before it is there.
+    assert_eq!(world.log()[world.log().len() - 2..], ["pod Some(1536) Some(268435456)", "start c#1"]);
     world.scope.stop().await;
 }
 
