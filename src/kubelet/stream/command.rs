@@ -12,6 +12,7 @@ use serde_json::json;
 use skiff_base::{CancellationToken, chain};
 use skiff_runtime::{ContainerId, Error, ExecStreams, Runtime};
 use skiff_streaming::{Incoming, Outgoing, Remote};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::descriptor::{Input, Output, terminal};
 
@@ -26,8 +27,16 @@ enum End {
     Failed(String),
 }
 
-/// Runs a command in a container, with the client's streams.
-pub(super) async fn exec(runtime: &Runtime, id: &ContainerId, command: &[String], tty: bool, mut remote: Remote) {
+/// Runs a command in a container, with the client's streams. The connection gives its place back when it ends, however
+/// long the command goes on.
+pub(super) async fn exec(
+    runtime: &Runtime,
+    id: &ContainerId,
+    command: &[String],
+    tty: bool,
+    mut remote: Remote,
+    place: OwnedSemaphorePermit,
+) {
     let failed = |why: String| End::Failed(format!("error executing command in container: {why}"));
     let streams = match runtime.exec(id, command, tty, remote.stdin.is_some()).await {
         Ok(streams) => streams,
@@ -72,14 +81,14 @@ pub(super) async fn exec(runtime: &Runtime, id: &ContainerId, command: &[String]
     }
     // With the future above all of the program's streams were closed, but for one.
     runtime.hang_up(&exec_id);
-    drop(remote);
+    drop((remote, place));
     if let Err(error) = exit.await {
         tracing::debug!(exec = exec_id, error = %chain(&error), "the end of a command");
     }
 }
 
 /// Joins a client to a container that runs, until the container ends.
-pub(super) async fn attach(runtime: &Runtime, id: &ContainerId, mut remote: Remote) {
+pub(super) async fn attach(runtime: &Runtime, id: &ContainerId, mut remote: Remote, _place: OwnedSemaphorePermit) {
     let failed = |why: String| End::Failed(format!("error attaching to container: {why}"));
     let end = match runtime.attach(id, remote.stdin.is_some()).await {
         Ok(streams) => {

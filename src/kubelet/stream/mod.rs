@@ -201,7 +201,6 @@ impl Server {
         let response = switch(&upgrade, chosen);
         let runtime = self.streams.runtime.clone();
         scope.clone().spawn(async move {
-            let _place = place;
             let Ok(io) = on_upgrade.await else { return };
             let (io, wanted) = (TokioIo::new(io), options.wanted);
             let remote = match agreed {
@@ -218,8 +217,8 @@ impl Server {
                 },
             };
             match exec {
-                true => command::exec(&runtime, &id, &options.command, wanted.tty, remote).await,
-                false => command::attach(&runtime, &id, remote).await,
+                true => command::exec(&runtime, &id, &options.command, wanted.tty, remote, place).await,
+                false => command::attach(&runtime, &id, remote, place).await,
             }
         });
         Ok(response)
