@@ -77,20 +77,25 @@ fn remove_unit() {
 
 fn stop_everything(place: &PlaceArgs) -> Result<()> {
     stop_server(&place.run_dir.join("server.pid"))?;
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
-    tokio.block_on(async {
-        // The links of pods go with their namespaces; what stays of the network is asked for last.
-        skiff_runtime::Runtime::kill_all(&runtime_options(place, None)).await.context("end the containers")?;
-        skiff_network::Network::remove_all(&place.data_dir.join("agent/network")).await.context("remove the network")
-    })?;
-    unmount_below(&place.run_dir)?;
-    remove_tree(&place.run_dir)?;
     // Another kubelet of this machine has its pods beside ours.
     let places = skiff_kubelet::PodPlaces {
         pods: place.kubelet_dir.join("pods"),
         logs: "/var/log/pods".into(),
         links: "/var/log/containers".into(),
     };
+    let options = runtime_options(place, None);
+    // The records go with the containers, and only by them the pods of earlier versions are known.
+    for sandbox in skiff_runtime::Runtime::recorded_sandboxes(&options).context("read the records of sandboxes")? {
+        places.claim(&sandbox.pod_uid, &sandbox.log_directory).context("mark what pods have")?;
+    }
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    tokio.block_on(async {
+        // The links of pods go with their namespaces; what stays of the network is asked for last.
+        skiff_runtime::Runtime::kill_all(&options).await.context("end the containers")?;
+        skiff_network::Network::remove_all(&place.data_dir.join("agent/network")).await.context("remove the network")
+    })?;
+    unmount_below(&place.run_dir)?;
+    remove_tree(&place.run_dir)?;
     places.remove_all().map_err(|failures| anyhow::anyhow!("remove what pods left:\n  {}", failures.join("\n  ")))
 }
 

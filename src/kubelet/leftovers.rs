@@ -30,6 +30,18 @@ impl PodPlaces {
         }
     }
 
+    /// Marks what a pod of ours has here, for one of a version that set no marks. Nothing where it has nothing.
+    pub fn claim(&self, uid: &str, log_directory: &Path) -> io::Result<()> {
+        let pod = self.pods.join(uid);
+        for (directory, parent) in [(pod.as_path(), &self.pods), (log_directory, &self.logs)] {
+            // A name that leads elsewhere is no pod's.
+            if directory.parent() == Some(parent) && directory.file_name().is_some() && directory.is_dir() {
+                mark::set(directory).or_else(|error| unmarked(directory, error))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The names of our pods' directories, below `pods` and below `logs`.
     pub(crate) fn ours(&self) -> io::Result<[Vec<String>; 2]> {
         Ok([ours(&self.pods)?, ours(&self.logs)?])
@@ -95,9 +107,24 @@ impl PodPlaces {
 /// Makes a pod's directory, marked as ours.
 pub(crate) fn ensure_ours(directory: &Path, mode: u32) -> io::Result<()> {
     tree::ensure_directory(directory, mode)?;
-    mark::set(directory).map_err(|error| {
-        io::Error::new(error.kind(), format!("mark {} by an extended attribute: {error}", directory.display()))
-    })
+    mark::set(directory).or_else(|error| unmarked(directory, error))
+}
+
+/// A file system without extended attributes takes pods all the same.
+fn unmarked(directory: &Path, error: io::Error) -> io::Result<()> {
+    match error.raw_os_error() {
+        Some(libc::ENOTSUP | libc::EPERM) => {
+            tracing::warn!(
+                directory = %directory.display(), %error,
+                "a pod's directory can't be marked by an extended attribute: what a crash leaves of it stays"
+            );
+            Ok(())
+        }
+        _ => {
+            let why = format!("mark {} by an extended attribute: {error}", directory.display());
+            Err(io::Error::new(error.kind(), why))
+        }
+    }
 }
 
 fn ours(directory: &Path) -> io::Result<Vec<String>> {
@@ -177,6 +204,14 @@ mod tests {
         assert_eq!(names(&places.pods), ["other"]);
         assert_eq!(names(&places.logs), ["default_other_other"]);
         assert_eq!(names(&places.links), ["other.log"]);
+        // One of an earlier version, which set no marks; names that lead elsewhere claim nothing.
+        pod(&places, "early", false);
+        places.claim("early", &places.logs.join("default_early_early")).expect("claimed");
+        for uid in ["", "..", "none"] {
+            places.claim(uid, directory.path()).expect("nothing to claim");
+        }
+        assert_eq!(places.ours().expect("listed"), [vec!["early".to_owned()], vec!["default_early_early".to_owned()]]);
+        assert!(!mark::is_set(directory.path()) && !mark::is_set(&places.pods) && !mark::is_set(&places.logs));
         fs::remove_dir_all(directory.path()).expect("emptied");
         pod(&places, "mine", true);
         places.remove_all().expect("removed");

@@ -181,6 +181,8 @@ fn write_files(ctx: &Context, pod: &Pod, pod_ips: &[IpAddr]) -> io::Result<Optio
     let options = &ctx.options;
     let directory = options.pod_directory(&pod::uid(pod));
     leftovers::ensure_ours(&directory, 0o750)?;
+    // That of an adopted pod may have been made by a version that set no marks.
+    leftovers::ensure_ours(&options.pod_log_directory(pod), 0o755)?;
     let host_hosts = if host_network(pod) { Some(read_text(Path::new("/etc/hosts"))?) } else { None };
     let hosts = etc_files::hosts(pod, pod_ips, &options.cluster_domain, host_hosts.as_deref());
     let host_resolver = Resolver::parse(&read_text(&options.resolv_conf)?);

@@ -17,7 +17,7 @@ use crate::protocol::{Call, Layout};
 use crate::record::{self, RECORD, SandboxRecord, ensure_removed};
 use crate::recover::pod_groups;
 use crate::state::{Inner, Tables};
-use crate::{Error, Image, ImageId, RegistryAuth, RuntimeEvent, RuntimeOptions};
+use crate::{Error, Image, ImageId, RegistryAuth, RuntimeEvent, RuntimeOptions, SandboxConfig};
 
 /// A cheap handle on the containers of this node.
 #[derive(Clone)]
@@ -146,6 +146,14 @@ impl Runtime {
             }
         };
         within(limit, wait).await
+    }
+
+    /// The sandboxes that this machine has records of, for when nothing runs that could be asked.
+    pub fn recorded_sandboxes(options: &RuntimeOptions) -> Result<Vec<SandboxConfig>, Error> {
+        let directory = options.data_directory.join("sandboxes");
+        let ids = record::names(&directory).map_err(io("read sandbox records"))?;
+        let records = ids.iter().filter_map(|id| record::read::<SandboxRecord>(&directory.join(id).join(RECORD)));
+        Ok(records.map(|record| record.config).collect())
     }
 
     /// Ends the supervisor and removes everything that the runtime has on the host: processes, mounts, cgroups, the run
