@@ -378,14 +378,19 @@ fn unit(system: InitSystem, executable: &str, arguments: &[String]) -> String {
     template.replace(call, &wanted)
 }
 
-/// The long names of the server's flags, for the configuration file.
-pub fn server_flags() -> Vec<(String, bool)> {
-    let command = Cli::command();
-    let server = command.find_subcommand("server").expect("declared above");
-    server
-        .get_arguments()
-        .filter_map(|a| Some((a.get_long()?.to_owned(), a.get_action().takes_values())))
-        .filter(|(name, _)| name != "config" && name != "help")
+/// The flags of a command, as far as the configuration file may set them; none of a command that there is not.
+pub fn flags(command: &str) -> Vec<config::Flag> {
+    let all = Cli::command();
+    let arguments = all.find_subcommand(command).into_iter().flat_map(clap::Command::get_arguments);
+    arguments
+        .filter_map(|a| {
+            Some(config::Flag {
+                name: a.get_long().filter(|name| *name != "config" && *name != "help")?.to_owned(),
+                short: a.get_short(),
+                variable: a.get_env().map(ToOwned::to_owned),
+                takes_value: a.get_action().takes_values(),
+            })
+        })
         .collect()
 }
 

@@ -270,6 +270,10 @@ fn bound_to(pod: &Value, node: &str, uid: &str, binding: &Value) -> Result<Value
     }
     let mut new = pod.clone();
     new["spec"]["nodeName"] = node.into();
+    // The promise of a node is kept, or void.
+    if let Some(status) = new["status"].as_object_mut() {
+        status.remove("nominatedNodeName");
+    }
     for field in ["annotations", "labels"] {
         for (key, value) in binding["metadata"][field].as_object().into_iter().flatten() {
             new["metadata"][field][key] = value.clone();
