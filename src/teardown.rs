@@ -52,8 +52,13 @@ pub fn uninstall(place: &PlaceArgs) -> Result<ExitCode> {
 }
 
 /// What install.sh has put there.
-const INSTALLED: [&str; 4] =
-    ["/etc/systemd/system/skiff.service", "/etc/init.d/skiff", "/etc/conf.d/skiff", "/usr/local/bin/skiff"];
+const INSTALLED: [&str; 5] = [
+    "/etc/systemd/system/skiff.service",
+    "/etc/init.d/skiff",
+    "/etc/conf.d/skiff",
+    "/usr/local/bin/skiff",
+    "/var/log/skiff.log",
+];
 
 fn remove_kubectl_link() {
     let link = Path::new("/usr/local/bin/kubectl");
