@@ -32,6 +32,12 @@ const PING_AFTER: Duration = Duration::from_secs(30);
 const PONG_WITHIN: Duration = Duration::from_secs(15);
 /// How long a token from a file is used before the file is read again.
 const TOKEN_FILE_FRESH: Duration = Duration::from_secs(60);
+/// What a stream may send before somebody reads it ...
+const HTTP2_STREAM_WINDOW: u32 = 256 << 10;
+/// ... and all streams of a connection together. Requests and watches share the connection: it holds 64 watches that
+/// nobody reads before an answer has to wait. Windows that adapt themselves give each stream as much as the connection,
+/// so that one such watch is enough.
+const HTTP2_CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// HTTP/1.1 or HTTP/2 over TLS, with what a kubeconfig holds: server, CA, client certificate or token.
 /// Cheap to clone: clones share their connections.
@@ -81,7 +87,8 @@ impl HttpTransport {
             .pool_idle_timeout(Duration::from_secs(90))
             .http2_keep_alive_interval(PING_AFTER)
             .http2_keep_alive_timeout(PONG_WITHIN)
-            .http2_adaptive_window(true)
+            .http2_initial_stream_window_size(HTTP2_STREAM_WINDOW)
+            .http2_initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
             .build(connector);
         let authorization = Authorization::new(&config.auth)?;
         Ok(Self { shared: Arc::new(Shared { pool, http1, server: config.server.clone(), authorization }) })

@@ -31,6 +31,9 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 const TLS_HANDSHAKE: u8 = 0x16;
 const HTTP2_STREAMS: u32 = 250;
 const HTTP2_WINDOW: u32 = 256 << 10;
+/// What a client may send before it is read, on all streams of a connection together. Where a body is passed on, another
+/// server decides when it is read: 32 such uploads stand still before they hold up the client's other requests.
+const HTTP2_CONNECTION_WINDOW: u32 = 8 << 20;
 const MAX_HEADERS: u32 = 64 << 10;
 
 /// Tells hyper to run its tasks in our scope.
@@ -130,7 +133,7 @@ async fn connection(server: Arc<Server>, mut stream: TcpStream, tls: TlsAcceptor
             .timer(TokioTimer::new())
             .max_concurrent_streams(HTTP2_STREAMS)
             .initial_stream_window_size(HTTP2_WINDOW)
-            .initial_connection_window_size(HTTP2_WINDOW * 4)
+            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
             .max_header_list_size(MAX_HEADERS)
             .keep_alive_interval(Some(Duration::from_secs(30)))
             .serve_connection(io, service);

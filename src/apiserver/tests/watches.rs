@@ -93,6 +93,27 @@ async fn selections_are_entered_and_left() {
     cluster.stop().await;
 }
 
+/// Watches and requests share a client's connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_nobody_reads_holds_up_no_request() {
+    let cluster = Cluster::start().await;
+    let mut unread = Vec::new();
+    for _ in 0..4 {
+        let path = format!("{CONFIG_MAPS}?watch=true&resourceVersion=0");
+        unread.push(Frames::open(&cluster, &path, "").await);
+    }
+    let work = async {
+        for i in 0..8 {
+            let mut large = config_map(&format!("large-{i}"));
+            large["data"]["x"] = "x".repeat(100_000).into();
+            cluster.create(CONFIG_MAPS, large).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), work).await.expect("requests go on beside the watches");
+    drop(unread);
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn initial_events_end_with_a_bookmark() {
     let cluster = Cluster::start().await;
