@@ -1,6 +1,7 @@
 //! One request, whichever way it came: what was asked, by whom, with which parameters.
 
 use std::net::IpAddr;
+use std::num::{IntErrorKind, ParseIntError};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -96,20 +97,27 @@ impl Query {
 
     /// Upstream's reading of a boolean parameter: there, and neither `false` nor `0`.
     pub fn flag(&self, name: &str) -> bool {
-        self.0.iter().any(|(key, value)| key == name && !matches!(value.as_str(), "false" | "0"))
+        let first = self.0.iter().find(|(key, _)| key == name);
+        first.is_some_and(|(_, value)| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 
     pub fn integer(&self, name: &str) -> Result<Option<i64>, ApiError> {
-        self.get(name)
-            .map(|text| {
-                text.parse()
-                    .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
-            })
-            .transpose()
+        let refused = |text: &str, error: &ParseIntError| {
+            ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: {}", go_number_error(error)))
+        };
+        self.get(name).map(|text| text.parse().map_err(|e| refused(text, &e))).transpose()
     }
 
     pub fn pairs(&self) -> &[(String, String)] {
         &self.0
+    }
+}
+
+/// What Go's `strconv` says of a number that it can't read.
+pub(crate) fn go_number_error(error: &ParseIntError) -> &'static str {
+    match error.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+        _ => "invalid syntax",
     }
 }
 
@@ -231,6 +239,8 @@ mod tests {
         assert_eq!(query.integer("limit").expect("a number"), Some(5));
         assert_eq!(query.get("x"), Some("a b"));
         assert!(query.integer("x").is_err());
+        let flags = Query::parse("a=FALSE&b&c=0&d=1&d=0");
+        assert_eq!(["a", "b", "c", "d", "e"].map(|name| flags.flag(name)), [false, true, false, true, false]);
         assert_eq!(encode("a=b c"), "a%3Db%20c");
     }
 }

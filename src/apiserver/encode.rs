@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::Stream;
 use serde_json::{Map, Value, json};
+use skiff_api::strategy::Descriptor;
 use skiff_api::{ApiError, Object};
 
 use crate::convert;
@@ -35,6 +36,27 @@ impl IncludeObject {
     }
 }
 
+/// What makes two clients' frames of a change the same bytes.
+#[derive(Clone)]
+pub(crate) struct Shape {
+    descriptor: Arc<Descriptor>,
+    form: Form,
+    include: IncludeObject,
+}
+
+impl PartialEq for Shape {
+    fn eq(&self, other: &Self) -> bool {
+        let same_include = self.include == other.include || !self.is_table();
+        Arc::ptr_eq(&self.descriptor, &other.descriptor) && self.form == other.form && same_include
+    }
+}
+
+impl Shape {
+    pub fn is_table(&self) -> bool {
+        matches!(self.form, Form::Table(_))
+    }
+}
+
 /// How one row's objects are written for one client.
 #[derive(Clone)]
 pub(crate) struct Encoder {
@@ -46,6 +68,10 @@ pub(crate) struct Encoder {
 impl Encoder {
     pub fn new(row: &Arc<Row>, form: Form, include: IncludeObject) -> Self {
         Self { row: row.clone(), form, include }
+    }
+
+    pub fn shape(&self) -> Shape {
+        Shape { descriptor: self.row.descriptor.clone(), form: self.form, include: self.include }
     }
 
     /// Whether objects go out as the bytes they are stored in.

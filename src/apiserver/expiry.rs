@@ -62,7 +62,7 @@ pub(crate) async fn expire_events(server: Arc<Server>) {
             }
             None => {
                 tokio::select! {
-                    event = subscription.events.recv() => drop(event),
+                    told = subscription.next() => drop(told),
                     () = stop.cancelled() => return,
                 }
                 drop(subscription);

@@ -23,8 +23,9 @@
 //! ```
 //!
 //! Invariants: an object's bytes are written once and spliced ever after. No lock is held across an
-//! await. What is read without a `resourceVersion` shows every write acknowledged before. A watcher that
-//! is slow is cut off, never waited for. In-process callers are authorized like all others.
+//! await. What is read without a `resourceVersion` shows every write acknowledged before. Who watches
+//! holds a place, not a queue: who is slow is never waited for and costs no memory. In-process callers are authorized
+//! like all others.
 //!
 //! Must not know: controllers, the scheduler, nodes' insides.
 

@@ -45,6 +45,22 @@ pub(crate) fn negotiate(accept: Option<&str>, tables: bool) -> Result<Wanted, Ap
     accept.split(',').find_map(|entry| one(entry, tables)).ok_or_else(not_acceptable)
 }
 
+/// The same for a watch, which is told in JSON alone.
+pub(crate) fn negotiate_watch(accept: Option<&str>) -> Result<Wanted, ApiError> {
+    let accept = accept.map(str::trim).unwrap_or_default();
+    if accept.is_empty() {
+        return Ok(Wanted::JSON);
+    }
+    let json = |wanted: &Wanted| wanted.encoding == Encoding::Json;
+    accept.split(',').filter_map(|entry| one(entry, true)).find(json).ok_or_else(|| {
+        ApiError::new(
+            406,
+            "NotAcceptable",
+            "only the following media types are accepted: application/json;stream=watch",
+        )
+    })
+}
+
 fn one(entry: &str, tables: bool) -> Option<Wanted> {
     let mut parts = entry.split(';').map(str::trim);
     let encoding = match parts.next()?.to_ascii_lowercase().as_str() {

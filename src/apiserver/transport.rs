@@ -1,5 +1,6 @@
 //! The way in for callers of the same process: the same path as over HTTPS, without the wire.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use skiff_client::{Body, Error, Feed, Result, Selector, Transport, Update};
 use tracing::warn;
 
 use crate::auth::{Attributes, User};
-use crate::cache::{Event, Filter, ResourceCache, Seen, Subscription};
+use crate::cache::{Event, Filter, Seen, Subscription, Told};
 use crate::call::Call;
 use crate::reply::{Payload, Reply};
 use crate::server::Server;
@@ -88,6 +89,7 @@ impl Transport for InProcess {
             resource: resource.clone(),
             selector: selector.clone(),
             watching: None,
+            taken: VecDeque::new(),
             backoff: Backoff::new(Duration::from_millis(20), Duration::from_secs(10)),
         };
         stream::unfold(observer, |mut observer| async move { Some((observer.next().await, observer)) }).boxed()
@@ -101,6 +103,8 @@ struct Observer {
     resource: Gvr,
     selector: Selector,
     watching: Option<(Subscription, Arc<Filter>)>,
+    /// Changes that were taken and not told yet.
+    taken: VecDeque<Arc<Event>>,
     backoff: Backoff,
 }
 
@@ -108,12 +112,18 @@ impl Observer {
     async fn next(&mut self) -> Update {
         loop {
             if let Some((subscription, filter)) = &mut self.watching {
-                match subscription.events.recv().await {
-                    Some(event) => match update(&event, filter) {
+                if let Some(update) = self.taken.pop_front().map(|event| update(&event, filter)) {
+                    match update {
                         Some(update) => return update,
                         None => continue,
-                    },
-                    None => self.watching = None,
+                    }
+                }
+                match subscription.next().await {
+                    Told::Changes(changes) => {
+                        self.taken.extend(changes);
+                        continue;
+                    }
+                    Told::Behind(_) | Told::Over => self.watching = None,
                 }
             }
             match self.start() {
@@ -150,8 +160,7 @@ impl Observer {
         let strategy = row.selecting();
         let Selector { namespace, fields, labels } = &self.selector;
         let filter = Arc::new(Filter::new(namespace, None, labels, fields, strategy)?);
-        let cache: &ResourceCache = &row.cache;
-        let (snapshot, subscription) = cache.subscribe_all(&filter);
+        let (snapshot, subscription) = row.cache.subscribe_all(&filter);
         self.watching = Some((subscription, filter));
         Ok(Update::Replace(snapshot.entries.iter().map(|e| e.object.clone()).collect()))
     }

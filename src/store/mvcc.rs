@@ -8,12 +8,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::types::{Compare, Error, Listing, Op, Range, Record, Revision, Txn, TxnOutcome, WatchEvent};
+use crate::types::{Changes, Compare, Error, Listing, Op, Range, Record, Revision, Txn, TxnOutcome, WatchEvent};
 
 /// Superseded values and change records together may hold this much; beyond it the oldest history goes early.
 pub(crate) const HISTORY_BYTES: usize = 32 << 20;
 /// What a change costs beside the value that it supersedes.
 const CHANGE_BYTES: usize = 320;
+/// A piece of the history is found in one look under the lock: so many changes are looked at,
+const PIECE_SCAN: usize = 8192;
+/// and about so many bytes of values are handed out.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// One key's state from `modified` on.
 #[derive(Debug, Clone)]
@@ -60,6 +64,14 @@ impl Change {
         match &self.event {
             WatchEvent::Put { record, .. } | WatchEvent::Delete { previous: record, .. } => &record.key,
             WatchEvent::Progress { .. } => unreachable!("a change is never a progress mark"),
+        }
+    }
+
+    /// Of the value that it has, or takes away.
+    fn bytes(&self) -> usize {
+        match &self.event {
+            WatchEvent::Put { record, .. } | WatchEvent::Delete { previous: record, .. } => record.value.len(),
+            WatchEvent::Progress { .. } => 0,
         }
     }
 
@@ -152,6 +164,23 @@ impl Mvcc {
         self.check_readable(after)?;
         let from = self.history.partition_point(|change| change.revision <= after);
         Ok(self.history.range(from..))
+    }
+
+    /// The next changes above `after` to keys with the prefix: a piece of a bounded size, which ends with a revision.
+    pub fn changes(&self, prefix: &[u8], after: Revision) -> Result<Changes, Error> {
+        let (mut events, mut bytes, mut through) = (Vec::new(), 0, after);
+        for (looked_at, change) in self.changes_after(after)?.enumerate() {
+            let is_full = looked_at >= PIECE_SCAN || bytes >= PIECE_BYTES;
+            if is_full && change.revision > through {
+                return Ok(Changes { events, through });
+            }
+            through = change.revision;
+            if change.key().starts_with(prefix) {
+                bytes += change.bytes() + CHANGE_BYTES;
+                events.push(change.event.clone());
+            }
+        }
+        Ok(Changes { events, through: self.revision.max(after) })
     }
 
     /// Carries a transaction out. A command that changes something gets the revision after the greater of the current

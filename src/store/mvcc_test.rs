@@ -118,6 +118,13 @@ fn everything() -> Range {
     Range { start: Bytes::new(), end: Bytes::from_static(&[0xff]) }
 }
 
+fn key_of(event: &WatchEvent) -> &Bytes {
+    match event {
+        WatchEvent::Put { record, .. } | WatchEvent::Delete { previous: record, .. } => &record.key,
+        WatchEvent::Progress { .. } => panic!("no change"),
+    }
+}
+
 fn check_reads(mvcc: &Mvcc, model: &Model) {
     let part = Range { start: Bytes::from_static(b"/a/"), end: Bytes::from_static(b"/b") };
     for revision in 0..=model.revision {
@@ -137,6 +144,10 @@ fn check_reads(mvcc: &Mvcc, model: &Model) {
         let events: Vec<_> = mvcc.changes_after(Revision(revision)).unwrap().map(|c| c.event.clone()).collect();
         let expect = model.events.iter().filter(|(at, _)| *at > revision).map(|(_, event)| event.clone());
         assert_eq!(events, expect.collect::<Vec<_>>(), "after {revision}");
+        let piece = mvcc.changes(b"/a/", Revision(revision)).unwrap();
+        let expect = model.events.iter().filter(|(at, event)| *at > revision && key_of(event).starts_with(b"/a/"));
+        assert_eq!(piece.events, expect.map(|(_, event)| event.clone()).collect::<Vec<_>>(), "after {revision}");
+        assert_eq!(piece.through, Revision(model.revision));
     }
     for (key, record) in model.now() {
         assert_eq!(mvcc.get(&key), Some(record));
@@ -184,4 +195,28 @@ fn history_is_bounded_by_what_it_holds() {
     assert!(mvcc.list(&everything(), Some(mvcc.compacted()), None).is_ok());
     mvcc.compact(Revision(writes));
     assert!(!mvcc.has_history());
+}
+
+#[test]
+fn the_history_comes_in_pieces_that_end_with_a_revision() {
+    let mut mvcc = Mvcc::default();
+    let value = Bytes::from(vec![0; 300 << 10]);
+    let keys = ["/a/1", "/b", "/a/2", "/a/3", "/a/4", "/a/5", "/a/6"].map(Bytes::from_static_str);
+    for _ in 0..5 {
+        let ops = keys.iter().map(|key| Op::Put { key: key.clone(), value: value.clone() }).collect();
+        mvcc.apply(&Txn { compares: vec![], ops }, Revision(0));
+    }
+    let (mut at, mut revisions) = (Revision(0), Vec::new());
+    while at < mvcc.revision() {
+        let piece = mvcc.changes(b"/a/", at).unwrap();
+        assert!(piece.events.len() == 6 && piece.events.iter().all(|event| key_of(event).starts_with(b"/a/")));
+        at = piece.through;
+        revisions.push(at.0);
+    }
+    // Four values fill a piece, but no revision is torn.
+    assert_eq!(revisions, [1, 2, 3, 4, 5]);
+    assert_eq!(mvcc.changes(b"/a/", at).unwrap().events, []);
+    assert_eq!(mvcc.changes(b"/a/", Revision(99)).unwrap().through, Revision(99));
+    mvcc.compact(Revision(2));
+    assert!(matches!(mvcc.changes(b"/a/", Revision(1)), Err(Error::Compacted { .. })));
 }

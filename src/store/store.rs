@@ -24,7 +24,7 @@ use crate::raft::{Command, Held, LogId, Raft, Reply, TypeConfig};
 use crate::recover::recover;
 use crate::space::{Answer, Need, Permit};
 use crate::state::State;
-use crate::types::{Consistency, Error, Listing, Op, Options, Range, Record, Revision, Txn, TxnOutcome};
+use crate::types::{Changes, Consistency, Error, Listing, Op, Options, Range, Record, Revision, Txn, TxnOutcome};
 use crate::watch::Watch;
 use crate::writer::Writer;
 
@@ -157,6 +157,12 @@ impl Store {
     /// The receiver is bounded: one that lags is ended with `Lagged` and has to start over.
     pub fn watch(&self, prefix: Bytes, after: Revision) -> Result<Watch, Error> {
         self.inner.state.watch(prefix, after)
+    }
+
+    /// A piece of the history of the keys with the prefix, from behind `after` on; `Compacted` if that history is gone.
+    /// For who can't keep up with a watch: nothing is queued for them, they ask for the next piece when they want it.
+    pub fn changes(&self, prefix: &[u8], after: Revision) -> Result<Changes, Error> {
+        self.inner.state.read().mvcc.changes(prefix, after)
     }
 
     /// Makes every watch yield a `Progress` at the current revision, after all events up to it. For bookmarks.

@@ -87,6 +87,15 @@ pub enum WatchEvent {
     Progress { revision: Revision },
 }
 
+/// A piece of the history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    /// In revision order; no `Progress` among them.
+    pub events: Vec<WatchEvent>,
+    /// The events are all there are up to here.
+    pub through: Revision,
+}
+
 #[derive(Debug, Clone)]
 pub struct Options {
     /// `/var/lib/skiff/server/db`.

@@ -100,7 +100,7 @@ pub(crate) async fn follow(cache: Arc<Cache>, mut watch: Watch, stop: Cancellati
 }
 
 /// The resource's prefix and the object. A record that is none is reported and left out.
-fn read(record: &Record, revision: Revision) -> Option<(String, Arc<Object>)> {
+pub(super) fn read(record: &Record, revision: Revision) -> Option<(String, Arc<Object>)> {
     let resource = storage::resource_of(&record.key)?.to_owned();
     match Object::parse(record.value.clone(), revision.0) {
         Ok(object) => Some((resource, Arc::new(object))),

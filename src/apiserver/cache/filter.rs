@@ -56,6 +56,9 @@ impl Filter {
         let mut fields = FieldSelector::parse(fields).map_err(|e| ApiError::bad_request(e.to_string()))?;
         fields.check_fields(&strategy.selectable()).map_err(|e| ApiError::bad_request(e.to_string()))?;
         if let Some(name) = name {
+            if !fields.is_everything() && fields.requires_exact("metadata.name") != Some(name) {
+                return Err(ApiError::bad_request("fieldSelector metadata.name doesn't match requested name"));
+            }
             fields.terms.push(skiff_api::selector::FieldTerm {
                 field: "metadata.name".to_owned(),
                 value: name.to_owned(),

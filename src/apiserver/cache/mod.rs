@@ -5,13 +5,21 @@
 //! it acknowledges it, nothing acknowledged is missed.
 //!
 //! ```text
-//! store.watch("") -> follow() -> ResourceCache (map, ring, watchers) -> queues of the watches
+//! store.watch("") -> follow() -> ResourceCache: map -> lists
+//!                                              ring -> watchers, which take from it when they are ready
+//!                          store's history ---------> watchers that the ring has left behind
 //! ```
+//!
+//! Bottom-up: [`progress`] is how far the store was followed, [`filter`] what is asked for, [`event`] a change,
+//! [`ring`] the last changes, [`watchers`] who waits for them, [`resource`] all of one resource, [`feed`] fills it.
 
+mod event;
 pub(crate) mod feed;
 mod filter;
 mod progress;
 mod resource;
+mod ring;
+mod watchers;
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
@@ -21,9 +29,11 @@ use skiff_api::ApiError;
 use skiff_store::Store;
 
 use crate::error::retry_after;
+pub(crate) use event::{Event, Seen};
 pub(crate) use filter::{Entry, Filter};
 use progress::Progress;
-pub(crate) use resource::{Event, ResourceCache, Seen, Subscription, TooOld};
+pub(crate) use resource::{ResourceCache, TooOld};
+pub(crate) use watchers::{Subscription, Told};
 
 /// How long a read waits for a revision.
 const FRESH_LIMIT: Duration = Duration::from_secs(3);

@@ -146,7 +146,7 @@ impl Server {
                 result?;
             }
             tokio::select! {
-                _ = subscription.events.recv() => {}
+                told = subscription.next() => drop(told),
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use skiff_api::custom::definition::Definition;
 
-use crate::cache::{Cache, Filter};
+use crate::cache::{Cache, Filter, Told};
 use crate::registry::{Registry, Row};
 use crate::server::Server;
 
@@ -73,15 +73,17 @@ pub(crate) async fn follow(server: Arc<Server>) {
             if settled {
                 backoff.reset();
             }
-            let event = tokio::select! {
-                event = subscription.events.recv() => event,
+            let mut told = tokio::select! {
+                told = subscription.next() => Some(told),
                 () = tokio::time::sleep(backoff.next_wait()), if !settled => continue,
                 () = stop.cancelled() => return,
             };
-            if event.is_none() {
+            while let Some(Told::Changes(_)) = told {
+                told = subscription.ready();
+            }
+            if told.is_some() {
                 break;
             }
-            while subscription.events.try_recv().is_ok() {}
         }
     }
 }

@@ -16,6 +16,7 @@ use super::compress;
 use crate::auth::{API_AUDIENCE, User, impersonate};
 use crate::call::Call;
 use crate::error::retry_after;
+use crate::proxy::forward::upgrade_of;
 use crate::proxy::wire::{Peer, Wire, is_passed_on};
 use crate::reply::{Payload, Reply};
 use crate::server::Server;
@@ -69,7 +70,9 @@ async fn answer(
     mut request: Request<Incoming>,
 ) -> Result<Reply, ApiError> {
     let passed_on = is_passed_on(request.uri().path());
-    let upgrade = passed_on.then(|| hyper::upgrade::on(&mut request));
+    let long = passed_on || is_long_running(request.method(), request.uri());
+    let taken_over = passed_on || (long && upgrade_of(request.headers()).is_some());
+    let upgrade = taken_over.then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
     let source = parts.extensions.get::<Peer>().map(|peer| peer.0);
     let (user, impersonator) = match who(server, certificate, &parts.headers) {
@@ -80,7 +83,6 @@ async fn answer(
             return Ok(server.refuse(&call, error).await);
         }
     };
-    let long = passed_on || is_long_running(&parts.method, &parts.uri);
     let permit = admit(long)?;
     let (body, wire) = match upgrade {
         Some(upgrade) => (Bytes::new(), Wire::new(upgrade, body, source, parts.uri.query().unwrap_or_default())),

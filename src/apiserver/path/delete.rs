@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use skiff_api::{ApiError, Object, ObjectKey};
 
 use super::create::{key_of, parse};
-use super::list::filter;
+use super::list::Listed;
 use super::options::{DeleteOptions, Propagation};
 use super::update::{MODIFIED, is_finished, precondition_uid};
 use crate::admission::{self, Operation, Request};
 use crate::auth::User;
 use crate::call::{Call, Target};
-use crate::encode::{self, Encoder, IncludeObject, ListMeta};
-use crate::negotiate::{Wanted, negotiate};
+use crate::encode::{self, Encoder, IncludeObject};
+use crate::negotiate::negotiate;
 use crate::registry::Row;
 use crate::reply::Reply;
 use crate::server::Server;
@@ -169,28 +169,19 @@ impl Server {
         target: &Target,
     ) -> Result<Reply, ApiError> {
         let options = DeleteOptions::of(call)?;
-        let filter = filter(&call.query, target, row)?;
-        if call.query.get("continue").is_some() {
-            return Err(ApiError::bad_request(
-                "continue is not supported when a collection is deleted: repeat the request",
-            ));
-        }
-        // As upstream, no more than a list with this limit would show.
-        let limit = call.query.integer("limit")?.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-        self.cache.fresh().await?;
-        let found = row.cache.snapshot(&filter, None, limit);
-        let keys: Vec<ObjectKey> = found.entries.iter().map(|entry| entry.object.key()).collect();
-        drop(found);
+        let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
+        let include = IncludeObject::parse(call.query.get("includeObject"))?;
+        // As upstream: what a list with these parameters would show goes, and is shown as it was.
+        let (objects, meta) = match self.listed(call, row, target).await? {
+            Listed::Objects(objects, meta) => (objects, meta),
+            Listed::Expired(reply) => return Ok(reply),
+        };
+        let keys: Vec<ObjectKey> = objects.iter().map(|object| object.key()).collect();
         let deletes = keys.into_iter().map(|key| self.delete_if_there(&call.user, row, key, &options).boxed());
         let results: Vec<_> = stream::iter(deletes).buffered(COLLECTION_PARALLEL).collect().await;
-        let mut objects = Vec::with_capacity(results.len());
-        for result in results {
-            objects.extend(result?);
-        }
-        let meta = ListMeta { revision: self.cache.revision(), ..ListMeta::default() };
+        results.into_iter().try_for_each(|result| result.map(drop))?;
         let objects = self.served_all(row, objects).await?;
-        let encoder = Encoder::new(row, Wanted::JSON.form, IncludeObject::Metadata);
-        Ok(encode::list(objects, &meta, &encoder, Wanted::JSON))
+        Ok(encode::list(objects, &meta, &Encoder::new(row, wanted.form, include), wanted))
     }
 }
 

@@ -20,7 +20,7 @@ impl Server {
         let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
         match call.query.get("resourceVersion") {
             Some("0") => {}
-            Some(text) => self.cache.reach(super::list::revision(text)?).await?,
+            Some(text) => self.cache.reach(super::list_options::revision(text)?).await?,
             None => self.cache.fresh().await?,
         }
         let found = row.cache.get(key);

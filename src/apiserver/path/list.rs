@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
-use serde_json::{Value, json};
 use skiff_api::{ApiError, Object, ObjectKey};
 use skiff_store::{Consistency, Range, Revision};
 
-use super::options::{invalid_option, unsupported};
+use super::continuation::Continuation;
+use super::list_options::{ListOptions, revision};
 use crate::cache::{Entry, Filter};
 use crate::call::{Call, Query, Target};
 use crate::encode::{self, Encoder, IncludeObject, ListMeta};
@@ -19,39 +17,22 @@ use crate::registry::Row;
 use crate::reply::Reply;
 use crate::server::Server;
 
-/// How old the answer may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which objects a list shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum At {
     Latest,
     Any,
     NotOlderThan(u64),
     Exact(u64),
+    /// From a place on: of the first chunk's moment, or (`None`) what there is now.
+    Behind(Continuation),
 }
 
-/// The next chunk's place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Continue {
-    /// `None`: no longer a consistent list; what there is now.
-    revision: Option<u64>,
-    /// Key of the last object that was sent.
-    after: ObjectKey,
-}
-
-struct Parameters {
-    at: At,
-    limit: Option<usize>,
-    from: Option<Continue>,
-}
-
-pub(crate) fn revision(text: &str) -> Result<u64, ApiError> {
-    text.parse().map_err(|_| {
-        invalid_option(
-            "ListOptions",
-            "resourceVersion",
-            "FieldValueInvalid",
-            format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"),
-        )
-    })
+/// What there is, or why a list can't go on.
+pub(crate) enum Listed {
+    Objects(Vec<Arc<Object>>, ListMeta),
+    /// History is gone: the answer has a token to go on without consistency.
+    Expired(Reply),
 }
 
 pub(crate) fn filter(query: &Query, target: &Target, row: &Row) -> Result<Filter, ApiError> {
@@ -68,36 +49,42 @@ pub(crate) fn filter(query: &Query, target: &Target, row: &Row) -> Result<Filter
 impl Server {
     pub(crate) async fn list(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
         let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
+        let include = IncludeObject::parse(call.query.get("includeObject"))?;
+        let (objects, meta) = match self.listed(call, row, target).await? {
+            Listed::Objects(objects, meta) => (objects, meta),
+            Listed::Expired(reply) => return Ok(reply),
+        };
+        let objects = self.served_all(row, objects).await?;
+        Ok(encode::list(objects, &meta, &Encoder::new(row, wanted.form, include), wanted))
+    }
+
+    /// The objects that a request is about, as they are stored.
+    pub(crate) async fn listed(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Listed, ApiError> {
+        let options = ListOptions::of_list(&call.query)?;
         let filter = filter(&call.query, target, row)?;
-        let asked = parameters(&call.query)?;
-        let (objects, meta) = match (&asked.from, asked.at) {
-            (Some(Continue { revision: Some(revision), after }), _) => {
-                self.cache.reach(*revision).await?;
-                match self.list_at(row, &filter, *revision, Some(after), asked.limit).await {
-                    Err(error) if error.reason == "Expired" => return Ok(expired_continue(after)),
+        let (at, limit) = place(&options, row.descriptor.namespaced, &filter.namespace)?;
+        match &at {
+            At::Any => {}
+            At::Latest | At::Behind(Continuation { revision: None, .. }) => self.cache.fresh().await?,
+            At::NotOlderThan(revision)
+            | At::Exact(revision)
+            | At::Behind(Continuation { revision: Some(revision), .. }) => self.cache.reach(*revision).await?,
+        }
+        let (objects, meta) = match &at {
+            At::Exact(revision) => self.list_at(row, &filter, *revision, None, limit).await?,
+            At::Behind(Continuation { revision: Some(revision), from }) => {
+                match self.list_at(row, &filter, *revision, Some(from), limit).await {
+                    Err(error) if error.reason == "Expired" => {
+                        let rest = Continuation { revision: None, from: from.clone() };
+                        return Ok(Listed::Expired(expired_continue(&rest.encode(&filter.namespace))));
+                    }
                     listed => listed?,
                 }
             }
-            (Some(Continue { revision: None, after }), _) => {
-                self.cache.fresh().await?;
-                list_now(row, &filter, Some(after), asked.limit)
-            }
-            (None, At::Exact(revision)) => {
-                self.cache.reach(revision).await?;
-                self.list_at(row, &filter, revision, None, asked.limit).await?
-            }
-            (None, at) => {
-                match at {
-                    At::Latest => self.cache.fresh().await?,
-                    At::NotOlderThan(revision) => self.cache.reach(revision).await?,
-                    At::Any | At::Exact(_) => {}
-                }
-                list_now(row, &filter, None, asked.limit)
-            }
+            At::Behind(Continuation { revision: None, from }) => list_now(row, &filter, Some(from), limit),
+            At::Latest | At::Any | At::NotOlderThan(_) => list_now(row, &filter, None, limit),
         };
-        let objects = self.served_all(row, objects).await?;
-        let include = IncludeObject::parse(call.query.get("includeObject"))?;
-        Ok(encode::list(objects, &meta, &Encoder::new(row, wanted.form, include), wanted))
+        Ok(Listed::Objects(objects, meta))
     }
 
     /// The list as it was at a revision, from the store's history.
@@ -106,23 +93,18 @@ impl Server {
         row: &Row,
         filter: &Filter,
         revision: u64,
-        after: Option<&ObjectKey>,
+        from: Option<&ObjectKey>,
         limit: Option<usize>,
     ) -> Result<(Vec<Arc<Object>>, ListMeta), ApiError> {
-        let storage = &row.descriptor.storage;
-        let prefix = if filter.namespace.is_empty() {
-            format!("{storage}/")
-        } else {
-            format!("{storage}/{}/", filter.namespace)
-        };
-        let start = match after {
-            Some(key) => [&crate::storage::key(storage, key)[..], &[0]].concat(),
-            None => prefix.clone().into_bytes(),
+        let prefix = prefix(row, filter);
+        let start = match from {
+            Some(key) => crate::storage::key(&row.descriptor.storage, key),
+            None => Bytes::from(prefix.clone()),
         };
         let mut end = prefix.into_bytes();
         // '0' comes right behind '/', so this is the end of everything with the prefix.
         *end.last_mut().expect("the prefix ends with a slash") = b'0';
-        let range = Range { start: Bytes::from(start), end: Bytes::from(end) };
+        let range = Range { start, end: Bytes::from(end) };
         // Selected objects may be rare: everything is read then, and counted here.
         let read_limit = if filter.selects() { None } else { limit };
         let listing = self.store.list(&range, Some(Revision(revision)), read_limit, Consistency::Local).await;
@@ -143,93 +125,61 @@ impl Server {
             objects.push(entry.object);
         }
         let remaining = (!filter.selects() && more).then_some(listing.remaining);
-        let next = more.then(|| objects.last().map(|o| continue_token(Some(revision), &o.key()))).flatten();
+        let next = more.then(|| next(&objects, revision, filter)).flatten();
         Ok((objects, ListMeta { revision, next, remaining }))
     }
+}
+
+/// What the keys of all that a filter can show begin with.
+pub(super) fn prefix(row: &Row, filter: &Filter) -> String {
+    let storage = &row.descriptor.storage;
+    match filter.namespace.as_str() {
+        "" => format!("{storage}/"),
+        namespace => format!("{storage}/{namespace}/"),
+    }
+}
+
+fn next(objects: &[Arc<Object>], revision: u64, filter: &Filter) -> Option<String> {
+    let last = objects.last()?;
+    Some(Continuation::behind(&last.key(), Some(revision)).encode(&filter.namespace))
 }
 
 fn list_now(
     row: &Row,
     filter: &Filter,
-    after: Option<&ObjectKey>,
+    from: Option<&ObjectKey>,
     limit: Option<usize>,
 ) -> (Vec<Arc<Object>>, ListMeta) {
-    let found = row.cache.snapshot(filter, after, limit);
+    let found = row.cache.snapshot(filter, from, limit);
     let objects: Vec<Arc<Object>> = found.entries.iter().map(|e| e.object.clone()).collect();
-    let next = found.more.and_then(|_| objects.last().map(|o| continue_token(Some(found.revision), &o.key())));
+    let next = found.more.and_then(|_| next(&objects, found.revision, filter));
     let remaining = if filter.selects() { None } else { found.more };
     (objects, ListMeta { revision: found.revision, next, remaining })
 }
 
-fn parameters(query: &Query) -> Result<Parameters, ApiError> {
-    let limit = match query.integer("limit")? {
-        Some(limit) if limit < 0 => {
-            return Err(invalid_option(
-                "ListOptions",
-                "limit",
-                "FieldValueInvalid",
-                format!("Invalid value: {limit}: must be greater than or equal to 0"),
-            ));
-        }
-        Some(0) | None => None,
-        Some(limit) => usize::try_from(limit).ok(),
-    };
-    let version = query.get("resourceVersion");
-    let matching = query.get("resourceVersionMatch");
-    let forbidden = |why: &str| {
-        Err(invalid_option("ListOptions", "resourceVersionMatch", "FieldValueForbidden", format!("Forbidden: {why}")))
-    };
-    let token = query.get("continue");
-    match (matching, version, token) {
-        (Some(_), None, _) => return forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"),
-        (Some(_), _, Some(_)) => return forbidden("resourceVersionMatch is forbidden when continue is provided"),
-        (Some("Exact"), Some("0"), _) => {
-            return forbidden(r#"resourceVersionMatch "Exact" is forbidden for resourceVersion "0""#);
-        }
-        (Some(other), ..) if !matches!(other, "Exact" | "NotOlderThan") => {
-            return Err(unsupported("ListOptions", "resourceVersionMatch", other, r#""Exact", "NotOlderThan", """#));
-        }
-        _ => {}
-    }
-    if let Some(token) = token {
-        if version.is_some_and(|v| v != "0") {
+/// Which objects, and how many at most.
+fn place(options: &ListOptions<'_>, namespaced: bool, namespace: &str) -> Result<(At, Option<usize>), ApiError> {
+    let limit = options.limit;
+    if !options.token.is_empty() {
+        let place = Continuation::decode(options.token, namespaced, namespace)?;
+        if !matches!(options.version, "" | "0") {
             return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
         }
-        return Ok(Parameters { at: At::Latest, limit, from: Some(parse_continue(token)?) });
+        return Ok((At::Behind(place), limit));
     }
-    let at = match (version, matching) {
-        (None, _) => At::Latest,
-        (Some("0"), _) => At::Any,
-        (Some(text), Some("Exact")) => At::Exact(revision(text)?),
+    Ok(match (options.version, revision(options.version)?) {
+        ("", _) => (At::Latest, limit),
+        // As upstream: who takes anything gets it whole.
+        ("0", _) => (At::Any, None),
+        (_, revision) if options.is_exact => (At::Exact(revision), limit),
         // As upstream: a limit without a word on matching means exactly that revision.
-        (Some(text), None) if limit.is_some() => At::Exact(revision(text)?),
-        (Some(text), _) => At::NotOlderThan(revision(text)?),
-    };
-    Ok(Parameters { at, limit, from: None })
-}
-
-/// Base64 of upstream's form; -1 stands for "whatever there is now".
-fn continue_token(revision: Option<u64>, after: &ObjectKey) -> String {
-    let rv = revision.map_or(-1, |r| i64::try_from(r).unwrap_or(i64::MAX));
-    let token = json!({"v": "meta.k8s.io/v1", "rv": rv, "start": format!("{}/{}\0", after.namespace, after.name)});
-    BASE64.encode(token.to_string())
-}
-
-fn parse_continue(token: &str) -> Result<Continue, ApiError> {
-    let invalid = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
-    let bytes = BASE64.decode(token.trim_end_matches('=')).map_err(|e| invalid(&e.to_string()))?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|e| invalid(&e.to_string()))?;
-    if value["v"] != "meta.k8s.io/v1" {
-        return Err(invalid("server does not recognize this encoded version"));
-    }
-    let start = value["start"].as_str().and_then(|s| s.strip_suffix('\0')).ok_or_else(|| invalid("no start"))?;
-    let (namespace, name) = start.split_once('/').ok_or_else(|| invalid("no start"))?;
-    let rv = value["rv"].as_i64().ok_or_else(|| invalid("no resource version"))?;
-    Ok(Continue { revision: u64::try_from(rv).ok(), after: ObjectKey::new(namespace, name) })
+        (_, revision) if limit.is_some() && !options.is_not_older && revision > 0 => (At::Exact(revision), limit),
+        (_, revision) => (At::NotOlderThan(revision), limit),
+    })
 }
 
 /// 410 with a token that lets the client go on without consistency.
-fn expired_continue(after: &ObjectKey) -> Reply {
+fn expired_continue(token: &str) -> Reply {
     let error = ApiError::expired(
         "The provided continue parameter is too old to display a consistent list result. You can start a new list \
          without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
@@ -237,7 +187,7 @@ fn expired_continue(after: &ObjectKey) -> Reply {
          modified, or deleted between the time the first chunk was returned and now may show up in the list.",
     );
     let mut status = error.to_value();
-    status["metadata"]["continue"] = continue_token(None, after).into();
+    status["metadata"]["continue"] = token.into();
     Reply::value(error.code, &status)
 }
 
@@ -246,34 +196,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_asked_for() {
+    fn which_objects_are_meant() {
         let check = |query: &str, expect: Result<(At, Option<usize>), &str>| {
-            let got = parameters(&Query::parse(query)).map(|p| (p.at, p.limit));
+            let query = Query::parse(query);
+            let got = place(&ListOptions::of_list(&query).expect("options"), true, "a");
             match (got, expect) {
-                (Ok(got), Ok(expect)) => assert_eq!(got, expect, "{query}"),
-                (Err(got), Err(expect)) => assert!(got.message.contains(expect), "{query}: {}", got.message),
-                (got, expect) => panic!("{query}: {got:?}, expected {expect:?}"),
+                (Ok(got), Ok(expect)) => assert_eq!(got, expect, "{query:?}"),
+                (Err(got), Err(expect)) => assert!(got.message.contains(expect), "{query:?}: {}", got.message),
+                (got, expect) => panic!("{query:?}: {got:?}, expected {expect:?}"),
             }
         };
         check("", Ok((At::Latest, None)));
-        check("resourceVersion=0", Ok((At::Any, None)));
+        check("limit=2", Ok((At::Latest, Some(2))));
+        check("resourceVersion=0&limit=2", Ok((At::Any, None)));
         check("resourceVersion=5", Ok((At::NotOlderThan(5), None)));
         check("resourceVersion=5&limit=2", Ok((At::Exact(5), Some(2))));
+        check("resourceVersion=5&limit=2&resourceVersionMatch=NotOlderThan", Ok((At::NotOlderThan(5), Some(2))));
         check("resourceVersion=5&resourceVersionMatch=Exact", Ok((At::Exact(5), None)));
-        check("resourceVersionMatch=Exact", Err("forbidden unless resourceVersion is provided"));
-        check("resourceVersion=0&resourceVersionMatch=Exact", Err(r#"is forbidden for resourceVersion "0""#));
-        check("resourceVersion=5&resourceVersionMatch=Odd", Err("Unsupported value"));
-        check("resourceVersion=x", Err("Invalid value"));
-        check("limit=-1", Err("greater than or equal to 0"));
-        check("continue=%%%", Err("continue key is not valid"));
-    }
-
-    #[test]
-    fn continue_tokens_return() {
-        let after = ObjectKey::new("a", "b");
-        for revision in [Some(7), None] {
-            let got = parse_continue(&continue_token(revision, &after)).expect("its own token");
-            assert_eq!(got, Continue { revision, after: after.clone() });
-        }
+        check("resourceVersion=x", Err("invalid resource version"));
+        check("continue=%%%", Err("invalid continue token: continue key is not valid"));
+        let behind = Continuation::behind(&ObjectKey::new("a", "b"), Some(7));
+        let token = behind.encode("a");
+        check(&format!("continue={token}&limit=2"), Ok((At::Behind(behind.clone()), Some(2))));
+        check(&format!("continue={token}&resourceVersion=0"), Ok((At::Behind(behind), None)));
+        check(&format!("continue={token}&resourceVersion=7"), Err("is not allowed when using continue"));
     }
 }

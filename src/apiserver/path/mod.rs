@@ -2,15 +2,18 @@
 
 mod apply;
 mod approval;
+pub(crate) mod continuation;
 pub(crate) mod create;
 pub(crate) mod delete;
 mod evict;
 mod get;
 pub(crate) mod list;
+pub(crate) mod list_options;
 pub(crate) mod options;
 pub(crate) mod ownership;
 pub(crate) mod patch;
 pub(crate) mod scale;
+mod socket;
 pub(crate) mod special;
 pub(crate) mod update;
 mod watch;

@@ -89,7 +89,8 @@ impl WriteOptions {
     }
 }
 
-fn refuse(errors: Errors, options: &str) -> Result<(), ApiError> {
+/// What is wrong with a request's options, if anything is.
+pub(super) fn refuse(errors: Errors, options: &str) -> Result<(), ApiError> {
     if errors.is_empty() {
         return Ok(());
     }

@@ -1,4 +1,11 @@
 //! GET on a collection with `watch`: what there is, if asked for, then every change.
+//!
+//! ```text
+//! what there is -> bookmark "initial events end" -> changes: of the store's history, until the ring has the next one
+//!                                                            of the ring, until it has gone on without this watch
+//! ```
+//!
+//! A watch holds at most a handful of changes: it takes the next ones when its client has taken the last ones.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,20 +17,26 @@ use futures::Stream;
 use serde_json::{Value, json};
 use skiff_api::ApiError;
 use skiff_base::CancellationToken;
+use skiff_store::Revision;
 use tokio::time::Instant;
 
-use super::list::{filter, revision};
-use super::options::{invalid_option, unsupported};
-use crate::cache::{Entry, Event, Filter, ResourceCache, Seen, Subscription};
-use crate::call::{Call, Query, Target};
-use crate::encode::{Encoder, IncludeObject, write_value};
-use crate::error::path_not_found;
-use crate::negotiate::{Form, negotiate};
+use super::list::{filter, prefix};
+use super::list_options::{ListOptions, revision};
+use super::socket;
+use crate::cache::{Entry, Event, Filter, ResourceCache, Seen, Subscription, Told};
+use crate::call::{Call, Target};
+use crate::encode::{Encoder, IncludeObject, Shape, write_value};
+use crate::error::{from_store, path_not_found};
+use crate::negotiate::{Form, negotiate_watch};
 use crate::registry::Row;
 use crate::reply::Reply;
 use crate::server::Server;
 
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// The last bookmark comes so long before the watch ends.
+const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
+/// How long a watch lasts whose client does not say: this, and up to as much again, so that they don't end together.
+const LASTS_AT_LEAST_S: u64 = 1800;
 /// Frames that are ready at the same time go out together, up to about this size.
 const BATCH: usize = 64 << 10;
 
@@ -42,270 +55,276 @@ enum Start {
 struct Parameters {
     start: Start,
     bookmarks: bool,
-    /// `sendInitialEvents`: the initial state ends with a bookmark that says so.
+    /// The initial state ends with a bookmark that says so.
     marks_initial_end: bool,
 }
 
-fn parameters(query: &Query) -> Result<Parameters, ApiError> {
-    let version = query.get("resourceVersion").map(revision).transpose()?;
-    let matching = query.get("resourceVersionMatch");
-    let bookmarks = query.flag("allowWatchBookmarks");
-    let forbidden = |field: &str, why: &str| {
-        Err(invalid_option("ListOptions", field, "FieldValueForbidden", format!("Forbidden: {why}")))
+fn parameters(options: &ListOptions<'_>) -> Result<Parameters, ApiError> {
+    let version = revision(options.version)?;
+    let start = match (options.initial_events, options.version) {
+        (Some(true), "") => Start::State(None),
+        (Some(true), _) => Start::State(Some(version)),
+        (_, "" | "0") => Start::Now,
+        _ => Start::After(version),
     };
-    if query.get("continue").is_some() {
-        return Err(ApiError::bad_request("continue is not allowed for watch"));
+    let marks_initial_end = options.bookmarks && options.initial_events == Some(true);
+    Ok(Parameters { start, bookmarks: options.bookmarks, marks_initial_end })
+}
+
+fn lasts(timeout_s: Option<i64>) -> Duration {
+    match timeout_s.unwrap_or(0) {
+        0 => Duration::from_secs(LASTS_AT_LEAST_S + rand::random::<u64>() % LASTS_AT_LEAST_S),
+        seconds => Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),
     }
-    if !query.has("sendInitialEvents") {
-        if matching.is_some() {
-            return forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            );
-        }
-        let start = match version {
-            None | Some(0) => Start::State(version),
-            Some(after) => Start::After(after),
-        };
-        return Ok(Parameters { start, bookmarks, marks_initial_end: false });
-    }
-    match matching {
-        Some("NotOlderThan") => {}
-        None => {
-            return forbidden(
-                "resourceVersionMatch",
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            );
-        }
-        Some(other) => return Err(unsupported("ListOptions", "resourceVersionMatch", other, r#""NotOlderThan""#)),
-    }
-    if query.flag("sendInitialEvents") {
-        return Ok(Parameters { start: Start::State(version), bookmarks, marks_initial_end: bookmarks });
-    }
-    let start = match version {
-        None | Some(0) => Start::Now,
-        Some(after) => Start::After(after),
-    };
-    Ok(Parameters { start, bookmarks, marks_initial_end: false })
+}
+
+/// When the next bookmark is due; `None`: there is no more.
+fn plan_bookmark(now: Instant, ends: Instant) -> Option<Instant> {
+    let last = ends.checked_sub(BOOKMARK_BEFORE_END)?;
+    (last > now).then(|| last.min(now + BOOKMARK_EVERY))
 }
 
 impl Server {
     pub(crate) async fn watch(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
-        let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
+        let wanted = negotiate_watch(call.header(http::header::ACCEPT))?;
+        let options = ListOptions::of_watch(&call.query)?;
         let filter = Arc::new(filter(&call.query, target, row)?);
-        let asked = parameters(&call.query)?;
-        let timeout = match call.query.integer("timeoutSeconds")? {
-            Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
-            // As upstream: spread over half an hour to an hour, so that watches don't all end together.
-            _ => Duration::from_secs(1800 + rand::random::<u64>() % 1800),
-        };
+        let asked = parameters(&options)?;
         let include = IncludeObject::parse(call.query.get("includeObject"))?;
         let encoder = Encoder::new(row, wanted.form, include);
         let server = self.me.upgrade().ok_or_else(path_not_found)?;
+        let now = Instant::now();
+        let ends = now + lasts(options.timeout_s);
         let mut frames = Frames {
             server,
+            shape: encoder.shape(),
             encoder,
             cache: row.cache.clone(),
-            filter: filter.clone(),
-            subscription: None,
+            filter,
+            source: Source::Over,
+            failure: None,
             initial: VecDeque::new(),
             initial_end: None,
-            backlog: VecDeque::new(),
+            taken: VecDeque::new(),
             since: 0,
             last: 0,
-            bookmarks: asked.bookmarks,
-            columns: true,
-            ends: Instant::now() + timeout,
-            next_bookmark: Instant::now() + BOOKMARK_EVERY,
+            columns: matches!(wanted.form, Form::Table(_)),
+            ends,
+            next_bookmark: plan_bookmark(now, ends).filter(|_| asked.bookmarks),
             stop: self.scope.token().clone(),
         };
-        frames.start(self, asked).await?;
-        Ok(Reply::pieces("application/json", frames.into_stream()))
+        // As upstream: from here on what goes wrong is told as an event of a watch that has begun.
+        if let Err(error) = frames.start(self, asked).await {
+            frames.fail(error);
+        }
+        match socket::asked(call)? {
+            Some(upgrade) => Ok(socket::reply(self, call, &upgrade, frames.into_stream())),
+            None => Ok(Reply::pieces("application/json", frames.into_stream())),
+        }
     }
+}
+
+/// Where the changes come from.
+enum Source {
+    /// From the store's history, behind this revision.
+    History(u64),
+    Ring(Subscription),
+    Over,
 }
 
 /// One watch, as the frames that it sends.
 struct Frames {
     server: Arc<Server>,
     encoder: Encoder,
+    shape: Shape,
     cache: Arc<ResourceCache>,
     filter: Arc<Filter>,
-    /// `None`: over.
-    subscription: Option<Subscription>,
+    source: Source,
+    /// What ends the watch, and was not told yet.
+    failure: Option<ApiError>,
     initial: VecDeque<Arc<Entry>>,
     /// The revision of the bookmark behind the initial state.
     initial_end: Option<u64>,
-    backlog: VecDeque<Arc<Event>>,
+    /// Changes that are to be told next.
+    taken: VecDeque<Arc<Event>>,
     /// Changes up to here are not told, though they may come yet: a watch may start in the future.
     since: u64,
     /// The newest revision that was told.
     last: u64,
-    bookmarks: bool,
-    /// The next table tells its columns.
+    /// The next frame tells the table's columns.
     columns: bool,
     ends: Instant,
-    next_bookmark: Instant,
+    next_bookmark: Option<Instant>,
     stop: CancellationToken,
 }
 
 impl Frames {
     async fn start(&mut self, server: &Server, asked: Parameters) -> Result<(), ApiError> {
         match asked.start {
-            Start::State(at) => {
-                match at {
-                    Some(revision) => server.cache.reach(revision).await?,
-                    None => server.cache.fresh().await?,
-                }
-                let (snapshot, subscription) = self.cache.subscribe_all(&self.filter);
-                self.last = snapshot.revision;
-                self.initial = snapshot.entries.into();
-                self.initial_end = asked.marks_initial_end.then_some(snapshot.revision);
-                self.subscription = Some(subscription);
-            }
-            Start::Now => {
-                server.cache.fresh().await?;
-                let (snapshot, subscription) = self.cache.subscribe_all(&self.filter);
-                self.last = snapshot.revision;
-                self.subscription = Some(subscription);
-            }
+            Start::State(Some(revision)) => server.cache.reach(revision).await?,
+            Start::State(None) | Start::Now => server.cache.fresh().await?,
             Start::After(revision) => {
                 // As upstream: a revision that is not there yet is waited for in silence.
                 self.since = revision;
-                match self.cache.subscribe(&self.filter, revision) {
-                    Ok(mut subscription) => {
-                        self.last = subscription.revision;
-                        self.backlog = std::mem::take(&mut subscription.backlog).into();
-                        self.subscription = Some(subscription);
-                    }
-                    // Upstream tells it as an event of a watch that has begun.
-                    Err(crate::cache::TooOld) => self.backlog.clear(),
-                }
+                self.last = revision;
+                self.follow(revision);
+                return Ok(());
+            }
+        }
+        let (snapshot, subscription) = self.cache.subscribe_all(&self.filter);
+        self.last = snapshot.revision;
+        self.source = Source::Ring(subscription);
+        if asked.start != Start::Now {
+            self.initial = snapshot.entries.into();
+            self.initial_end = asked.marks_initial_end.then_some(snapshot.revision);
+        }
+        Ok(())
+    }
+
+    /// Goes on behind a revision.
+    fn follow(&mut self, after: u64) {
+        self.source = match self.cache.subscribe(&self.filter, after) {
+            Ok(subscription) => Source::Ring(subscription),
+            Err(crate::cache::TooOld) => Source::History(after),
+        };
+    }
+
+    fn fail(&mut self, error: ApiError) {
+        self.source = Source::Over;
+        self.initial.clear();
+        self.initial_end = None;
+        self.taken.clear();
+        self.failure = Some(error);
+    }
+
+    fn into_stream(self) -> impl Stream<Item = Result<Bytes, io::Error>> + Send {
+        futures::stream::unfold(self, |mut frames| async move { frames.next().await.map(|bytes| (Ok(bytes), frames)) })
+    }
+
+    /// The next bytes; `None` at the end of the watch. What ends it by a failure is told.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut out = Vec::new();
+        if self.failure.is_none()
+            && let Err(error) = self.fill(&mut out).await
+        {
+            self.fail(error);
+        }
+        if let Some(error) = self.failure.take() {
+            out.extend_from_slice(&frame("ERROR", error.to_value()));
+        }
+        (!out.is_empty()).then(|| out.into())
+    }
+
+    /// Writes what there is to tell, and waits for it; nothing at the end of the watch.
+    async fn fill(&mut self, out: &mut Vec<u8>) -> Result<(), ApiError> {
+        if self.stop.is_cancelled() || Instant::now() >= self.ends {
+            return Ok(());
+        }
+        while out.len() < BATCH {
+            if let Some(entry) = self.initial.pop_front() {
+                self.write("ADDED", &entry, out).await?;
+            } else if let Some(revision) = self.initial_end.take() {
+                out.extend_from_slice(&frame("BOOKMARK", self.encoder.bookmark(revision, true)));
+            } else if let Some(event) = self.taken.pop_front() {
+                self.tell(&event, out).await?;
+            } else if !self.take(!out.is_empty(), out).await? {
+                return Ok(());
             }
         }
         Ok(())
     }
 
-    fn into_stream(self) -> impl Stream<Item = Result<Bytes, io::Error>> + Send {
-        let too_old = self.subscription.is_none();
-        futures::stream::unfold((self, too_old), |(mut frames, too_old)| async move {
-            if too_old {
-                let error = ApiError::expired("too old resource version");
-                return Some((Ok(frame("ERROR", error.to_value())), (frames, false)));
-            }
-            frames.next().await.map(|bytes| (Ok(bytes), (frames, false)))
-        })
-    }
-
-    /// The next bytes; `None` at the end of the watch. What can't be converted ends it, and is told.
-    async fn next(&mut self) -> Option<Bytes> {
-        let mut out = Vec::new();
-        match self.fill(&mut out).await {
-            Ok(true) => Some(out.into()),
-            Ok(false) => None,
-            Err(error) => {
-                self.subscription = None;
-                self.ends = Instant::now();
-                self.initial.clear();
-                self.backlog.clear();
-                out.extend_from_slice(&frame("ERROR", error.to_value()));
-                Some(out.into())
-            }
-        }
-    }
-
-    /// `false` at the end of the watch.
-    async fn fill(&mut self, out: &mut Vec<u8>) -> Result<bool, ApiError> {
-        while let Some(entry) = self.initial.pop_front() {
-            self.write("ADDED", &entry, out).await?;
-            if out.len() >= BATCH {
+    /// Takes the next changes, or a bookmark that is due. False: there is nothing (`at_once`: without waiting), or the
+    /// watch has ended.
+    async fn take(&mut self, at_once: bool, out: &mut Vec<u8>) -> Result<bool, ApiError> {
+        let told = match &mut self.source {
+            Source::Over => return Ok(false),
+            Source::History(after) => {
+                let after = *after;
+                self.recall(after)?;
                 return Ok(true);
             }
-        }
-        if let Some(revision) = self.initial_end.take() {
-            out.extend_from_slice(&frame("BOOKMARK", self.encoder.bookmark(revision, true)));
-        }
-        while let Some(event) = self.backlog.pop_front() {
-            self.tell(&event, out).await?;
-            if out.len() >= BATCH {
-                return Ok(true);
-            }
-        }
-        while out.is_empty() {
-            match self.wait().await {
-                Some(Woken::Event(event)) => self.drain(&event, out).await?,
-                Some(Woken::Bookmark) => self.bookmark(out),
+            Source::Ring(subscription) if at_once => match subscription.ready() {
+                Some(told) => told,
                 None => return Ok(false),
+            },
+            Source::Ring(subscription) => {
+                let bookmark = self.next_bookmark.unwrap_or(self.ends);
+                tokio::select! {
+                    told = subscription.next() => told,
+                    () = tokio::time::sleep_until(bookmark), if self.next_bookmark.is_some() => {
+                        self.bookmark(out);
+                        return Ok(true);
+                    }
+                    () = tokio::time::sleep_until(self.ends) => return Ok(false),
+                    () = self.stop.cancelled() => return Ok(false),
+                }
             }
+        };
+        match told {
+            Told::Changes(changes) => self.taken = changes.into(),
+            Told::Behind(after) => self.source = Source::History(after),
+            Told::Over => self.source = Source::Over,
         }
         Ok(true)
     }
 
-    async fn wait(&mut self) -> Option<Woken> {
-        let subscription = self.subscription.as_mut()?;
-        tokio::select! {
-            event = subscription.events.recv() => event.map(Woken::Event),
-            () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => Some(Woken::Bookmark),
-            () = tokio::time::sleep_until(self.ends) => None,
-            () = self.stop.cancelled() => None,
-        }
-    }
-
-    /// The event, and all that are ready behind it.
-    async fn drain(&mut self, event: &Arc<Event>, out: &mut Vec<u8>) -> Result<(), ApiError> {
-        self.tell(event, out).await?;
-        while out.len() < BATCH {
-            let Some(more) = self.subscription.as_mut().and_then(|s| s.events.try_recv().ok()) else { break };
-            self.tell(&more, out).await?;
-        }
+    /// Takes the next piece of the store's history.
+    fn recall(&mut self, after: u64) -> Result<(), ApiError> {
+        let prefix = prefix(self.encoder.row.home(), &self.filter);
+        let piece = self.server.store.changes(prefix.as_bytes(), Revision(after)).map_err(|error| match error {
+            skiff_store::Error::Compacted { asked, oldest } => {
+                ApiError::expired(format!("too old resource version: {} ({})", asked.0, oldest.0))
+            }
+            other => from_store(&other),
+        })?;
+        self.taken = piece.events.iter().filter_map(Event::of_history).map(Arc::new).collect();
+        self.follow(piece.through.0);
         Ok(())
     }
 
     fn bookmark(&mut self, out: &mut Vec<u8>) {
-        self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
-        let caught_up = self.subscription.as_ref().and_then(|s| self.cache.caught_up(&s.events));
-        if let Some(revision) = caught_up.filter(|r| *r >= self.last) {
+        self.next_bookmark = plan_bookmark(Instant::now(), self.ends);
+        let Source::Ring(subscription) = &self.source else { return };
+        if let Some(revision) = subscription.caught_up().filter(|r| *r >= self.last) {
             self.last = revision;
             out.extend_from_slice(&frame("BOOKMARK", self.encoder.bookmark(revision, false)));
         }
     }
 
-    async fn tell(&mut self, event: &Arc<Event>, out: &mut Vec<u8>) -> Result<(), ApiError> {
+    async fn tell(&mut self, event: &Event, out: &mut Vec<u8>) -> Result<(), ApiError> {
         if event.revision <= self.since {
             return Ok(());
         }
         let Some(seen) = event.seen_by(&self.filter) else { return Ok(()) };
         self.last = event.revision;
-        match seen {
+        let (kind, entry) = match seen {
+            Seen::Added(entry) => ("ADDED", entry.clone()),
+            Seen::Modified(entry) => ("MODIFIED", entry.clone()),
+            Seen::Deleted { entry, gone: true } => ("DELETED", entry.clone()),
+            // It left the selection: the client learns the last state it selected, at this revision.
             Seen::Deleted { entry, gone: false } => {
-                // It left the selection: the client learns the last state it selected, at this revision.
-                let object = skiff_api::Object::parse(entry.object.raw().clone(), event.revision);
-                if let Ok(object) = object {
-                    self.write("DELETED", &Entry::new(Arc::new(object)), out).await?;
-                }
+                ("DELETED", Arc::new(Entry::new(Arc::new(entry.object.at(event.revision)))))
             }
-            Seen::Added(entry) | Seen::Modified(entry) | Seen::Deleted { entry, gone: true } => {
-                let kind = match seen {
-                    Seen::Added(_) => "ADDED",
-                    Seen::Modified(_) => "MODIFIED",
-                    Seen::Deleted { .. } => "DELETED",
-                };
-                let as_stored = self.encoder.is_plain() && self.encoder.row.shows_as_stored(&entry.object);
-                if !as_stored || kind != event.natural_kind() {
-                    return self.write(kind, entry, out).await;
-                }
-                let shared = event.frame.get_or_init(|| {
-                    let mut bytes = Vec::with_capacity(entry.object.raw().len() + 80);
-                    write_frame(&self.encoder, kind, entry, false, &mut bytes);
-                    bytes.into()
-                });
-                out.extend_from_slice(shared);
-            }
+        };
+        if self.columns {
+            return self.write(kind, &entry, out).await;
+        }
+        if self.encoder.row.shows_as_stored(&entry.object) {
+            let make = |out: &mut Vec<u8>| write_frame(&self.encoder, kind, &entry, false, out);
+            out.extend_from_slice(&event.frame(&self.shape, kind, &make));
+        } else if let Some(known) = event.known_frame(&self.shape, kind) {
+            out.extend_from_slice(&known);
+        } else {
+            let begin = out.len();
+            self.write(kind, &entry, out).await?;
+            event.keep_frame(&self.shape, kind, Bytes::copy_from_slice(&out[begin..]));
         }
         Ok(())
     }
 
     async fn write(&mut self, kind: &str, entry: &Entry, out: &mut Vec<u8>) -> Result<(), ApiError> {
-        let columns = std::mem::take(&mut self.columns) && matches!(self.encoder.form, Form::Table(_));
+        let columns = std::mem::take(&mut self.columns);
         let row = &self.encoder.row;
         if row.shows_as_stored(&entry.object) {
             write_frame(&self.encoder, kind, entry, columns, out);
@@ -315,11 +334,6 @@ impl Frames {
         }
         Ok(())
     }
-}
-
-enum Woken {
-    Event(Arc<Event>),
-    Bookmark,
 }
 
 fn write_frame(encoder: &Encoder, kind: &str, entry: &Entry, columns: bool, out: &mut Vec<u8>) {
@@ -340,25 +354,48 @@ fn frame(kind: &str, object: Value) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Query;
 
     #[test]
     fn where_a_watch_starts() {
-        let check = |query: &str, expect: Result<(Start, bool), &str>| {
-            let got = parameters(&Query::parse(query)).map(|p| (p.start, p.marks_initial_end));
-            match (got, expect) {
-                (Ok(got), Ok(expect)) => assert_eq!(got, expect, "{query}"),
-                (Err(got), Err(expect)) => assert!(got.message.contains(expect), "{query}: {}", got.message),
-                (got, expect) => panic!("{query}: {got:?}, expected {expect:?}"),
-            }
+        let check = |query: &str, start: Start, marks: bool| {
+            let query = Query::parse(query);
+            let got = parameters(&ListOptions::of_watch(&query).expect("options")).expect("parameters");
+            assert_eq!((got.start, got.marks_initial_end), (start, marks), "{query:?}");
         };
-        check("", Ok((Start::State(None), false)));
-        check("resourceVersion=0", Ok((Start::State(Some(0)), false)));
-        check("resourceVersion=7&allowWatchBookmarks=true", Ok((Start::After(7), false)));
+        check("", Start::State(None), false);
+        check("allowWatchBookmarks=true", Start::State(None), true);
+        check("resourceVersion=0", Start::State(Some(0)), false);
+        check("resourceVersion=7&allowWatchBookmarks=true", Start::After(7), false);
         let list = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
-        check(&format!("{list}&allowWatchBookmarks=true"), Ok((Start::State(None), true)));
-        check(&format!("{list}&resourceVersion=9"), Ok((Start::State(Some(9)), false)));
-        check("sendInitialEvents=false&resourceVersionMatch=NotOlderThan", Ok((Start::Now, false)));
-        check("sendInitialEvents=true", Err("requires setting resourceVersionMatch"));
-        check("resourceVersionMatch=NotOlderThan", Err("unless sendInitialEvents is provided"));
+        check(&format!("{list}&allowWatchBookmarks=true"), Start::State(None), true);
+        check(&format!("{list}&resourceVersion=9"), Start::State(Some(9)), false);
+        let none = "sendInitialEvents=false&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=1";
+        check(none, Start::Now, false);
+        check(&format!("{none}&resourceVersion=0"), Start::Now, false);
+        check(&format!("{none}&resourceVersion=9"), Start::After(9), false);
+    }
+
+    #[test]
+    fn how_long_a_watch_lasts() {
+        assert_eq!((lasts(Some(7)), lasts(Some(-1))), (Duration::from_secs(7), Duration::ZERO));
+        for timeout in [None, Some(0)] {
+            assert!((1800..3600).contains(&lasts(timeout).as_secs()));
+        }
+    }
+
+    #[test]
+    fn bookmarks_come_each_minute_and_before_the_end() {
+        let now = Instant::now();
+        let check = |lasts_s: u64, expect_s: Option<u64>| {
+            let due = plan_bookmark(now, now + Duration::from_secs(lasts_s));
+            assert_eq!(due.map(|at| (at - now).as_secs()), expect_s, "{lasts_s}");
+        };
+        check(300, Some(60));
+        check(62, Some(60));
+        check(61, Some(59));
+        check(3, Some(1));
+        check(2, None);
+        check(0, None);
     }
 }

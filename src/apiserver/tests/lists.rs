@@ -34,8 +34,16 @@ async fn selects() {
     assert_eq!(status, 400);
     let (status, deleted) = cluster.ask("DELETE", &format!("{CONFIG_MAPS}?labelSelector=x&limit=1"), Value::Null).await;
     assert_eq!((status, names(&deleted)), (200, vec!["a".to_owned()]));
-    let (status, deleted) = cluster.ask("DELETE", &format!("{CONFIG_MAPS}?labelSelector=x"), Value::Null).await;
+    let token = deleted["metadata"]["continue"].as_str().expect("more to come");
+    // What is new is not of that list.
+    cluster.create(CONFIG_MAPS, labelled("bb", json!({"x": "3"}))).await;
+    let rest = format!("{CONFIG_MAPS}?labelSelector=x&continue={token}");
+    let (status, deleted) = cluster.ask("DELETE", &rest, Value::Null).await;
     assert_eq!((status, names(&deleted)), (200, vec!["b".to_owned()]));
+    let (status, deleted) = cluster.ask("DELETE", &format!("{CONFIG_MAPS}?labelSelector=x"), Value::Null).await;
+    assert_eq!((status, names(&deleted)), (200, vec!["bb".to_owned()]));
+    let (status, _) = cluster.ask("DELETE", &format!("{CONFIG_MAPS}?resourceVersionMatch=Exact"), Value::Null).await;
+    assert_eq!(status, 422);
     assert_eq!(names(&cluster.get(CONFIG_MAPS).await), ["c"]);
     cluster.stop().await;
 }
@@ -171,5 +179,80 @@ async fn long_lists_come_in_pieces_and_whole() {
     let small =
         cluster.ask_with("GET", &format!("{CONFIG_MAPS}/l01"), Value::Null, &[("accept-encoding", "gzip")]).await;
     assert_eq!(small.header("content-encoding"), "");
+    cluster.stop().await;
+}
+
+/// As upstream's conformance test of chunks: of any size, in tables too, all of one moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_of_any_size_and_form() {
+    let cluster = Cluster::start().await;
+    const TOTAL: usize = 40;
+    for i in 0..TOTAL {
+        cluster.create(CONFIG_MAPS, config_map(&format!("chunk-{i:02}"))).await;
+    }
+    for (limit, accept) in
+        [(3, ""), (17, ""), (40, ""), (41, ""), (7, super::watches::TABLE), (9, super::watches::METADATA)]
+    {
+        let (mut found, mut token, mut revision) = (0, String::new(), Value::Null);
+        loop {
+            let path = format!("{CONFIG_MAPS}?limit={limit}&continue={token}");
+            let answer = cluster.ask_with("GET", &path, Value::Null, &[("accept", accept)]).await;
+            let list = answer.value();
+            let items = if list["kind"] == "Table" { &list["rows"] } else { &list["items"] };
+            for item in items.as_array().expect("items") {
+                let object = if list["kind"] == "Table" { &item["object"] } else { item };
+                assert_eq!(object["metadata"]["name"], format!("chunk-{found:02}"), "{limit} {accept}");
+                found += 1;
+            }
+            let meta = &list["metadata"];
+            if !revision.is_null() {
+                assert_eq!(meta["resourceVersion"], revision);
+            }
+            revision = meta["resourceVersion"].clone();
+            let Some(next) = meta["continue"].as_str() else {
+                assert!(meta.get("remainingItemCount").is_none());
+                break;
+            };
+            assert_eq!(meta["remainingItemCount"], TOTAL - found);
+            token = next.to_owned();
+            // Meanwhile the collection changes.
+            let name = format!("chunk-{found:02}");
+            cluster.ask("DELETE", &format!("{CONFIG_MAPS}/{name}"), Value::Null).await;
+            cluster.create(CONFIG_MAPS, config_map(&name)).await;
+        }
+        assert_eq!(found, TOTAL, "{limit} {accept}");
+    }
+    // Who takes anything gets it whole.
+    let any = cluster.get(&format!("{CONFIG_MAPS}?resourceVersion=0&limit=3")).await;
+    assert!(names(&any).len() == TOTAL && any["metadata"].get("continue").is_none());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_wrongly() {
+    let cluster = Cluster::start().await;
+    let token = crate::path::continuation::Continuation::behind(&skiff_api::ObjectKey::new("default", "a"), Some(1));
+    let token = token.encode("default");
+    for (query, status, message) in [
+        ("limit=x".to_owned(), 400, r#"strconv.ParseInt: parsing "x": invalid syntax"#),
+        ("resourceVersion=x".to_owned(), 400, "invalid resource version: resourceVersion: Invalid value: \"x\""),
+        ("continue=x".to_owned(), 400, "invalid continue token: continue key is not valid: "),
+        (format!("continue={token}&resourceVersion=1"), 400, "not allowed when using continue"),
+        ("sendInitialEvents=true".to_owned(), 422, "sendInitialEvents is forbidden for list"),
+        ("resourceVersionMatch=Exact".to_owned(), 422, "forbidden unless resourceVersion is provided"),
+        ("fieldSelector=spec.x%3D1".to_owned(), 400, "is not a known field selector"),
+        ("labelSelector=a%3D%3D%3Db".to_owned(), 400, ""),
+    ] {
+        for method in ["GET", "DELETE"] {
+            let (got, error) = cluster.ask(method, &format!("{CONFIG_MAPS}?{query}"), Value::Null).await;
+            assert_eq!(got, status, "{method} {query}: {error}");
+            assert!(error["message"].as_str().is_some_and(|m| m.contains(message)), "{query}: {error}");
+        }
+    }
+    let path = format!("{CONFIG_MAPS}/a?watch=true&fieldSelector=metadata.name%3Db");
+    let (status, error) = cluster.ask("GET", &path, Value::Null).await;
+    assert_eq!((status, &error["message"]), (400, &json!("fieldSelector metadata.name doesn't match requested name")));
+    let (status, error) = cluster.ask("GET", &format!("{CONFIG_MAPS}/a?resourceVersion=x"), Value::Null).await;
+    assert_eq!((status, &error["reason"]), (400, &json!("BadRequest")));
     cluster.stop().await;
 }

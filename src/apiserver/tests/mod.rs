@@ -7,6 +7,7 @@ mod custom_documents;
 mod custom_schemas;
 mod custom_versions;
 mod customs;
+mod equivalence;
 mod identities;
 mod kubectl;
 mod lists;

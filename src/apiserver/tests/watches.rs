@@ -11,6 +11,8 @@ use skiff_client::{Body, Feed, Selector, Transport, Update};
 
 use super::{CONFIG_MAPS, Cluster, config_map, labelled};
 
+pub(super) const METADATA: &str = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io,application/json";
+pub(super) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Frames of a watch, one at a time.
@@ -141,8 +143,7 @@ async fn initial_events_end_with_a_bookmark() {
 async fn tables_tell_their_columns_once() {
     let cluster = Cluster::start().await;
     cluster.create(CONFIG_MAPS, config_map("a")).await;
-    let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
-    let mut frames = Frames::open(&cluster, &format!("{CONFIG_MAPS}?watch=true"), accept).await;
+    let mut frames = Frames::open(&cluster, &format!("{CONFIG_MAPS}?watch=true"), TABLE).await;
     let first = frames.next().await.expect("a frame");
     assert_eq!((&first["type"], &first["object"]["kind"]), (&json!("ADDED"), &json!("Table")));
     assert!(first["object"]["columnDefinitions"].as_array().is_some_and(|c| !c.is_empty()));
@@ -157,21 +158,42 @@ async fn tables_tell_their_columns_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revisions_that_are_gone_or_not_yet_there() {
     let cluster = Cluster::start().await;
-    // More changes than the ring keeps.
-    let big = "x".repeat(60_000);
-    cluster.create(CONFIG_MAPS, config_map("a")).await;
-    for i in 0..200 {
-        cluster.patch(&format!("{CONFIG_MAPS}/a"), "merge", json!({"data": {"k": format!("{i}{big}")}})).await;
+    // More changes than the ring keeps: the store's history has them.
+    let big = "x".repeat(100_000);
+    let first = cluster.create(CONFIG_MAPS, config_map("a")).await;
+    let first = first["metadata"]["resourceVersion"].as_str().expect("a revision").to_owned();
+    for i in 0..60 {
+        cluster.patch(&format!("{CONFIG_MAPS}/a"), "merge", json!({"data": {"k": format!("{i} {big}")}})).await;
     }
-    let mut frames = Frames::open(&cluster, &format!("{CONFIG_MAPS}?watch=true&resourceVersion=1"), "").await;
+    let path = format!("{CONFIG_MAPS}?watch=true&resourceVersion={first}");
+    let mut frames = Frames::open(&cluster, &path, "").await;
+    for i in 0..60 {
+        let frame = frames.next().await.expect("a frame");
+        let begins = format!("{i} ");
+        assert!(frame["object"]["data"]["k"].as_str().is_some_and(|k| k.starts_with(&begins)), "{i}");
+    }
+    // Here the ring takes over again.
+    cluster.create(CONFIG_MAPS, config_map("b")).await;
+    assert_eq!(frames.short().await, "ADDED b");
+    drop(frames);
+    cluster.store.compact(cluster.store.revision());
+    let mut frames = Frames::open(&cluster, &path, "").await;
     let frame = frames.next().await.expect("a frame");
     assert_eq!((&frame["type"], &frame["object"]["code"]), (&json!("ERROR"), &json!(410)));
     assert_eq!(frame["object"]["reason"], "Expired");
+    let begins = format!("too old resource version: {first} (");
+    assert!(frame["object"]["message"].as_str().is_some_and(|m| m.starts_with(&begins)), "{frame}");
     assert!(frames.next().await.is_none());
     let (status, error) = cluster.ask("GET", &format!("{CONFIG_MAPS}?resourceVersion=99999"), Value::Null).await;
     assert_eq!(status, 504);
     assert!(error["message"].as_str().is_some_and(|m| m.contains("Too large resource version: 99999")), "{error}");
     assert_eq!(error["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+    // Initial events are of no older state; a watch that has begun tells what is wrong as an event.
+    let list = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=99999";
+    let mut frames = Frames::open(&cluster, &format!("{CONFIG_MAPS}?{list}"), "").await;
+    let frame = frames.next().await.expect("a frame");
+    assert_eq!((&frame["type"], &frame["object"]["code"]), (&json!("ERROR"), &json!(504)));
+    assert!(frames.next().await.is_none());
     // A watch waits for it, and tells nothing from before.
     let path = format!("{CONFIG_MAPS}/a");
     let (_, now) = cluster.patch(&path, "merge", json!({"data": {"k": "now"}})).await;
@@ -215,5 +237,205 @@ async fn observers_see_the_same_in_process_and_over_https() {
         assert_eq!(next(&mut inside).await, expect);
         assert_eq!(next(&mut outside).await, expect);
     }
+    cluster.stop().await;
+}
+
+/// One that does not read is not waited for and costs nothing; when it reads again it has missed nothing, as long as the
+/// history is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_nobody_reads_holds_nothing() {
+    let cluster = Cluster::start().await;
+    let big = "x".repeat(100_000);
+    let cache = cluster.inside().resource("configmaps");
+    let path = format!("{CONFIG_MAPS}?watch=true&resourceVersion=0&labelSelector=test");
+    let mut unread = Frames::open(&cluster, &path, "").await;
+    let change = |i: usize| {
+        let mut object = labelled("a", json!({"test": "1"}));
+        object["data"]["k"] = format!("{i} {big}").into();
+        object
+    };
+    cluster.create(CONFIG_MAPS, change(0)).await;
+    let mut early = Vec::new();
+    for i in 1..100 {
+        let (status, _) = cluster.ask("PUT", &format!("{CONFIG_MAPS}/a"), change(i)).await;
+        assert_eq!(status, 200);
+        if i == 40 {
+            early.push(std::sync::Arc::downgrade(&cache.find("default", "a").expect("it is there")));
+        }
+    }
+    // What waits for the client are bytes of a bounded number: the change in the middle is held by nobody.
+    assert!(early.iter().all(|object| object.upgrade().is_none()));
+    for i in 0..100 {
+        let frame = unread.next().await.expect("a frame");
+        let begins = format!("{i} ");
+        assert!(frame["object"]["data"]["k"].as_str().is_some_and(|k| k.starts_with(&begins)), "{i}");
+    }
+    // Without the history it is told, and ends.
+    for i in 100..200 {
+        cluster.ask("PUT", &format!("{CONFIG_MAPS}/a"), change(i)).await;
+    }
+    cluster.store.compact(cluster.store.revision());
+    let mut last = json!(null);
+    while let Some(frame) = unread.next().await {
+        assert_eq!(last["type"], if last.is_null() { json!(null) } else { json!("MODIFIED") });
+        last = frame;
+    }
+    assert_eq!((&last["type"], &last["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    drop(unread);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_encoded_once_for_all_watchers_of_a_form() {
+    let cluster = Cluster::start().await;
+    let mut watches = Vec::new();
+    for i in 0..100 {
+        let accept = ["", TABLE, METADATA, ""][i % 4];
+        // The first table of a watch tells the columns, so there is one before.
+        let path = format!("{CONFIG_MAPS}?watch=true&fieldSelector=metadata.name!%3Dkube-root-ca.crt");
+        watches.push(Frames::open(&cluster, &path, accept).await);
+    }
+    for name in ["first", "a", "b"] {
+        cluster.create(CONFIG_MAPS, config_map(name)).await;
+        for frames in &mut watches {
+            frames.next().await.expect("a frame");
+        }
+    }
+    let made: Vec<_> = cluster.inside().resource("configmaps").events().iter().map(|event| event.made()).collect();
+    // A table that took longer than its ages are good for is made again; the others never are.
+    let [.., a, b] = made[..] else { panic!("{made:?}") };
+    assert!((3..=10).contains(&a) && (3..=10).contains(&b), "{made:?}");
+    drop(watches);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bookmarks_of_all_forms() {
+    let cluster = Cluster::start().await;
+    cluster.create(CONFIG_MAPS, config_map("a")).await;
+    for (accept, kind) in [("", "ConfigMap"), (METADATA, "PartialObjectMetadata"), (TABLE, "Table")] {
+        // Without a revision a watch begins with what there is, whether it says so or not.
+        for query in ["", "&resourceVersion=0", "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"] {
+            let path = format!("{CONFIG_MAPS}?watch=true&allowWatchBookmarks=true{query}");
+            let mut frames = Frames::open(&cluster, &path, accept).await;
+            let added = frames.next().await.expect("a frame");
+            let bookmark = frames.next().await.expect("a frame");
+            assert_eq!((&added["type"], &bookmark["type"]), (&json!("ADDED"), &json!("BOOKMARK")), "{kind} {query}");
+            assert_eq!((&added["object"]["kind"], &bookmark["object"]["kind"]), (&json!(kind), &json!(kind)));
+            let of = if kind == "Table" { &bookmark["object"]["rows"][0]["object"] } else { &bookmark["object"] };
+            assert_eq!(of["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+        }
+    }
+    // One comes before the end, with the newest revision.
+    let list = cluster.get(CONFIG_MAPS).await;
+    let revision = list["metadata"]["resourceVersion"].as_str().expect("a revision");
+    let query = format!("watch=true&allowWatchBookmarks=true&timeoutSeconds=3&resourceVersion={revision}");
+    let mut frames = Frames::open(&cluster, &format!("{CONFIG_MAPS}?{query}"), "").await;
+    let other = cluster.create("/api/v1/namespaces/default/secrets", json!({"metadata": {"name": "other"}})).await;
+    let bookmark = frames.next().await.expect("a frame");
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    let at = |of: &Value| of["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse::<u64>().ok());
+    assert!(at(&bookmark["object"]) >= at(&other), "{bookmark}");
+    assert!(bookmark["object"]["metadata"].get("annotations").is_none());
+    assert!(frames.next().await.is_none());
+    let path = format!("{CONFIG_MAPS}?watch=1");
+    let answer = cluster.ask_with("GET", &path, Value::Null, &[("accept", "application/yaml")]).await;
+    assert_eq!(answer.status, 406);
+    cluster.stop().await;
+}
+
+/// As upstream's conformance test: watches that begin at each of many changes see the rest in the same order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_see_the_same_order() {
+    let cluster = Cluster::start().await;
+    let started = cluster.create(CONFIG_MAPS, config_map("a")).await;
+    let work = async {
+        for i in 0..60 {
+            let name = format!("c{}", i % 7);
+            match i % 3 {
+                0 => drop(cluster.ask("POST", CONFIG_MAPS, config_map(&name)).await),
+                1 => drop(
+                    cluster
+                        .patch(&format!("{CONFIG_MAPS}/{name}"), "merge", json!({"data": {"k": i.to_string()}}))
+                        .await,
+                ),
+                _ => drop(cluster.ask("DELETE", &format!("{CONFIG_MAPS}/{name}"), Value::Null).await),
+            }
+        }
+        cluster.create(CONFIG_MAPS, config_map("end")).await;
+    };
+    let read = |revision: String| {
+        let cluster = &cluster;
+        async move {
+            let path = format!("{CONFIG_MAPS}?watch=true&resourceVersion={revision}");
+            let mut frames = Frames::open(cluster, &path, "").await;
+            let mut seen = Vec::new();
+            loop {
+                let frame = frames.next().await.expect("a frame");
+                let meta = &frame["object"]["metadata"];
+                let text = |field: &str| meta[field].as_str().unwrap_or_default().to_owned();
+                seen.push((text("resourceVersion"), frame["type"].to_string(), text("name")));
+                if meta["name"] == "end" {
+                    return seen;
+                }
+            }
+        }
+    };
+    let begin = started["metadata"]["resourceVersion"].as_str().expect("a revision").to_owned();
+    let (whole, ()) = futures::join!(read(begin), work);
+    for at in 0..whole.len() - 1 {
+        assert_eq!(read(whole[at].0.clone()).await, whole[at + 1..], "from {at}");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_a_web_socket_each_frame_is_a_message() {
+    use skiff_client::Upgraded;
+    use skiff_streaming::Role;
+    use skiff_streaming::websocket::{CLOSE_NORMAL, Decoder, Event, accept_key, encode_ping};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let cluster = Cluster::start().await;
+    for name in ["a", "b"] {
+        cluster.create(CONFIG_MAPS, config_map(name)).await;
+    }
+    let key = "dGhlIHNhbXBsZSBub25jZQ==";
+    let request = Request::get(format!("{CONFIG_MAPS}?watch=true&timeoutSeconds=2"))
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", key)
+        .header("sec-websocket-protocol", "watch.example");
+    let asked = cluster.admin().upgrade(request.body(()).expect("a request")).await.expect("an answer");
+    let Upgraded::Switched(answer, mut io) = asked else { panic!("refused") };
+    assert_eq!(answer.headers()["sec-websocket-accept"], accept_key(key));
+    assert_eq!(answer.headers()["sec-websocket-protocol"], "watch.example");
+    let mut ping = bytes::BytesMut::new();
+    encode_ping(Role::Client, &mut ping);
+    io.write_all(&ping).await.expect("a ping");
+    cluster.create(CONFIG_MAPS, config_map("c")).await;
+    let (mut decoder, mut input) = (Decoder::new(Role::Client), bytes::BytesMut::new());
+    let (mut message, mut seen, mut pongs) = (Vec::new(), Vec::new(), 0);
+    let code = loop {
+        match decoder.next(&mut input).expect("frames") {
+            Some(Event::Data { last, bytes, .. }) => {
+                message.extend_from_slice(&bytes);
+                if last {
+                    let frame: Value = serde_json::from_slice(&std::mem::take(&mut message)).expect("one frame");
+                    seen.push(format!("{} {}", frame["type"], frame["object"]["metadata"]["name"]).replace('"', ""));
+                }
+            }
+            Some(Event::Pong) => pongs += 1,
+            Some(Event::Ping(_)) => {}
+            Some(Event::Close(code)) => break code,
+            None => {
+                let read = tokio::time::timeout(LIMIT, io.read_buf(&mut input)).await.expect("in time").expect("bytes");
+                assert!(read > 0, "it ends without a goodbye");
+            }
+        }
+    };
+    assert_eq!((code, pongs), (Some(CLOSE_NORMAL), 1));
+    assert_eq!(seen, ["ADDED a", "ADDED b", "ADDED c"]);
     cluster.stop().await;
 }
