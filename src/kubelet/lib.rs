@@ -48,6 +48,8 @@ mod start;
 mod stats;
 mod status;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod token;
 mod unsupported;
 mod volume;

@@ -1,0 +1,215 @@
+//! From the first sandbox to the last record.
+
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use serde_json::json;
+use skiff_client::Client;
+use skiff_runtime::{ContainerId, RuntimeEvent, SandboxId, SandboxState};
+
+use crate::testing::{World, one};
+
+#[tokio::test]
+async fn runs_and_is_deleted() {
+    let world = World::new().await;
+    world.create("a", one("Always", json!({})));
+    world.phase("a", "Running").await;
+    let status = world.pod("a")["status"].clone();
+    assert_eq!(status["podIP"], "10.42.0.5");
+    assert_eq!(status["containerStatuses"][0]["ready"], true);
+    assert_eq!(status["containerStatuses"][0]["containerID"], "skiff://c1");
+    let config = world.machine.lock().configs.values().next().cloned().expect("created");
+    let mounted: Vec<String> = config.mounts.iter().map(|m| m.container_path.display().to_string()).collect();
+    assert_eq!(mounted, ["/etc/hosts", "/etc/resolv.conf", "/etc/hostname", "/dev/termination-log"]);
+    world.eventually("events", |w| w.reasons() == ["Created", "Pulled", "Started"]).await;
+
+    world.delete("a", 5);
+    world.eventually("it is gone", |w| w.pod("a").is_null()).await;
+    // The fake server ends the object with the last status write.
+    world.eventually("the sandbox is gone", |w| w.machine.lock().sandboxes.is_empty()).await;
+    assert_eq!(world.log(), ["sandbox", "start c#0", "stop c 5s", "detach", "remove sandbox"]);
+    let options = world.options();
+    let empty = |directory: &Path| directory.read_dir().map_or(0, Iterator::count) == 0;
+    world
+        .eventually("nothing is left", |_| {
+            empty(&options.root_directory.join("pods"))
+                && empty(&options.log_directory)
+                && empty(&options.containers_log_directory)
+        })
+        .await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn ends_by_itself_and_keeps_its_records() {
+    let world = World::new().await;
+    world.create("job", one("Never", json!({})));
+    world.phase("job", "Running").await;
+    world.machine.end("c", 3);
+    world.phase("job", "Failed").await;
+    let state = world.pod("job")["status"]["containerStatuses"][0]["state"]["terminated"].clone();
+    assert_eq!((state["exitCode"].as_i64(), state["reason"].as_str()), (Some(3), Some("Error")));
+    assert_eq!(world.machine.lock().containers.len(), 1);
+    world.delete("job", 30);
+    world.eventually("it is gone", |w| w.pod("job").is_null()).await;
+    world.eventually("so are its records", |w| w.machine.lock().containers.is_empty()).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn crash_loops_and_says_so() {
+    let world = World::new().await;
+    world.create("crash", one("Always", json!({})));
+    world.phase("crash", "Running").await;
+    world.machine.end("c", 1);
+    world.eventually("a second start", |w| w.log().contains(&"start c#1".to_owned())).await;
+    world.machine.end("c", 1);
+    let reason = |w: &World| w.pod("crash")["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
+    world.eventually("CrashLoopBackOff", |w| reason(w) == "CrashLoopBackOff").await;
+    let status = world.pod("crash")["status"]["containerStatuses"][0].clone();
+    assert_eq!(status["restartCount"], 1);
+    assert_eq!(status["lastState"]["terminated"]["exitCode"], 1);
+    assert_eq!(
+        status["state"]["waiting"]["message"],
+        "back-off 10s restarting failed container=c pod=crash_default(uid-crash)"
+    );
+    world.eventually("an event", |w| w.reasons().contains(&"BackOff".to_owned())).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn init_containers_and_sidecars_in_order() {
+    let world = World::new().await;
+    let mut spec = one("Never", json!({}));
+    spec["initContainers"] = json!([{"name": "i", "image": "here:1"},
+        {"name": "s", "image": "here:1", "restartPolicy": "Always"}]);
+    world.create("p", spec);
+    world.eventually("the first init container", |w| w.log().contains(&"start i#0".to_owned())).await;
+    world.machine.end("i", 0);
+    world.phase("p", "Running").await;
+    world.machine.end("c", 0);
+    world.phase("p", "Succeeded").await;
+    assert_eq!(world.log()[..5], ["sandbox", "start i#0", "start s#0", "start c#0", "stop s 7s"]);
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn survives_a_restart_of_the_agent() {
+    let mut world = World::new().await;
+    world.create("a", one("Always", json!({})));
+    world.create("b", one("Always", json!({})));
+    world.phase("a", "Running").await;
+    world.phase("b", "Running").await;
+    let before = world.log();
+    world.scope.stop().await;
+    // While nobody looks, one ends, and one is removed from the API.
+    let mut pod = world.pod("b");
+    pod["metadata"]["finalizers"] = json!([]);
+    let of_a = {
+        let machine = world.machine.lock();
+        machine.containers.values().find(|c| c.labels["io.kubernetes.pod.name"] == "a").expect("it runs").id.clone()
+    };
+    let client = Client::new(world.api.clone());
+    client.namespaced::<Pod>("default").delete("b", &Default::default()).await.expect("deleted");
+    world.restart().await;
+    world.eventually("the orphan is ended", |w| w.machine.lock().sandboxes.len() == 1).await;
+    assert_eq!(world.log()[before.len()..], ["stop c 7s", "detach", "remove sandbox"]);
+    assert!(world.machine.lock().containers.contains_key(&of_a));
+
+    world.machine.exit(&of_a, 1);
+    world.eventually("it is started again", |w| w.log().contains(&"start c#1".to_owned())).await;
+    world.eventually("and told", |w| w.pod("a")["status"]["containerStatuses"][0]["restartCount"] == 1).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_sandbox_is_made_anew() {
+    let world = World::new().await;
+    world.create("a", one("Always", json!({})));
+    world.create("once", one("Never", json!({})));
+    world.phase("a", "Running").await;
+    world.phase("once", "Running").await;
+    // Process 1 of their namespaces ends, and with it all others; the word of the one comes before the other's.
+    let lost: Vec<(SandboxId, ContainerId)> = {
+        let mut machine = world.machine.lock();
+        machine.sandboxes.values_mut().for_each(|s| s.state = SandboxState::NotReady);
+        machine.log.clear();
+        machine.containers.values().map(|c| (c.sandbox.clone(), c.id.clone())).collect()
+    };
+    for (sandbox, container) in lost {
+        drop(world.machine.events.send(RuntimeEvent::SandboxEnded(sandbox)));
+        world.machine.exit(&container, 137);
+    }
+    world.eventually("a second start", |w| w.log().contains(&"start c#1".to_owned())).await;
+    world.phase("once", "Failed").await;
+    let status = |w: &World| w.pod("a")["status"]["containerStatuses"][0].clone();
+    world.eventually("it is told", |w| status(w)["restartCount"] == 1 && status(w)["ready"] == true).await;
+    assert_eq!(status(&world)["lastState"]["terminated"]["exitCode"], 137);
+    assert!(world.reasons().contains(&"SandboxChanged".to_owned()), "{:?}", world.reasons());
+    assert_eq!(world.log().iter().filter(|line| *line == "sandbox").count(), 1, "{:?}", world.log());
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn what_another_kubelet_has_stays() {
+    let mut world = World::new().await;
+    world.scope.stop().await;
+    let options = world.options();
+    let others = [options.root_directory.join("pods/uid-other"), options.log_directory.join("default_other_uid-other")];
+    let ours = [options.root_directory.join("pods/uid-ours"), options.log_directory.join("default_ours_uid-ours")];
+    for directory in others.iter().chain(&ours) {
+        std::fs::create_dir_all(directory).expect("a directory");
+    }
+    for directory in &ours {
+        skiff_linux::mark::set(directory).expect("marked");
+    }
+    world.start().await;
+    world.eventually("ours are swept", |_| ours.iter().all(|directory| !directory.exists())).await;
+    assert!(others.iter().all(|directory| directory.exists()));
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_pod() {
+    let world = World::new().await;
+    let mut spec = one("Always", json!({}));
+    spec["activeDeadlineSeconds"] = json!(1);
+    world.create("p", spec);
+    world.phase("p", "Failed").await;
+    assert_eq!(world.pod("p")["status"]["reason"], "DeadlineExceeded");
+    assert!(world.log().contains(&"stop c 7s".to_owned()), "{:?}", world.log());
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_the_node_does_not_take() {
+    let world = World::new().await;
+    let mut spec = one("Always", json!({}));
+    spec["securityContext"] = json!({"sysctls": [{"name": "kernel.msgmax", "value": "1"}]});
+    world.create("p", spec);
+    world.phase("p", "Failed").await;
+    let status = world.pod("p")["status"].clone();
+    assert_eq!(status["reason"], "SysctlForbidden");
+    assert_eq!(status["message"], "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted");
+    world.eventually("an event", |w| w.reasons() == ["SysctlForbidden"]).await;
+    assert_eq!(world.log(), Vec::<String>::new());
+    world.delete("p", 0);
+    world.eventually("it is gone", |w| w.pod("p").is_null()).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn the_node_is_registered_once() {
+    let world = World::new().await;
+    let client = Client::new(world.api.clone());
+    let facts = crate::node::MachineFacts::read(Path::new("/"));
+    let options = world.options();
+    let node: Node = crate::node::ensure(&client, &options, &facts, &[], false).await.expect("registered");
+    let again = crate::node::ensure(&client, &options, &facts, &[], false).await.expect("found");
+    assert_eq!(node.metadata.uid, again.metadata.uid);
+    let ready = crate::node::write_status(&client, &options, &again, &facts, &[], true).await.expect("written");
+    let conditions = ready.status.and_then(|s| s.conditions).expect("conditions");
+    assert!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    assert_eq!(ready.metadata.labels.expect("labels")["kubernetes.io/hostname"], "node-1");
+    world.scope.stop().await;
+}

@@ -1,0 +1,218 @@
+//! What a pod is made of: images, volumes, hooks, probes, resources, containers that come later.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use skiff_runtime::{ContainerId, ImageId};
+
+use crate::testing::{World, one};
+
+#[tokio::test]
+async fn images_that_can_not_be_had() {
+    let world = World::new().await;
+    world.machine.lock().broken.push("gone:1".into());
+    world.create("broken", one("Always", json!({"image": "gone:1"})));
+    world.create("never", one("Always", json!({"image": "gone:1", "imagePullPolicy": "Never"})));
+    world.create("invalid", one("Always", json!({"image": "not valid"})));
+    let reason =
+        |w: &World, name: &str| w.pod(name)["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
+    world.eventually("ErrImageNeverPull", |w| reason(w, "never") == "ErrImageNeverPull").await;
+    world.eventually("InvalidImageName", |w| reason(w, "invalid") == "InvalidImageName").await;
+    world.eventually("ErrImagePull", |w| reason(w, "broken") == "ErrImagePull").await;
+    world.eventually("ImagePullBackOff", |w| reason(w, "broken") == "ImagePullBackOff").await;
+    // It can be deleted while it waits.
+    world.delete("broken", 0);
+    world.eventually("it is gone", |w| w.pod("broken").is_null()).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn volumes_wait_for_their_objects_and_follow_them() {
+    let world = World::new().await;
+    let mut spec = one(
+        "Always",
+        json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}],
+        "env": [{"name": "KEY", "valueFrom": {"configMapKeyRef": {"name": "map", "key": "k"}}}]}),
+    );
+    spec["volumes"] = json!([{"name": "v", "configMap": {"name": "map"}}]);
+    world.create("p", spec);
+    world.eventually("it says what is missing", |w| w.reasons().contains(&"FailedMount".to_owned())).await;
+    let map = |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "map", "namespace": "default"}, "data": {"k": value}});
+    world.api.put(map("1"));
+    world.phase("p", "Running").await;
+    let config = world.machine.lock().configs.values().next().cloned().expect("created");
+    assert!(config.env.contains(&("KEY".into(), "1".into())), "{:?}", config.env);
+    let mount = config.mounts.iter().find(|m| m.container_path == Path::new("/v")).expect("mounted").clone();
+    assert!(mount.read_only);
+    let read = || std::fs::read_to_string(mount.host_path.join("k")).unwrap_or_default();
+    assert_eq!(read(), "1");
+    world.api.put(map("2"));
+    world.eventually("the file follows", |_| read() == "2").await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn hooks_and_probes() {
+    let world = World::new().await;
+    let spec = one(
+        "Always",
+        json!({
+        "lifecycle": {"postStart": {"exec": {"command": ["greet"]}}, "preStop": {"exec": {"command": ["part"]}}},
+        "startupProbe": {"exec": {"command": ["up"]}},
+        "livenessProbe": {"exec": {"command": ["false"]}, "failureThreshold": 1}}),
+    );
+    world.create("p", spec);
+    // It starts, fails its first liveness probe, and is started again.
+    world.eventually("a second start", |w| w.log().contains(&"start c#1".to_owned())).await;
+    let log = world.log();
+    assert_eq!(
+        log[..8],
+        ["sandbox", "start c#0", "exec greet", "exec up", "exec false", "exec part", "stop c 7s", "start c#1"]
+    );
+    world
+        .eventually("events", |w| {
+            w.reasons().contains(&"Unhealthy".to_owned()) && w.reasons().contains(&"Killing".to_owned())
+        })
+        .await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn ephemeral_containers_look_into_a_pod() {
+    let world = World::new().await;
+    world.create("p", one("Never", json!({})));
+    world.phase("p", "Running").await;
+    let mut pod = world.pod("p");
+    pod["spec"]["ephemeralContainers"] = json!([
+        {"name": "debug", "image": "here:1", "targetContainerName": "c", "env": [{"name": "K", "valueFrom": {"configMapKeyRef": {"name": "late", "key": "k"}}}]},
+        {"name": "blind", "image": "here:1", "targetContainerName": "nobody"}]);
+    world.api.put(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late", "namespace": "default"}, "data": {"k": "v"}}));
+    world.api.put(pod);
+    let state = |w: &World, at: usize| w.pod("p")["status"]["ephemeralContainerStatuses"][at]["state"].clone();
+    world.eventually("it runs", |w| !state(w, 0)["running"].is_null()).await;
+    world
+        .eventually("the other can't", |w| {
+            state(w, 1)["waiting"]["message"] == "unable to find target container nobody"
+        })
+        .await;
+    let config = world.machine.lock().configs.values().find(|c| c.name == "debug").cloned().expect("created");
+    assert_eq!(config.target, Some(ContainerId("c1".into())));
+    assert!(config.env.contains(&("K".into(), "v".into())));
+    world.machine.end("debug", 1);
+    world.eventually("it is over", |w| state(w, 0)["terminated"]["exitCode"] == 1).await;
+    assert_eq!(world.pod("p")["status"]["phase"], "Running");
+    // Nobody waits for one that still runs.
+    let mut pod = world.pod("p");
+    pod["spec"]["ephemeralContainers"][1] = json!({"name": "second", "image": "here:1"});
+    world.api.put(pod);
+    world.eventually("it runs", |w| w.log().contains(&"start second#0".to_owned())).await;
+    world.machine.end("c", 0);
+    world.phase("p", "Succeeded").await;
+    assert!(world.log().contains(&"stop second 7s".to_owned()), "{:?}", world.log());
+    assert_eq!(world.log().iter().filter(|l| l.starts_with("start debug")).count(), 1);
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn pods_are_resized_as_far_as_there_is() {
+    let world = World::new().await;
+    let resources = |cpu: &str, memory: &str| json!({"requests": {"cpu": cpu}, "limits": {"memory": memory}});
+    world.create("other", one("Always", json!({"resources": {"requests": {"cpu": "1"}}})));
+    world.create(
+        "p",
+        one(
+            "Always",
+            json!({"resources": resources("500m", "64Mi"),
+        "resizePolicy": [{"resourceName": "memory", "restartPolicy": "NotRequired"}]}),
+        ),
+    );
+    world.phase("p", "Running").await;
+    world.phase("other", "Running").await;
+    let resize = |cpu: &str, memory: &str| {
+        let mut pod = world.pod("p");
+        pod["spec"]["containers"][0]["resources"] = resources(cpu, memory);
+        world.api.put(pod);
+    };
+    let given = |w: &World| w.pod("p")["status"]["containerStatuses"][0]["resources"].clone();
+    let condition = |w: &World, kind: &str| {
+        let conditions = w.pod("p")["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        // The fake server merges no lists: an order to delete stays as it is.
+        conditions.into_iter().find(|c| c["type"] == kind && c["$patch"].is_null()).unwrap_or(Value::Null)
+    };
+    world.machine.lock().log.clear();
+    resize("1", "128Mi");
+    world.eventually("it is told", |w| given(w) == resources("1", "128Mi")).await;
+    let expect = ["pod None Some(-1)", "container Some(1024) Some(134217728)", "pod Some(1024) Some(134217728)"];
+    assert_eq!(world.log(), expect);
+    // Less than it uses: it says so, and keeps what it has.
+    resize("1", "16Mi");
+    world.eventually("an error", |w| condition(w, "PodResizeInProgress")["reason"] == "Error").await;
+    assert_eq!(given(&world), resources("1", "128Mi"));
+    resize("1500m", "128Mi");
+    world.eventually("it waits", |w| condition(w, "PodResizePending")["reason"] == "Deferred").await;
+    resize("3", "128Mi");
+    world.eventually("it never comes", |w| condition(w, "PodResizePending")["reason"] == "Infeasible").await;
+    resize("1500m", "128Mi");
+    world.delete("other", 0);
+    world.eventually("room came", |w| given(w) == resources("1500m", "128Mi")).await;
+    world
+        .eventually("no conditions are left", |w| {
+            condition(w, "PodResizePending").is_null() && condition(w, "PodResizeInProgress").is_null()
+        })
+        .await;
+    assert_eq!(world.pod("p")["status"]["containerStatuses"][0]["restartCount"], 0);
+    // Where a container can't be changed, the pod is not left without limits.
+    world.machine.lock().stuck = true;
+    world.machine.lock().log.clear();
+    resize("1500m", "192Mi");
+    world.eventually("an error", |w| condition(w, "PodResizeInProgress")["reason"] == "Error").await;
+    let expect = ["pod None Some(-1)", "container Some(1536) Some(201326592)", "pod Some(1536) Some(201326592)"];
+    assert_eq!(world.log()[..3], expect);
+    world.machine.lock().stuck = false;
+    // Where the container wants to begin anew for it, it does.
+    let mut pod = world.pod("p");
+    pod["spec"]["containers"][0]["resizePolicy"] =
+        json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    pod["spec"]["containers"][0]["resources"] = resources("1500m", "256Mi");
+    world.api.put(pod);
+    world.eventually("it begins anew", |w| w.log().contains(&"start c#1".to_owned())).await;
+    world.eventually("with more", |w| given(w) == resources("1500m", "256Mi")).await;
+    // The pod has room for it before it is there.
+    assert_eq!(world.log()[world.log().len() - 2..], ["pod Some(1536) Some(268435456)", "start c#1"]);
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn images_as_volumes() {
+    let world = World::new().await;
+    let mut spec = one("Always", json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+    spec["volumes"] = json!([{"name": "v", "image": {"reference": "model:1", "pullPolicy": "Always"}}]);
+    world.create("p", spec);
+    world.phase("p", "Running").await;
+    assert_eq!(world.log()[..2].iter().filter(|l| *l == "pull model:1").count(), 1, "{:?}", world.log());
+    assert!(world.log().contains(&"mount sha256:model:1".to_owned()));
+    let config = world.machine.lock().configs.values().next().cloned().expect("created");
+    assert_eq!(config.images, [ImageId("sha256:model:1".into())]);
+    assert!(config.mounts.iter().any(|m| m.container_path == Path::new("/v") && m.read_only));
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn runtime_classes() {
+    let world = World::new().await;
+    for (name, handler) in [("plain", "runc"), ("other", "gvisor")] {
+        world.api.put(json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name}, "handler": handler}));
+    }
+    for class in ["plain", "other", "none"] {
+        let mut spec = one("Always", json!({}));
+        spec["runtimeClassName"] = json!(class);
+        world.create(class, spec);
+    }
+    world.phase("plain", "Running").await;
+    let said = |w: &World, text: &str| {
+        w.api.objects("/api/v1/events").iter().any(|e| e["message"].as_str().is_some_and(|m| m.contains(text)))
+    };
+    world.eventually("no such runtime", |w| said(w, "no runtime for \"gvisor\" is configured")).await;
+    world.eventually("no such class", |w| said(w, "runtimeclass.node.k8s.io \"none\" not found")).await;
+    world.scope.stop().await;
+}
