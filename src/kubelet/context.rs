@@ -13,6 +13,7 @@ use crate::admit;
 use crate::engine::Engine;
 use crate::options::Options;
 use crate::pod::{self, PodUid, Role};
+use crate::pulled::Pulled;
 use crate::resize::Shares;
 use crate::source::Sources;
 use crate::token::Tokens;
@@ -39,6 +40,8 @@ pub(crate) struct Context {
     pub(crate) routes: Mutex<HashMap<ContainerId, PodUid>>,
     /// Bounds the pulls that run at once.
     pub(crate) pulls: Semaphore,
+    /// Who may use the images.
+    pub(crate) pulled: Pulled,
     /// Told when an image came or went.
     pub(crate) images_changed: Arc<Notify>,
     pub(crate) scope: Scope,

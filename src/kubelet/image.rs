@@ -11,6 +11,7 @@ use skiff_runtime::{Error, Image, RegistryAuth};
 
 use crate::context::Context;
 use crate::pod::{self, Role};
+use crate::pulled::{self, Access, SecretCredential, repository};
 
 /// Why a container could not be started, in upstream's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,16 +53,6 @@ pub(crate) fn image_id(image: &Image, reference: &str) -> String {
     let repository = repository(reference);
     let own = image.digests.iter().find(|d| d.split('@').next() == Some(repository));
     own.or_else(|| image.digests.first()).cloned().unwrap_or_else(|| image.id.0.clone())
-}
-
-/// `docker.io/library/busybox:1.36` without tag and digest.
-fn repository(reference: &str) -> &str {
-    let name = reference.split('@').next().unwrap_or_default();
-    let slash = name.rfind('/').map_or(0, |at| at + 1);
-    match name[slash..].find(':') {
-        Some(colon) => &name[..slash + colon],
-        None => name,
-    }
 }
 
 /// Makes sure that the image of a container is here.
@@ -115,21 +106,47 @@ async fn fetch(
         tell(EventKind::Warning, "Failed", "Error: ImageInspectError".to_owned());
         StartError::new("ImageInspectError", message)
     })?;
+    let credentials = plan_credentials(secrets, &reference);
+    let never = |message: String| {
+        tell(EventKind::Warning, "ErrImageNeverPull", message.clone());
+        tell(EventKind::Warning, "Failed", "Error: ErrImageNeverPull".to_owned());
+        Err(StartError::new("ErrImageNeverPull", message))
+    };
     match (policy, present) {
         (PullPolicy::IfNotPresent | PullPolicy::Never, Some(image)) => {
-            let message =
-                format!("Container image {wanted:?} already present on machine and can be accessed by the pod");
-            tell(EventKind::Normal, "Pulled", message);
-            Ok(image)
+            if may_use(ctx, &reference, &image, &credentials).await {
+                let message =
+                    format!("Container image {wanted:?} already present on machine and can be accessed by the pod");
+                tell(EventKind::Normal, "Pulled", message);
+                return Ok(image);
+            }
+            if policy == PullPolicy::Never {
+                return never(format!(
+                    "Container image {wanted:?} is present with pull policy of Never but does not have the proper \
+                     credentials"
+                ));
+            }
+            pull(ctx, wanted, &reference, credentials, tell).await
         }
         (PullPolicy::Never, None) => {
-            let message = format!("Container image {wanted:?} is not present with pull policy of Never");
-            tell(EventKind::Warning, "ErrImageNeverPull", message.clone());
-            tell(EventKind::Warning, "Failed", "Error: ErrImageNeverPull".to_owned());
-            Err(StartError::new("ErrImageNeverPull", message))
+            never(format!("Container image {wanted:?} is not present with pull policy of Never"))
         }
         (PullPolicy::IfNotPresent, None) | (PullPolicy::Always, _) => {
-            pull(ctx, wanted, &reference, secrets, tell).await
+            pull(ctx, wanted, &reference, credentials, tell).await
+        }
+    }
+}
+
+async fn may_use(ctx: &Context, reference: &str, image: &Image, credentials: &[Credential]) -> bool {
+    let shown: Vec<SecretCredential> = credentials.iter().map(|c| c.source.clone()).collect();
+    match ctx.pulled.access(reference, image, &shown) {
+        Access::Granted => true,
+        Access::Verify => false,
+        Access::Remember(credential) => {
+            if let Err(error) = ctx.pulled.grant(reference, image, Some(&credential)).await {
+                tracing::warn!(reference, %error, "who may use an image can't be written down");
+            }
+            true
         }
     }
 }
@@ -138,21 +155,15 @@ async fn pull(
     ctx: &Context,
     wanted: &str,
     reference: &str,
-    secrets: &[std::sync::Arc<Secret>],
+    credentials: Vec<Credential>,
     tell: &(impl Fn(EventKind, &str, String) + Sync),
 ) -> Result<Image, StartError> {
     tell(EventKind::Normal, "Pulling", format!("Pulling image {wanted:?}"));
     let asked = Instant::now();
     let _turn = ctx.pulls.acquire().await.expect("the semaphore is never closed");
     let begun = Instant::now();
-    // Each credential that fits is tried, then none, as upstream.
-    let mut auths: Vec<Option<RegistryAuth>> = plan_auths(secrets, reference).into_iter().map(Some).collect();
-    if auths.is_empty() {
-        auths.push(None);
-    }
-    let mut failure = String::new();
-    for auth in auths {
-        match ctx.engine.pull(reference, auth.as_ref()).await {
+    let failure = match ctx.pulled.begin(reference).await {
+        Ok(()) => match pull_with(ctx, reference, credentials).await {
             Ok(image) => {
                 let (took, whole) = (go_time(begun.elapsed()), go_time(asked.elapsed()));
                 let size = image.size_bytes;
@@ -163,12 +174,33 @@ async fn pull(
                 ctx.images_changed.notify_one();
                 return Ok(image);
             }
-            Err(e) => failure = chain(&e).to_string(),
-        }
-    }
+            Err(failure) => failure,
+        },
+        Err(error) => format!("failed to record image pull intent: {error}"),
+    };
+    ctx.pulled.failed(reference).await;
     tell(EventKind::Warning, "Failed", format!("Failed to pull image {wanted:?}: {failure}"));
     tell(EventKind::Warning, "Failed", "Error: ErrImagePull".to_owned());
     Err(StartError::new("ErrImagePull", failure))
+}
+
+/// With each credential that fits; with none (but what `registries.yaml` says) where there is none.
+async fn pull_with(ctx: &Context, reference: &str, credentials: Vec<Credential>) -> Result<Image, String> {
+    let mut tries: Vec<Option<Credential>> = credentials.into_iter().map(Some).collect();
+    if tries.is_empty() {
+        tries.push(None);
+    }
+    let mut failure = String::new();
+    for credential in tries {
+        match ctx.engine.pull(reference, credential.as_ref().map(|c| &c.auth)).await {
+            Ok(image) => {
+                ctx.pulled.done(reference, &image, credential.map(|c| c.source)).await;
+                return Ok(image);
+            }
+            Err(e) => failure = chain(&e).to_string(),
+        }
+    }
+    Err(failure)
 }
 
 /// As Go prints a duration that is rounded to milliseconds: `345ms`, `1.2s`, `2m3.4s`.
@@ -189,9 +221,15 @@ fn go_time(took: Duration) -> String {
     }
 }
 
+/// What a pull secret holds for a registry.
+struct Credential {
+    auth: RegistryAuth,
+    source: SecretCredential,
+}
+
 /// The credentials in image pull secrets that are for the registry of `reference`, the most specific first.
-pub(crate) fn plan_auths(secrets: &[std::sync::Arc<Secret>], reference: &str) -> Vec<RegistryAuth> {
-    let mut found: Vec<(usize, RegistryAuth)> = Vec::new();
+fn plan_credentials(secrets: &[std::sync::Arc<Secret>], reference: &str) -> Vec<Credential> {
+    let mut found: Vec<(usize, Credential)> = Vec::new();
     for secret in secrets {
         let data = |key: &str| {
             let bytes = &secret.data.as_ref()?.get(key)?.0;
@@ -203,12 +241,24 @@ pub(crate) fn plan_auths(secrets: &[std::sync::Arc<Secret>], reference: &str) ->
         };
         for (registry, entry) in entries.as_ref().and_then(Value::as_object).into_iter().flatten() {
             if let Some(length) = registry_matches(registry, reference) {
-                found.extend(credentials(entry).map(|auth| (length, auth)));
+                found.extend(
+                    credentials(entry).map(|auth| (length, Credential { source: source(secret, &auth), auth })),
+                );
             }
         }
     }
     found.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
-    found.into_iter().map(|(_, auth)| auth).collect()
+    found.into_iter().map(|(_, credential)| credential).collect()
+}
+
+fn source(secret: &Secret, auth: &RegistryAuth) -> SecretCredential {
+    let meta = &secret.metadata;
+    SecretCredential {
+        uid: meta.uid.clone().unwrap_or_default(),
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
+        credential_hash: pulled::hash(auth),
+    }
 }
 
 /// How specific an entry is that covers an image; `None` where it doesn't.
@@ -299,9 +349,10 @@ mod tests {
             ("eu.example.com/a@sha256:0", vec!["wild"]),
             ("example.com/a:1", vec![]),
         ] {
-            let users: Vec<String> = plan_auths(&secrets, reference).into_iter().map(|a| a.username).collect();
+            let users: Vec<String> =
+                plan_credentials(&secrets, reference).into_iter().map(|c| c.auth.username).collect();
             assert_eq!(users, expected, "{reference}");
         }
-        assert_eq!(plan_auths(&secrets, "docker.io/library/busybox:latest")[0].password, "p:w");
+        assert_eq!(plan_credentials(&secrets, "docker.io/library/busybox:latest")[0].auth.password, "p:w");
     }
 }

@@ -4,7 +4,7 @@
 //! (`$(VAR)`), `fields` (downward API), `admit` (whether a pod is taken at all), `unsupported`, `environment`, `etc_files` (hosts, resolv.conf), `backoff`, `plan` (what to do
 //! with containers), `slot` (what is known of a container), `status` (what the API is told).
 //! With effects: `engine` is the seam to runtime and network, `source` observes ConfigMaps and Secrets, `token` asks for
-//! service-account tokens, `image`, `volume`, `leftovers`, `container`, `sandbox`, `hook`, `probe` (on `http_get`, `grpc_health`).
+//! service-account tokens, `pulled` knows who may use an image, `image`, `volume`, `leftovers`, `container`, `sandbox`, `hook`, `probe` (on `http_get`, `grpc_health`).
 //! Above: `worker`, one for each pod; `pods` hands events to them and ends what has no pod; `node` registers and keeps
 //! the heartbeat; `logs`, `stream`, `stats`, `connections` and `server` answer on port 10250.
 //!
@@ -37,6 +37,7 @@ mod pod;
 mod pod_fields;
 mod pods;
 mod probe;
+mod pulled;
 mod quantity;
 mod resize;
 mod resources;

@@ -344,6 +344,7 @@ pub(crate) async fn follow_images(ctx: Arc<Context>, facts: MachineFacts) {
             () = stop.cancelled() => return,
             () = ctx.images_changed.notified() => {}
         }
+        let moment = ctx.pulled.moment();
         let images = match ctx.engine.images().await {
             Ok(images) => images,
             Err(e) => {
@@ -351,6 +352,7 @@ pub(crate) async fn follow_images(ctx: Arc<Context>, facts: MachineFacts) {
                 continue;
             }
         };
+        ctx.pulled.prune(moment, &images).await;
         let told = async {
             let node = ctx.client.all::<Node>().get(&ctx.options.node_name).await?;
             write_status(&ctx.client, &ctx.options, &node, &facts, &images, true).await

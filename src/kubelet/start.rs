@@ -19,6 +19,7 @@ use crate::engine::Machine;
 use crate::node::{self, MachineFacts};
 use crate::options::{Error, Options};
 use crate::pods::Pods;
+use crate::pulled::Pulled;
 use crate::server;
 use crate::source::Sources;
 use crate::stream::Streams;
@@ -86,6 +87,8 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
     .await
     .map_err(Error::Network)?;
 
+    let records = Pulled::open(&options.data_directory, &images)
+        .map_err(|source| Error::Directory { path: options.data_directory.clone(), source })?;
     let streams = Streams::new(runtime.clone());
     let images_changed = Arc::new(Notify::new());
     heal_status(&nodes, images_changed.clone());
@@ -106,6 +109,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         },
         routes: Default::default(),
         pulls: Semaphore::new(PARALLEL_PULLS),
+        pulled: records,
         images_changed: images_changed.clone(),
         scope: scope.clone(),
         client,

@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use crate::context::Context;
 use crate::options::Options;
 use crate::pods::Pods;
+use crate::pulled::Pulled;
 use crate::source::Sources;
 use crate::token::Tokens;
 
@@ -95,6 +96,7 @@ impl World {
             shares: Default::default(),
             routes: Mutex::default(),
             pulls: Semaphore::new(4),
+            pulled: Pulled::open(&self.options().data_directory, &[]).expect("opened"),
             images_changed: Arc::default(),
             scope: self.scope.clone(),
         });
