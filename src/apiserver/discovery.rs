@@ -67,9 +67,12 @@ fn all_groups(registry: &Registry) -> Vec<(String, Vec<String>)> {
     let groups = registry.groups().into_iter();
     let groups = groups.map(|(group, versions)| (own(group), versions.into_iter().map(own).collect()));
     let (customs, mut all): (Vec<_>, Vec<_>) = groups.partition(|(group, _)| registry.is_custom_group(group));
+    // Reviews stand where upstream has them: behind the events.
+    let mut place = all.iter().position(|(group, _)| group == "events.k8s.io").map_or(all.len(), |at| at + 1);
     for review in reviews::ALL {
         if !all.iter().any(|(g, _): &(String, Vec<String>)| g == review.group) {
-            all.push((own(review.group), vec![own("v1")]));
+            all.insert(place, (own(review.group), vec![own("v1")]));
+            place += 1;
         }
     }
     all.extend(customs);
@@ -167,13 +170,14 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
 
 fn resource(row: &Row) -> Value {
     let descriptor = &row.descriptor;
-    // Of a custom resource all versions tell the version that is stored.
-    let stored = if row.custom.is_some() { &row.home().descriptor } else { descriptor };
     let mut line = json!({
         "name": &*descriptor.gvr.resource, "singularName": descriptor.singular, "namespaced": descriptor.namespaced,
         "kind": &*descriptor.gvk.kind, "verbs": descriptor.verbs,
-        "storageVersionHash": storage_hash(stored),
     });
+    // All versions tell the version that is stored. What is never stored can not be watched either.
+    if row.allows("watch") {
+        line["storageVersionHash"] = storage_hash(&row.home().descriptor).into();
+    }
     names(&mut line, descriptor);
     line
 }
@@ -240,8 +244,10 @@ fn aggregated_resources(registry: &Registry, group: &str, version: &str) -> Vec<
     for row in in_version(registry, group, version) {
         let descriptor = &row.descriptor;
         let gvk = &descriptor.gvk;
+        // As upstream: built-in kinds of the resource's own group and version do not repeat them, custom ones do.
+        let own = if row.custom.is_some() { (&*gvk.group, &*gvk.version) } else { ("", "") };
         let mut line = json!({
-            "resource": &*descriptor.gvr.resource, "responseKind": kind(&gvk.group, &gvk.version, &gvk.kind),
+            "resource": &*descriptor.gvr.resource, "responseKind": kind(own.0, own.1, &gvk.kind),
             "scope": if descriptor.namespaced { "Namespaced" } else { "Cluster" },
             "singularResource": descriptor.singular, "verbs": descriptor.verbs,
         });
@@ -249,10 +255,7 @@ fn aggregated_resources(registry: &Registry, group: &str, version: &str) -> Vec<
         let subresources: Vec<Value> = extras(descriptor)
             .iter()
             .map(|extra| {
-                let (g, v) = match extra.version {
-                    "" => (&*gvk.group, &*gvk.version),
-                    v => (extra.group, v),
-                };
+                let (g, v) = if extra.version.is_empty() { own } else { (extra.group, extra.version) };
                 json!({"subresource": extra.name, "responseKind": kind(g, v, &extra.kind), "verbs": extra.verbs})
             })
             .collect();
@@ -263,7 +266,7 @@ fn aggregated_resources(registry: &Registry, group: &str, version: &str) -> Vec<
     }
     for review in reviews::ALL.iter().filter(|r| r.group == group && version == "v1") {
         list.push(json!({
-            "resource": review.resource, "responseKind": kind(group, version, review.kind),
+            "resource": review.resource, "responseKind": kind("", "", review.kind),
             "scope": if review.namespaced { "Namespaced" } else { "Cluster" },
             "singularResource": review.kind.to_lowercase(), "verbs": ["create"],
         }));

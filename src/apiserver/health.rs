@@ -1,10 +1,17 @@
-//! `/version`, `/healthz`, `/livez`, `/readyz`.
+//! `/version`, `/healthz`, `/livez`, `/readyz`, and the old ComponentStatuses.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
+use skiff_api::{ApiError, Object};
 
-use crate::call::Call;
+use crate::cache::Entry;
+use crate::call::{Call, Target};
+use crate::encode::{self, Encoder, IncludeObject, ListMeta};
+use crate::negotiate::negotiate;
+use crate::path::list;
+use crate::registry::Row;
 use crate::reply::Reply;
 use crate::server::Server;
 
@@ -35,8 +42,7 @@ impl Server {
     /// `kind` is `healthz`, `livez` or `readyz`; `check` one of its checks, or empty.
     pub(crate) fn health(&self, call: &Call, kind: &str, check: &str) -> Reply {
         let running = !self.scope.token().is_cancelled();
-        let caught_up = self.cache.revision() >= self.store.compacted().0;
-        let mut checks = vec![("ping", true), ("store", caught_up)];
+        let mut checks = vec![("ping", true), ("store", self.caught_up())];
         if kind != "livez" {
             checks.push(("poststarthook/start-system-namespaces", self.ready.load(Ordering::Acquire)));
         }
@@ -61,5 +67,35 @@ impl Server {
         }
         text.push_str(&format!("{kind} check {}\n", if good { "passed" } else { "failed" }));
         Reply::text(if good { 200 } else { 500 }, text)
+    }
+    fn caught_up(&self) -> bool {
+        self.cache.revision() >= self.store.compacted().0
+    }
+
+    /// What the server knows of: its store. Scheduler and controllers live and die with it, in one process.
+    pub(crate) fn component_statuses(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
+        let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
+        let encoder = Encoder::new(row, wanted.form, IncludeObject::parse(call.query.get("includeObject"))?);
+        let gvk = &row.descriptor.gvk;
+        let health = match self.caught_up() {
+            true => json!({"type": "Healthy", "status": "True", "message": "ok"}),
+            false => json!({"type": "Healthy", "status": "False", "message": "", "error": "is not ready"}),
+        };
+        let store = json!({
+            "apiVersion": gvk.api_version(), "kind": &*gvk.kind, "metadata": {"name": "store"}, "conditions": [health],
+        });
+        let revision = self.cache.revision();
+        let store = Object::parse(Object::canonical(&store), revision)
+            .map_err(|e| ApiError::internal(skiff_base::chain(&e)))?;
+        if target.name.is_empty() {
+            let filter = list::filter(&call.query, target, row)?;
+            let entry = Entry::new(Arc::new(store));
+            let objects = filter.matches(&entry).then(|| entry.object.clone()).into_iter().collect();
+            return Ok(encode::list(objects, &ListMeta { revision, ..ListMeta::default() }, &encoder, wanted));
+        }
+        match target.name == *store.meta.name {
+            true => Ok(encode::object(200, &store, &encoder, wanted.encoding)),
+            false => Err(ApiError::not_found("", "componentstatus", &target.name)),
+        }
     }
 }

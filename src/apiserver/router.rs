@@ -156,6 +156,9 @@ impl Server {
         if !row.allows(verb) {
             return Err(method_not_allowed());
         }
+        if row.is("", "componentstatuses") {
+            return self.component_statuses(call, row, target);
+        }
         match verb {
             "get" => self.get(call, row, &key_of(target)).await,
             "list" => self.list(call, row, target).await,

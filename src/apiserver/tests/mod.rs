@@ -8,6 +8,7 @@ mod custom_schemas;
 mod custom_versions;
 mod customs;
 mod equivalence;
+mod discovery;
 mod identities;
 mod kubectl;
 mod lists;

@@ -1,6 +1,7 @@
 //! The core group (`/api/v1`).
 
 mod binding;
+mod component_status;
 mod config_map;
 mod endpoints;
 pub(super) mod event;
@@ -23,6 +24,7 @@ use crate::strategy::Descriptor;
 pub(super) fn descriptors() -> Vec<Descriptor> {
     vec![
         describe::<binding::Bindings>(),
+        describe::<component_status::ComponentStatuses>(),
         describe::<config_map::ConfigMaps>(),
         describe::<endpoints::EndpointsKind>(),
         describe::<event::Events>(),
