@@ -34,8 +34,9 @@ fn main() {
             markers::read(&module_of(&path), &text, &mut messages);
         }
     }
-    let pointers =
-        read_pointers(&fs::read_to_string("facts/pointers.txt").expect("facts/pointers.txt is part of the crate"));
+    let read = |file: &str| fs::read_to_string(file).unwrap_or_else(|e| panic!("read {file}: {e}"));
+    markers::add_newer(&read("facts/newer.txt"), &mut messages);
+    let pointers = read_pointers(&[read("facts/pointers.txt"), read("facts/written.txt")].concat());
     let (facts, descriptions) = table::make(&definitions, &kinds, &messages, &pointers);
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let facts = deflate(facts.as_bytes());

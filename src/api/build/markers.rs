@@ -59,6 +59,26 @@ pub fn read(module: &str, source: &str, messages: &mut BTreeMap<(String, String)
     }
 }
 
+/// Adds the fields of `facts/newer.txt` that `k8s-pb` does not know yet.
+pub fn add_newer(text: &str, messages: &mut BTreeMap<(String, String), Message>) {
+    let mut key = None;
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let mut words = line.split_whitespace();
+        let mut next = || words.next().unwrap_or_else(|| panic!("facts/newer.txt: {line}"));
+        if !line.starts_with(' ') {
+            key = Some((next().to_owned(), normal(next())));
+            continue;
+        }
+        let (name, tag) = (normal(next()), next().parse().expect("a tag is a number"));
+        let markers = words.filter_map(|word| word.split_once('='));
+        let markers = markers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let message = messages.entry(key.clone().expect("a message stands before its fields")).or_default();
+        if !message.fields.iter().any(|field| field.name == name) {
+            message.fields.push(MessageField { name, tag, message: None, markers });
+        }
+    }
+}
+
 /// The form in which JSON's and protobuf's names of a field are equal.
 pub fn normal(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()

@@ -33,7 +33,7 @@ pub fn make(
         let atomic = message.is_some_and(|m| has(&m.markers, "structType", "atomic"));
         line(&mut facts, &["T", name, if atomic { "a" } else { "" }]);
         describe(&mut descriptions, node.description());
-        let required = required(node);
+        let required = required(name, node);
         let Some(Node::Object(properties)) = node.get("properties") else { continue };
         let mut properties: Vec<_> = properties.iter().collect();
         properties.sort_by(|a, b| a.0.cmp(&b.0));
@@ -136,6 +136,9 @@ fn field_line(facts: &mut String, name: &str, code: &str, required: bool, pointe
     if strategy.contains("retainKeys") {
         flags.push('k');
     }
+    if strategy.contains("replace") {
+        flags.push('R');
+    }
     let mut keys: Vec<&str> = Vec::new();
     for (_, key) in markers.iter().filter(|(name, _)| name == "listMapKey" || name == "k8s:listMapKey") {
         if !keys.contains(&key.as_str()) {
@@ -156,11 +159,38 @@ fn value<'a>(markers: &'a [(String, String)], name: &str) -> &'a str {
     markers.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v)
 }
 
-/// `metadata` never is, whatever k8s-openapi's types say.
-fn required(node: &Node) -> Vec<&str> {
-    let Some(Node::List(names)) = node.get("required") else { return Vec::new() };
-    let texts = names.iter().filter_map(|n| if let Node::Text(text) = n { Some(text.as_str()) } else { None });
-    texts.filter(|name| *name != "metadata").collect()
+/// What upstream publishes as required, where k8s-openapi's types say something else: of `metadata`, of names that refer to
+/// something, of the time of an event.
+fn required<'a>(definition: &str, node: &'a Node) -> Vec<&'a str> {
+    let mut required = match node.get("required") {
+        Some(Node::List(names)) => {
+            names.iter().filter_map(|n| if let Node::Text(text) = n { Some(text.as_str()) } else { None }).collect()
+        }
+        _ => Vec::new(),
+    };
+    required.retain(|name| *name != "metadata");
+    match definition {
+        "io.k8s.api.core.v1.Event" => required.push("metadata"),
+        "io.k8s.api.events.v1.Event" => required.push("eventTime"),
+        _ if is_reference(definition) => required.retain(|name| *name != "name"),
+        _ => {}
+    }
+    required
+}
+
+/// LocalObjectReference and what Go inlines it into.
+fn is_reference(definition: &str) -> bool {
+    const REFERENCES: [&str; 8] = [
+        "ConfigMapEnvSource",
+        "ConfigMapKeySelector",
+        "ConfigMapProjection",
+        "ConfigMapVolumeSource",
+        "LocalObjectReference",
+        "SecretEnvSource",
+        "SecretKeySelector",
+        "SecretProjection",
+    ];
+    definition.strip_prefix("io.k8s.api.core.v1.").is_some_and(|name| REFERENCES.contains(&name))
 }
 
 /// Types that aren't objects with fields.

@@ -139,7 +139,10 @@ fn property(field: &Field, text: &str, any_json: bool, flavour: Flavour) -> Valu
     if !text.is_empty() {
         out["description"] = text.into();
     }
-    if let Some(default) = field.default.as_ref().and_then(|d| serde_json::from_str::<Value>(d).ok()) {
+    // Upstream tells defaults in v3 alone.
+    if flavour == Flavour::OpenApi3
+        && let Some(default) = field.default.as_ref().and_then(|d| serde_json::from_str::<Value>(d).ok())
+    {
         out["default"] = default;
     }
     if let Type::List(list) = &field.ty {
@@ -159,11 +162,9 @@ fn property(field: &Field, text: &str, any_json: bool, flavour: Flavour) -> Valu
     if let Some(key) = &field.patch_merge_key {
         out["x-kubernetes-patch-merge-key"] = json!(key);
     }
-    let strategies: Vec<&str> = [(field.patch.merge, "merge"), (field.patch.retain_keys, "retainKeys")]
-        .into_iter()
-        .filter(|s| s.0)
-        .map(|s| s.1)
-        .collect();
+    let strategies =
+        [(field.patch.merge, "merge"), (field.patch.retain_keys, "retainKeys"), (field.patch.replace, "replace")];
+    let strategies: Vec<&str> = strategies.into_iter().filter(|s| s.0).map(|s| s.1).collect();
     if !strategies.is_empty() {
         out["x-kubernetes-patch-strategy"] = strategies.join(",").into();
     }

@@ -64,10 +64,13 @@ fn set(
     let order = patch.get(&format!("{ELEMENT_ORDER}{name}"));
     let known = field(schema, name);
     let merges = known.is_some_and(|f| f.patch.merge);
+    let replaces = known.is_some_and(|f| f.patch.replace);
     let merge_key = known.and_then(|f| f.patch_merge_key.as_deref());
     let merged = match (original.remove(name), value) {
         (_, Value::Null) => return Ok(()),
-        (Some(Value::Object(old)), Value::Object(new)) => Value::Object(merge(old, new, type_of(schema, name))?),
+        (Some(Value::Object(old)), Value::Object(new)) if !replaces => {
+            Value::Object(merge(old, new, type_of(schema, name))?)
+        }
         (Some(Value::Array(old)), Value::Array(new)) if merges => {
             let ty = item_type(type_of(schema, name));
             let items = merge_list(old.clone(), new, ty, merge_key)?;

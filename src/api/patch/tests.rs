@@ -262,3 +262,15 @@ fn a_json_patch_cannot_fill_the_memory() {
     let few = json!([{"op": "copy", "from": "/a", "path": "/c"}, {"op": "remove", "path": "/a"}]);
     assert_eq!(json_patch(&original, &few).expect("small"), json!({"c": original["a"]}));
 }
+
+#[test]
+fn a_selector_with_the_strategy_replace_is_one_value() {
+    let ty = schema::lookup(&Gvk::new("policy", "v1", "PodDisruptionBudget")).expect("a built-in kind");
+    let budget = |labels: Value| json!({"spec": {"minAvailable": 1, "selector": {"matchLabels": labels}}});
+    let merged =
+        strategic_merge(&budget(json!({"a": "1"})), &json!({"spec": {"selector": {"matchLabels": {"b": "2"}}}}), &ty);
+    assert_eq!(merged.expect("merges"), budget(json!({"b": "2"})));
+    let (was, wanted) = (budget(json!({"a": "1"})), budget(json!({"a": "1", "b": "2"})));
+    let patch = three_way(Some(&was), &wanted, &was, Some(&ty)).expect("a patch");
+    assert_eq!(patch, json!({"spec": {"selector": {"matchLabels": {"a": "1", "b": "2"}}}}));
+}

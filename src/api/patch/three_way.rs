@@ -73,7 +73,7 @@ fn strategic(
         let strategy = known.map(|f| f.patch).unwrap_or_default();
         let ty = type_of(schema, name);
         match (wanted, found) {
-            (Value::Object(wanted), Value::Object(found)) => {
+            (Value::Object(wanted), Value::Object(found)) if !strategy.replace => {
                 let before = original.get(name).and_then(Value::as_object).unwrap_or(&empty);
                 let inner = strategic(before, wanted, found, ty, strategy.retain_keys)?;
                 if !inner.is_empty() {

@@ -3,7 +3,7 @@
 //!
 //! Lines of tab-separated columns. `T` definition, flags (a: atomic). `F` field, type, flags, protobuf tags, merge key,
 //! list keys, default. `K` group, version, kind, type. Flags of fields: r required, z zero means absent, m merge,
-//! k retainKeys, s set, M map, A atomic list, a atomic object or map. Types: s string, b bool, i int32, l int64,
+//! k retainKeys, R replace, s set, M map, A atomic list, a atomic object or map. Types: s string, b bool, i int32, l int64,
 //! d double, y bytes, t time, u micro time, q quantity, x int or string, * anything, `[` list of, `{` map of, `#n` the
 //! n-th type, `|#n` the n-th type or anything else.
 
@@ -94,7 +94,7 @@ fn field([name, code, flags, tags, merge_key, keys, default]: [&'static str; 7])
         drop_zero: has('z') && name != "managedFields",
         atomic: has('a'),
         declared_atomic_list: has('A'),
-        patch: PatchStrategy { merge: has('m'), retain_keys: has('k') },
+        patch: PatchStrategy { merge: has('m'), retain_keys: has('k'), replace: has('R') },
         patch_merge_key: some(merge_key),
         tags: tags.split('.').filter_map(|tag| tag.parse().ok()).collect(),
         default: some(default),
