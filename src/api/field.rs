@@ -82,6 +82,11 @@ impl Errors {
         self.causes
     }
 
+    /// Forgets what was found after that many.
+    pub fn truncate(&mut self, len: usize) {
+        self.causes.truncate(len);
+    }
+
     pub fn retain(&mut self, keep: impl FnMut(&Cause) -> bool) {
         self.causes.retain(keep);
     }

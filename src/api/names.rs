@@ -101,6 +101,17 @@ pub fn dns_label_1035(value: &str) -> Vec<String> {
     errors
 }
 
+/// An identifier as C has them; its length is another matter.
+pub fn c_identifier(value: &str) -> Vec<String> {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    if !value.is_empty() && value.bytes().all(word) && !value.starts_with(|c: char| c.is_ascii_digit()) {
+        return Vec::new();
+    }
+    let rule = "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric \
+                characters or '_'";
+    vec![regex_message(rule, "[A-Za-z_][A-Za-z0-9_]*", &["my_name", "MY_NAME", "MyName"])]
+}
+
 /// A subdomain whose first label may be `*`.
 pub fn wildcard_subdomain(value: &str) -> Vec<String> {
     let mut errors = Vec::new();

@@ -288,6 +288,17 @@ pub(crate) fn keep_labels(object: &mut Value, old: &Value) {
     };
 }
 
+/// For kinds whose status updates may change nothing of the metadata.
+pub(crate) fn keep_meta(object: &mut Value, old: &Value) {
+    let Some(meta) = object.as_object_mut().and_then(|o| o.existing("metadata")) else { return };
+    for field in ["annotations", "finalizers", "labels", "ownerReferences"] {
+        match old.at("metadata").get(field) {
+            Some(value) => meta.insert(field.to_owned(), value.clone()),
+            None => meta.remove(field),
+        };
+    }
+}
+
 /// Whether anything but metadata, status and the type's name differs.
 fn content_differs(object: &Value, old: &Value) -> bool {
     let content = |map: &Map<String, Value>| map.keys().filter(|k| is_content(k)).count();

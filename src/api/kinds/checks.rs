@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Component, Path as FilePath};
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as QuantityText;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 
@@ -159,6 +159,45 @@ pub(crate) fn cidr(value: &str, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
+/// An address with the length of its network, in its one form.
+pub(crate) fn interface_address(value: &str, path: &Path<'_>, errors: &mut Errors) {
+    let before = errors.len();
+    cidr(value, path, errors);
+    if errors.len() > before {
+        errors.truncate(before);
+        let message = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
+        return errors.invalid(path, value, message);
+    }
+    let Some((ip, bits)) = value.split_once('/') else { return };
+    let (Ok(ip), Ok(mut bits)) = (ip.parse::<IpAddr>(), bits.parse::<u8>()) else { return };
+    let canonical = ip.to_canonical();
+    if canonical.is_ipv4() && bits > 32 {
+        bits -= 96;
+    }
+    let canonical = format!("{canonical}/{bits}");
+    if value != canonical {
+        errors.invalid(path, value, &format!("must be in canonical form ({canonical:?})"));
+    }
+}
+
+/// Of a template for objects of another kind: labels and annotations, nothing more.
+pub(crate) fn template_metadata(meta: &ObjectMeta, path: &Path<'_>, errors: &mut Errors) {
+    if let Some(annotations) = &meta.annotations {
+        let annotations = annotations.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        metadata::validate_annotations(annotations, &path.child("annotations"), errors);
+    }
+    labels_of(meta.labels.iter().flatten(), &path.child("labels"), errors);
+    let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(meta) else { return };
+    for field in fields.keys().filter(|field| !matches!(field.as_str(), "annotations" | "labels")) {
+        // In Go's spelling, as upstream tells it.
+        let name = match field.as_str() {
+            "uid" => "UID".to_owned(),
+            other => other[..1].to_uppercase() + &other[1..],
+        };
+        errors.forbidden(&path.child(&name), "cannot be set");
+    }
+}
+
 /// No `..` anywhere.
 pub(crate) fn no_backsteps(value: &str, path: &Path<'_>, errors: &mut Errors) {
     if value.split('/').any(|part| part == "..") {
@@ -287,7 +326,7 @@ pub(crate) fn int_or_percent_number(value: Option<&IntOrString>) -> i64 {
 /// The name of a CSI driver.
 pub(crate) fn csi_driver_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
     if name.is_empty() {
-        errors.required(path, "");
+        return errors.required(path, "");
     }
     if name.len() > 63 {
         errors.too_long(path, 63);

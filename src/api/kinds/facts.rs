@@ -113,14 +113,9 @@ impl Col {
         Col { priority: 1, ..self }
     }
 
-    /// The same, as a time.
-    pub const fn dated(self) -> Self {
-        Col { kind: "date", ..self }
-    }
-
-    /// The same, as a truth value.
-    pub const fn boolean(self) -> Self {
-        Col { kind: "boolean", ..self }
+    /// The same, marked as a name.
+    pub const fn named(self) -> Self {
+        Col { format: "name", ..self }
     }
 
     pub fn to_column(&self) -> Column {

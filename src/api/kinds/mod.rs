@@ -65,6 +65,10 @@ pub fn builtin() -> Vec<Arc<Descriptor>> {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_columns;
+#[cfg(test)]
+mod tests_devices;
+#[cfg(test)]
 mod tests_policy;
 #[cfg(test)]
 mod tests_properties;

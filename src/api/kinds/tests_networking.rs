@@ -200,7 +200,7 @@ fn scalers_have_two_shapes() {
 fn wrong_scalers() {
     let object = |spec: Value| {
         let mut object = json!({"metadata": {"name": "h", "namespace": "n"},
-            "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "d"}, "maxReplicas": 3}});
+            "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}, "maxReplicas": 3}});
         object["spec"].as_object_mut().expect("a map").extend(spec.as_object().expect("a map").clone());
         object
     };
@@ -210,14 +210,39 @@ fn wrong_scalers() {
             json!({"minReplicas": 0, "maxReplicas": 0}),
             vec![
                 "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
-                "spec.maxReplicas: Invalid value: 0: must be greater than 0",
+                "spec.maxReplicas: Required value: must be set and greater than 0",
+                "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas",
             ],
         ),
         (
             json!({"minReplicas": 5}),
             vec!["spec.maxReplicas: Invalid value: 3: must be greater than or equal to `minReplicas`"],
         ),
-        (json!({"scaleTargetRef": {"kind": "", "name": "d"}}), vec!["spec.scaleTargetRef.kind: Required value"]),
+        (
+            json!({"scaleTargetRef": {"kind": "", "name": "d"}}),
+            vec![
+                "spec.scaleTargetRef.kind: Required value",
+                r#"spec.scaleTargetRef.apiVersion: Invalid value: "": apiVersion must specify API group"#,
+            ],
+        ),
+        (json!({"scaleTargetRef": {"apiVersion": "v1", "kind": "ReplicationController", "name": "d"}}), vec![]),
+        (
+            json!({"scaleTargetRef": {"apiVersion": "a/b/c", "kind": "K", "name": "d"}, "maxReplicas": -1}),
+            vec![
+                "spec.maxReplicas: Invalid value: -1: must be greater than or equal to 1",
+                "spec.maxReplicas: Invalid value: -1: must be greater than or equal to `minReplicas`",
+                r#"spec.scaleTargetRef.apiVersion: Invalid value: "a/b/c": unexpected GroupVersion string: a/b/c"#,
+            ],
+        ),
+        (
+            json!({"metrics": [{"type": "ContainerResource", "containerResource": {"name": "x", "container": "A",
+                "target": {"type": "AverageValue", "averageValue": "1"}}}]}),
+            vec![
+                r#"spec.metrics[0].containerResource.name: Invalid value: "x": must be a standard resource type or fully qualified"#,
+                r#"spec.metrics[0].containerResource.name: Invalid value: "x": must be a standard resource for containers"#,
+                r#"spec.metrics[0].containerResource.container: Invalid value: "A": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"#,
+            ],
+        ),
         (
             json!({"metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization"}}}]}),
             vec![
@@ -226,11 +251,13 @@ fn wrong_scalers() {
             ],
         ),
         (
-            json!({"metrics": [{"type": "Pods", "object": {}}]}),
-            vec![
-                "spec.metrics[0].pods: Required value: must populate information for the given metric source",
-                "spec.metrics[0].object: Forbidden: must populate the given metric source only",
-            ],
+            json!({"metrics": [{"type": "Pods", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 5}}}]}),
+            vec!["spec.metrics[0].pods: Required value: must populate information for the given metric source"],
+        ),
+        (
+            json!({"metrics": [{"type": "Resource", "external": {"metric": {"name": "m"}, "target": {"type": "Value", "value": "1"}},
+                "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 5}}}]}),
+            vec!["spec.metrics[0].external: Forbidden: must populate the given metric source only"],
         ),
         (
             json!({"behavior": {"scaleUp": {"stabilizationWindowSeconds": 4000, "policies": [{"type": "Pods", "value": 0, "periodSeconds": 1}]}}}),
@@ -277,7 +304,7 @@ fn rows_of_networking() {
             GROUP,
             "IPAddress",
             json!({"metadata": meta, "spec": {"parentRef": {"resource": "services", "namespace": "n", "name": "s"}}}),
-            json!(["x", "services/n/s", "60s"]),
+            json!(["x", "services/n/s"]),
         ),
         (
             GROUP,

@@ -74,13 +74,7 @@ fn wrong_volumes() {
         ),
         (
             vec![("/spec/hostPath", Value::Null), ("/spec/csi", json!({"driver": ""}))],
-            vec![
-                "spec.csi.driver: Required value",
-                "spec.csi.driver: Invalid value: \"\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric \
-                 characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used \
-                 for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
-                "spec.csi.volumeHandle: Required value",
-            ],
+            vec!["spec.csi.driver: Required value", "spec.csi.volumeHandle: Required value"],
         ),
     ] {
         assert_eq!(validate("", "PersistentVolume", with(volume(), &changes)), expect, "{changes:?}");
@@ -139,6 +133,19 @@ fn changes_of_claims() {
             Some("spec.resources.requests.storage: Forbidden: field can not be less than status.capacity"),
         ),
         (&bound, vec![("/spec/accessModes", json!(["ReadOnlyMany"]))], Some(sealed)),
+        (&free, vec![("/spec/volumeAttributesClassName", json!("a"))], Some(sealed)),
+        (&bound, vec![("/spec/volumeAttributesClassName", json!("a"))], None),
+        (
+            &with(
+                bound.clone(),
+                &[
+                    ("/spec/volumeAttributesClassName", json!("a")),
+                    ("/status/currentVolumeAttributesClassName", json!("a")),
+                ],
+            ),
+            vec![("/spec/volumeAttributesClassName", Value::Null)],
+            Some("spec.volumeAttributesClassName: Forbidden: update to nil is forbidden when status.current"),
+        ),
     ] {
         let new = with(old.clone(), &changes);
         let causes = super::tests_validation::texts(strategy.validate_update(&new, old));
@@ -202,7 +209,7 @@ fn wrong_storage_objects() {
             "StorageClass",
             json!({"metadata": meta, "provisioner": "p"}),
             ("/provisioner", json!("q")),
-            "provisioner: Forbidden: updates to provisioner are forbidden.",
+            "provisioner: Invalid value: \"q\": field is immutable",
         ),
         (
             "VolumeAttributesClass",
@@ -216,9 +223,27 @@ fn wrong_storage_objects() {
             ("/spec/attachRequired", json!(false)),
             "spec.attachedRequired: Invalid value: false: field is immutable",
         ),
+        (
+            "StorageClass",
+            json!({"metadata": meta, "provisioner": "p", "parameters": {"a": "b"}}),
+            ("/parameters", json!({"a": "c"})),
+            r#"parameters: Invalid value: {"a":"c"}: field is immutable"#,
+        ),
+        (
+            "CSINode",
+            json!({"metadata": meta, "spec": {"drivers": [{"name": "d", "nodeID": "n", "allocatable": {"count": 1}}]}}),
+            ("/spec/drivers/0/nodeID", json!("m")),
+            r#"spec.drivers: Invalid value: {"name":"d","nodeID":"m"}: field is immutable"#,
+        ),
     ] {
         assert_eq!(validate_update(GROUP, of, object, &[change]), [expect]);
     }
+    let free = Vec::<String>::new();
+    let driver = json!({"metadata": meta, "spec": {}});
+    assert_eq!(validate_update(GROUP, "CSIDriver", driver, &[("/spec/fsGroupPolicy", json!("File"))]), free);
+    let node =
+        json!({"metadata": meta, "spec": {"drivers": [{"name": "d", "nodeID": "n", "allocatable": {"count": 1}}]}});
+    assert_eq!(validate_update(GROUP, "CSINode", node, &[("/spec/drivers/0/allocatable/count", json!(2))]), free);
 }
 
 #[test]

@@ -178,7 +178,7 @@ async fn large_definitions_are_usable_at_once() {
     let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
     let table = cluster.ask_with("GET", DEFINITIONS, Value::Null, &accept).await;
     assert!(table.body.len() < 20_000, "{}", table.body.len());
-    assert_eq!(table.value()["rows"][0]["cells"][2], "v1(storage)");
+    assert_eq!(table.value()["rows"][0]["cells"].as_array().map(Vec::len), Some(2), "a name and a time");
     cluster.stop().await;
 }
 

@@ -135,7 +135,7 @@ async fn kubectl_works_with_custom_resources() {
         ),
         ("wait --for=condition=established crd crontabs.stable.example.com", "", "condition met"),
         ("get crd", "", "crontabs.stable.example.com"),
-        ("get crds -o wide", "", "Namespaced   v1(storage)"),
+        ("get crds -o wide", "", "CREATED AT"),
         ("apply -f -", object.as_str(), "crontab.stable.example.com/t created"),
         ("apply -f -", object.as_str(), "crontab.stable.example.com/t unchanged"),
         ("get ct", "", "SPEC"),

@@ -107,7 +107,7 @@ async fn the_systems_classes_are_there_and_stay() {
 async fn scalers_are_one_kind_in_two_versions() {
     let cluster = Cluster::start().await;
     let [old, new] = ["v1", "v2"].map(|v| format!("/apis/autoscaling/{v}/namespaces/default/horizontalpodautoscalers"));
-    let spec = json!({"scaleTargetRef": {"kind": "Deployment", "name": "d"}, "maxReplicas": 3,
+    let spec = json!({"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}, "maxReplicas": 3,
         "targetCPUUtilizationPercentage": 60});
     let scaler = cluster.create(&old, json!({"metadata": {"name": "h"}, "spec": spec})).await;
     assert_eq!((&scaler["apiVersion"], &scaler["spec"]["minReplicas"]), (&json!("autoscaling/v1"), &json!(1)));

@@ -4,14 +4,31 @@
 use k8s_openapi::api::admissionregistration::v1 as admission;
 use serde_json::Value;
 
-use crate::kinds::adapter::Kind;
-use crate::kinds::facts::{AGE, Facts, NAME, integer, text};
+use super::facts;
+use crate::kinds::adapter::{Kind, keep_meta};
+use crate::kinds::facts::{AGE, Col, Facts, NAME, integer, text};
 use crate::kinds::peek::Peek;
 use crate::kinds::row::Row;
 use crate::strategy::Subresource;
 
-const GROUP: &str = "admissionregistration.k8s.io";
-const CATEGORIES: &[&str] = &["api-extensions"];
+const BINDING_COLUMNS: &[Col] = &[
+    NAME,
+    text("PolicyName", "The policy that it puts into effect."),
+    text("ParamRef", "The policy's parameters."),
+    AGE,
+];
+
+/// Of a policy: how many it has of what it is made of.
+const fn policy_columns(count: Col) -> [Col; 4] {
+    [NAME, count, text("ParamKind", "The kind of its parameters."), AGE]
+}
+
+fn policy_cells(policy: &Value, counted: &str, row: &mut Row) {
+    row.name(policy);
+    row.push(policy.count(counted));
+    param_kind(policy, row);
+    row.age(policy);
+}
 
 fn param_kind(policy: &Value, row: &mut Row) {
     let kind = policy.at("spec.paramKind");
@@ -40,25 +57,17 @@ pub(super) struct ValidatingAdmissionPolicies;
 impl Kind for ValidatingAdmissionPolicies {
     type Typed = admission::ValidatingAdmissionPolicy;
     const FACTS: Facts = Facts {
-        categories: CATEGORIES,
-        namespaced: false,
         subresources: &[Subresource::Status],
-        columns: &[
-            NAME,
-            integer("Validations", "How many expressions it has."),
-            text("ParamKind", "The kind of its parameters."),
-            AGE,
-        ],
-        generation: true,
-        unconditional_update: false,
-        ..Facts::new(GROUP, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy")
+        columns: &policy_columns(integer("Validations", "How many expressions it has.")),
+        ..facts("validatingadmissionpolicies", "ValidatingAdmissionPolicy")
     };
 
+    fn prepare_status_update(policy: &mut Value, old: &Value) {
+        keep_meta(policy, old);
+    }
+
     fn cells(policy: &Value, row: &mut Row) {
-        row.name(policy);
-        row.push(policy.count("spec.validations"));
-        param_kind(policy, row);
-        row.age(policy);
+        policy_cells(policy, "spec.validations", row);
     }
 }
 
@@ -67,17 +76,8 @@ pub(super) struct ValidatingAdmissionPolicyBindings;
 impl Kind for ValidatingAdmissionPolicyBindings {
     type Typed = admission::ValidatingAdmissionPolicyBinding;
     const FACTS: Facts = Facts {
-        categories: CATEGORIES,
-        namespaced: false,
-        columns: &[
-            NAME,
-            text("PolicyName", "The policy that it puts into effect."),
-            text("ParamRef", "The policy's parameters."),
-            AGE,
-        ],
-        generation: true,
-        unconditional_update: false,
-        ..Facts::new(GROUP, "v1", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding")
+        columns: BINDING_COLUMNS,
+        ..facts("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding")
     };
 
     fn cells(binding: &Value, row: &mut Row) {
@@ -90,24 +90,12 @@ pub(super) struct MutatingAdmissionPolicies;
 impl Kind for MutatingAdmissionPolicies {
     type Typed = admission::MutatingAdmissionPolicy;
     const FACTS: Facts = Facts {
-        categories: CATEGORIES,
-        namespaced: false,
-        columns: &[
-            NAME,
-            integer("Mutations", "How many mutations it makes."),
-            text("ParamKind", "The kind of its parameters."),
-            AGE,
-        ],
-        generation: true,
-        unconditional_update: false,
-        ..Facts::new(GROUP, "v1", "mutatingadmissionpolicies", "MutatingAdmissionPolicy")
+        columns: &policy_columns(integer("Mutations", "How many mutations it makes.")),
+        ..facts("mutatingadmissionpolicies", "MutatingAdmissionPolicy")
     };
 
     fn cells(policy: &Value, row: &mut Row) {
-        row.name(policy);
-        row.push(policy.count("spec.mutations"));
-        param_kind(policy, row);
-        row.age(policy);
+        policy_cells(policy, "spec.mutations", row);
     }
 }
 
@@ -116,17 +104,8 @@ pub(super) struct MutatingAdmissionPolicyBindings;
 impl Kind for MutatingAdmissionPolicyBindings {
     type Typed = admission::MutatingAdmissionPolicyBinding;
     const FACTS: Facts = Facts {
-        categories: CATEGORIES,
-        namespaced: false,
-        columns: &[
-            NAME,
-            text("PolicyName", "The policy that it puts into effect."),
-            text("ParamRef", "The policy's parameters."),
-            AGE,
-        ],
-        generation: true,
-        unconditional_update: false,
-        ..Facts::new(GROUP, "v1", "mutatingadmissionpolicybindings", "MutatingAdmissionPolicyBinding")
+        columns: BINDING_COLUMNS,
+        ..facts("mutatingadmissionpolicybindings", "MutatingAdmissionPolicyBinding")
     };
 
     fn cells(binding: &Value, row: &mut Row) {

@@ -3,6 +3,7 @@
 use k8s_openapi::api::admissionregistration::v1 as admission;
 use serde_json::Value;
 
+use super::facts;
 use super::webhook_validate::{Webhook, webhooks};
 use crate::field::Errors;
 use crate::field::Path;
@@ -12,7 +13,6 @@ use crate::kinds::facts::{AGE, Col, Facts, NAME, integer};
 use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::Row;
 
-const GROUP: &str = "admissionregistration.k8s.io";
 const COLUMNS: &[Col] = &[NAME, integer("Webhooks", "How many webhooks it has."), AGE];
 const TIMEOUT_S: i64 = 10;
 
@@ -20,14 +20,8 @@ pub(super) struct MutatingWebhookConfigurations;
 
 impl Kind for MutatingWebhookConfigurations {
     type Typed = admission::MutatingWebhookConfiguration;
-    const FACTS: Facts = Facts {
-        categories: &["api-extensions"],
-        namespaced: false,
-        columns: COLUMNS,
-        generation: true,
-        unconditional_update: false,
-        ..Facts::new(GROUP, "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration")
-    };
+    const FACTS: Facts =
+        Facts { columns: COLUMNS, ..facts("mutatingwebhookconfigurations", "MutatingWebhookConfiguration") };
 
     fn default(configuration: &mut Value) {
         defaults(configuration);
@@ -57,14 +51,8 @@ pub(super) struct ValidatingWebhookConfigurations;
 
 impl Kind for ValidatingWebhookConfigurations {
     type Typed = admission::ValidatingWebhookConfiguration;
-    const FACTS: Facts = Facts {
-        categories: &["api-extensions"],
-        namespaced: false,
-        columns: COLUMNS,
-        generation: true,
-        unconditional_update: false,
-        ..Facts::new(GROUP, "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration")
-    };
+    const FACTS: Facts =
+        Facts { columns: COLUMNS, ..facts("validatingwebhookconfigurations", "ValidatingWebhookConfiguration") };
 
     fn default(configuration: &mut Value) {
         defaults(configuration);

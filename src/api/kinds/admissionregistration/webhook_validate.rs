@@ -35,7 +35,7 @@ pub(super) fn webhooks<'a>(webhooks: impl Iterator<Item = Webhook<'a>>, errors: 
         let path = list.index(i);
         one(&webhook, &path, errors);
         review_versions(webhook.versions, &path.child("admissionReviewVersions"), errors);
-        if !names.insert(webhook.name) {
+        if !names.insert(webhook.name) && !webhook.name.is_empty() {
             errors.duplicate(&path.child("name"), webhook.name);
         }
     }
@@ -87,7 +87,7 @@ fn review_versions(versions: &[String], path: &Path<'_>, errors: &mut Errors) {
     let mut seen = BTreeSet::new();
     for (i, version) in versions.iter().enumerate() {
         if !seen.insert(version) {
-            errors.duplicate(&path.index(i), version);
+            errors.invalid(&path.index(i), version, "duplicate version");
         } else {
             errors.invalid_each(&path.index(i), version, names::dns_label_1035(version));
         }

@@ -20,7 +20,7 @@ pub(crate) use self::approval::{APPROVAL, Approval, approval_of, is_protected};
 pub(crate) use self::conversion::ca_bundle_is_valid;
 use crate::field::Errors;
 use crate::kinds::adapter::{Kind, describe};
-use crate::kinds::facts::{Facts, NAME, text};
+use crate::kinds::facts::{CREATED_AT, Facts, NAME};
 use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::Row;
 use crate::strategy::{Descriptor, Subresource};
@@ -38,16 +38,7 @@ impl Kind for Definitions {
         categories: &["api-extensions"],
         namespaced: false,
         subresources: &[Subresource::Status],
-        columns: &[
-            NAME,
-            text("Scope", "Cluster/Namespaced"),
-            text("Versions", "Served versions"),
-            text("Created At", "When the object was created.").dated(),
-            text("Group", "API group").wide(),
-            text("Kind", "CustomResource kind").wide(),
-            text("ShortNames", "Short names").wide(),
-            text("Established", "Established status").wide().boolean(),
-        ],
+        columns: &[NAME, CREATED_AT],
         generation: true,
         unconditional_update: false,
         ..Facts::new("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition")
@@ -119,22 +110,7 @@ impl Kind for Definitions {
 
     fn cells(object: &Value, row: &mut Row) {
         row.name(object);
-        row.push(object.text("spec.scope"));
-        let served = object.list("spec.versions").iter().filter(|version| version.flag("served"));
-        let mut versions: Vec<String> = served
-            .map(|version| {
-                let stored = if version.flag("storage") { "(storage)" } else { "" };
-                format!("{}{stored}", version.text("name"))
-            })
-            .collect();
-        versions.sort();
-        row.push(versions.join(","));
-        row.push(object.text("metadata.creationTimestamp"));
-        row.push(object.text("spec.group"));
-        row.push(object.text("spec.names.kind"));
-        let short: Vec<&str> = object.list("spec.names.shortNames").iter().filter_map(Value::as_str).collect();
-        row.push(short.join(","));
-        row.push(crate::custom::conditions::is_true(object, "Established"));
+        row.created_at(object);
     }
 }
 

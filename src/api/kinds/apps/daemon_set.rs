@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1 as apps;
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
-use crate::kinds::adapter::{self, Kind};
+use crate::kinds::adapter::Kind;
 use crate::kinds::checks::{at_most_all, immutable, int_or_percent, int_or_percent_number, nonnegative, text};
 use crate::kinds::core::pod;
 use crate::kinds::facts::{self, AGE, Facts, NAME, integer, wide};
@@ -70,10 +70,6 @@ impl Kind for DaemonSets {
         if changed || before > 0 {
             set_template_generation(set, before + i64::from(changed));
         }
-    }
-
-    fn prepare_status_update(set: &mut Value, old: &Value) {
-        adapter::keep_labels(set, old);
     }
 
     fn validate_create(set: &apps::DaemonSet, raw: &Value, errors: &mut Errors) {

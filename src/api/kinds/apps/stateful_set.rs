@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1 as core;
 use serde_json::{Map, Value, json};
 
 use crate::field::{Errors, Path};
-use crate::kinds::adapter::{self, Kind};
+use crate::kinds::adapter::Kind;
 use crate::kinds::checks::{at_most_all, int_or_percent, int_or_percent_number, labels_of, nonnegative, text};
 use crate::kinds::core::pod;
 use crate::kinds::facts::{self, AGE, Facts, NAME, wide};
@@ -54,10 +54,6 @@ impl Kind for StatefulSets {
         if let Some(map) = set.as_object_mut() {
             map.insert("status".to_owned(), json!({"replicas": 0, "availableReplicas": 0}));
         }
-    }
-
-    fn prepare_status_update(set: &mut Value, old: &Value) {
-        adapter::keep_labels(set, old);
     }
 
     fn validate_create(set: &apps::StatefulSet, raw: &Value, errors: &mut Errors) {

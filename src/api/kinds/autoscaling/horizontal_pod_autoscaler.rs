@@ -7,7 +7,7 @@ use super::validate;
 use crate::field::Errors;
 use crate::kinds::adapter::Kind;
 use crate::kinds::core::pod::defaults::canonical_quantity;
-use crate::kinds::facts::{AGE, Col, Facts, NAME, integer, text};
+use crate::kinds::facts::{AGE, Col, Facts, NAME, text};
 use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::kinds::row::Row;
 use crate::strategy::Subresource;
@@ -18,7 +18,7 @@ pub(super) const COLUMNS: &[Col] = &[
     text("Targets", "What is measured, and what it should be."),
     text("MinPods", "How many pods there are at least."),
     text("MaxPods", "How many pods there are at most."),
-    integer("Replicas", "How many pods there are."),
+    text("Replicas", "How many pods there are."),
     AGE,
 ];
 /// How many targets a table shows.
@@ -65,7 +65,15 @@ impl Kind for HorizontalPodAutoscalers {
     }
 
     fn validate(scaler: &autoscaling::HorizontalPodAutoscaler, errors: &mut Errors) {
-        validate::spec(&scaler.spec, errors);
+        validate::spec(&scaler.spec, None, errors);
+    }
+
+    fn validate_update(
+        scaler: &autoscaling::HorizontalPodAutoscaler,
+        old: &autoscaling::HorizontalPodAutoscaler,
+        errors: &mut Errors,
+    ) {
+        validate::spec(&scaler.spec, Some(&old.spec), errors);
     }
 
     const VALIDATES_STATUS: bool = true;

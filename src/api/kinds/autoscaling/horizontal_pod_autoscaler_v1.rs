@@ -39,7 +39,13 @@ impl Kind for HorizontalPodAutoscalersV1 {
 
     fn validate(scaler: &v1::HorizontalPodAutoscaler, errors: &mut Errors) {
         if let Some(scaler) = stored(scaler) {
-            validate::spec(&scaler.spec, errors);
+            validate::spec(&scaler.spec, None, errors);
+        }
+    }
+
+    fn validate_update(scaler: &v1::HorizontalPodAutoscaler, old: &v1::HorizontalPodAutoscaler, errors: &mut Errors) {
+        if let Some(scaler) = stored(scaler) {
+            validate::spec(&scaler.spec, stored(old).map(|old| old.spec).as_ref(), errors);
         }
     }
 

@@ -4,7 +4,8 @@ use k8s_openapi::api::autoscaling::v2 as autoscaling;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as QuantityText;
 
 use crate::field::{Errors, Path};
-use crate::kinds::checks::{nonnegative, quantity};
+use crate::kinds::checks::{dns_label, nonnegative, nonnegative_quantity, quantity, text};
+use crate::kinds::core::pod::validate::resource_name;
 use crate::names;
 
 const SPEC: Path<'static> = Path::new("spec");
@@ -12,22 +13,42 @@ const WINDOW_MAX_S: i32 = 3600;
 const PERIOD_MAX_S: i32 = 1800;
 const POLICY_TYPES: &[&str] = &["Percent", "Pods"];
 const SELECT_POLICIES: &[&str] = &["Disabled", "Max", "Min"];
+const NO_OBJECT_TARGET: &str = "must set either a target value or averageValue";
 const NO_TARGET: &str = "must set either a target value for metric or a per-pod target";
 
-pub(super) fn spec(spec: &autoscaling::HorizontalPodAutoscalerSpec, errors: &mut Errors) {
-    if let Some(min) = spec.min_replicas.filter(|min| *min < 1) {
-        errors.invalid(&SPEC.child("minReplicas"), min, "must be greater than or equal to 1");
+pub(super) fn spec(
+    spec: &autoscaling::HorizontalPodAutoscalerSpec,
+    old: Option<&autoscaling::HorizontalPodAutoscalerSpec>,
+    errors: &mut Errors,
+) {
+    // What scaled to nothing once may go on to.
+    let least = if old.is_some_and(|old| old.min_replicas == Some(0)) { 0 } else { 1 };
+    if let Some(min) = spec.min_replicas.filter(|min| *min < least) {
+        errors.invalid(&SPEC.child("minReplicas"), min, &format!("must be greater than or equal to {least}"));
     }
     let max = SPEC.child("maxReplicas");
-    if spec.max_replicas < 1 {
-        errors.invalid(&max, spec.max_replicas, "must be greater than 0");
+    match spec.max_replicas {
+        0 => errors.required(&max, "must be set and greater than 0"),
+        less if less < 0 => errors.invalid(&max, less, "must be greater than or equal to 1"),
+        _ => {}
     }
     if spec.min_replicas.is_some_and(|min| spec.max_replicas < min) {
         errors.invalid(&max, spec.max_replicas, "must be greater than or equal to `minReplicas`");
     }
-    reference(&spec.scale_target_ref, &SPEC.child("scaleTargetRef"), errors);
-    for (i, one) in spec.metrics.iter().flatten().enumerate() {
+    let (target, path) = (&spec.scale_target_ref, SPEC.child("scaleTargetRef"));
+    reference(target, &path, errors);
+    let before = old.map(|old| &old.scale_target_ref);
+    if before.is_none_or(|before| before.api_version != target.api_version || before.kind != target.kind) {
+        // The only kind of the core group that has a scale.
+        api_version(text(&target.api_version), target.kind != "ReplicationController", &path, errors);
+    }
+    let metrics = spec.metrics.as_deref().unwrap_or_default();
+    for (i, one) in metrics.iter().enumerate() {
         metric(one, &SPEC.child("metrics").index(i), errors);
+    }
+    if spec.min_replicas == Some(0) && !metrics.iter().any(|m| matches!(m.type_.as_str(), "Object" | "External")) {
+        let message = "must specify at least one Object or External metric to support scaling to zero replicas";
+        errors.forbidden(&SPEC.child("metrics"), message);
     }
     let Some(behavior) = &spec.behavior else { return };
     let path = SPEC.child("behavior");
@@ -57,27 +78,41 @@ fn reference(reference: &autoscaling::CrossVersionObjectReference, path: &Path<'
     segment(&reference.name, "", &path.child("name"), errors);
 }
 
+fn api_version(version: &str, needs_group: bool, path: &Path<'_>, errors: &mut Errors) {
+    let path = path.child("apiVersion");
+    if version.matches('/').count() > 1 {
+        errors.invalid(&path, version, &format!("unexpected GroupVersion string: {version}"));
+    } else if needs_group && version.split_once('/').is_none_or(|(group, _)| group.is_empty()) {
+        errors.invalid(&path, version, "apiVersion must specify API group");
+    }
+}
+
 fn metric(spec: &autoscaling::MetricSpec, path: &Path<'_>, errors: &mut Errors) {
     let kinds = [
-        ("ContainerResource", "containerResource", spec.container_resource.is_some()),
-        ("External", "external", spec.external.is_some()),
         ("Object", "object", spec.object.is_some()),
+        ("External", "external", spec.external.is_some()),
         ("Pods", "pods", spec.pods.is_some()),
         ("Resource", "resource", spec.resource.is_some()),
+        ("ContainerResource", "containerResource", spec.container_resource.is_some()),
     ];
     if spec.type_.is_empty() {
         errors.required(&path.child("type"), "must specify a metric source type");
     }
-    let Some((_, expected, there)) = kinds.iter().find(|(kind, ..)| *kind == spec.type_) else {
-        let supported: Vec<&str> = kinds.iter().map(|(kind, ..)| *kind).collect();
-        return errors.not_supported(&path.child("type"), &spec.type_, &supported);
-    };
-    if *there {
-        source(spec, expected, &path.child(expected), errors);
-    } else {
-        errors.required(&path.child(expected), "must populate information for the given metric source");
+    let expected = kinds.iter().find(|(kind, ..)| *kind == spec.type_);
+    if expected.is_none() {
+        let supported = kinds.map(|(kind, ..)| kind);
+        errors.not_supported(&path.child("type"), &spec.type_, &supported);
     }
-    for (_, field, _) in kinds.iter().filter(|(_, field, there)| *there && field != expected) {
+    let given: Vec<&str> = kinds.iter().filter(|(.., there)| *there).map(|(_, field, _)| *field).collect();
+    // Of several the first is looked at, whichever is meant.
+    if let Some(first) = given.first() {
+        source(spec, first, &path.child(first), errors);
+    }
+    if let Some((_, field, false)) = expected {
+        errors.required(&path.child(field), "must populate information for the given metric source");
+    }
+    let expected = expected.map_or("", |(_, field, _)| field);
+    for field in given.iter().filter(|field| given.len() != 1 && **field != expected) {
         errors.forbidden(&path.child(field), "must populate the given metric source only");
     }
 }
@@ -86,7 +121,9 @@ fn source(spec: &autoscaling::MetricSpec, kind: &str, path: &Path<'_>, errors: &
     match kind {
         "object" => {
             let Some(source) = &spec.object else { return };
-            reference(&source.described_object, &path.child("describedObject"), errors);
+            let described = path.child("describedObject");
+            reference(&source.described_object, &described, errors);
+            api_version(text(&source.described_object.api_version), false, &described, errors);
             identifier(&source.metric, &path.child("metric"), errors);
             value_or_average(&source.target, false, path, errors);
         }
@@ -105,8 +142,13 @@ fn source(spec: &autoscaling::MetricSpec, kind: &str, path: &Path<'_>, errors: &
         }
         "containerResource" => {
             let Some(source) = &spec.container_resource else { return };
+            if !source.name.is_empty() {
+                resource_name(&source.name, &path.child("name"), errors);
+            }
             if source.container.is_empty() {
                 errors.required(&path.child("container"), "must specify a container");
+            } else {
+                dns_label(&source.container, &path.child("container"), errors);
             }
             of_resource(&source.name, &source.target, path, errors);
         }
@@ -125,7 +167,9 @@ fn identifier(metric: &autoscaling::MetricIdentifier, path: &Path<'_>, errors: &
 fn value_or_average(given: &autoscaling::MetricTarget, only_one: bool, path: &Path<'_>, errors: &mut Errors) {
     target(given, &path.child("target"), errors);
     match (&given.value, &given.average_value) {
-        (None, None) => errors.required(&path.child("target.averageValue"), NO_TARGET),
+        (None, None) => {
+            errors.required(&path.child("target.averageValue"), if only_one { NO_TARGET } else { NO_OBJECT_TARGET });
+        }
         (Some(_), Some(_)) if only_one => {
             let message = "may not set both a target value for metric and a per-pod target";
             errors.forbidden(&path.child("target.value"), message);
@@ -207,9 +251,7 @@ fn rules(rules: &autoscaling::HPAScalingRules, path: &Path<'_>, errors: &mut Err
             errors.invalid(&path.child("periodSeconds"), policy.period_seconds, &message);
         }
     }
-    if let Some(tolerance) = &rules.tolerance
-        && quantity(tolerance, &path.child("tolerance"), errors).is_negative()
-    {
-        errors.invalid(&path.child("tolerance"), &tolerance.0, "must be greater or equal to zero");
+    if let Some(tolerance) = &rules.tolerance {
+        nonnegative_quantity(tolerance, &path.child("tolerance"), errors);
     }
 }

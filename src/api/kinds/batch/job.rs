@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::{job_status, job_validate};
 use crate::duration;
 use crate::field::{Errors, Path};
-use crate::kinds::adapter::{self, FieldOf, Kind};
+use crate::kinds::adapter::{FieldOf, Kind};
 use crate::kinds::core::pod;
 use crate::kinds::facts::{AGE, Facts, NAME, text, wide};
 use crate::kinds::peek::{Fill, Peek, spec_of};
@@ -61,10 +61,6 @@ impl Kind for Jobs {
         if !job.flag("spec.manualSelector") {
             select_own(job);
         }
-    }
-
-    fn prepare_status_update(job: &mut Value, old: &Value) {
-        adapter::keep_labels(job, old);
     }
 
     fn validate(job: &batch::Job, errors: &mut Errors) {

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::field::{Errors, Path};
 use crate::kinds::adapter::Kind;
+use crate::kinds::checks::{qualified_name, text as text_of};
 use crate::kinds::facts::{AGE, Facts, NAME, text};
 use crate::kinds::peek::Peek;
 use crate::kinds::row::Row;
@@ -29,14 +30,18 @@ impl Kind for Leases {
         if let Some(count) = spec.lease_transitions.filter(|s| *s < 0) {
             errors.invalid(&path.child("leaseTransitions"), count, "must be greater than or equal to 0");
         }
-        match (&spec.strategy, &spec.preferred_holder) {
-            (Some(strategy), _) if strategy != "OldestEmulationVersion" && !strategy.contains('/') => {
-                errors.not_supported(&path.child("strategy"), strategy, &["OldestEmulationVersion"]);
+        match &spec.strategy {
+            // As upstream: the word stands twice in the path.
+            Some(strategy) if strategy.contains('/') => {
+                qualified_name(strategy, &path.child("strategy").child("strategy"), errors);
             }
-            (None, Some(holder)) if !holder.is_empty() => {
-                errors.forbidden(&path.child("preferredHolder"), "may only be specified when `strategy` is defined");
+            Some(strategy) if strategy != "OldestEmulationVersion" => {
+                errors.not_supported(&path.child("strategy").child("strategy"), strategy, &["OldestEmulationVersion"]);
             }
             _ => {}
+        }
+        if text_of(&spec.strategy).is_empty() && !text_of(&spec.preferred_holder).is_empty() {
+            errors.forbidden(&path.child("preferredHolder"), "may only be specified if `strategy` is defined");
         }
     }
 

@@ -9,7 +9,7 @@ use crate::kinds::checks::{
     csi_driver_name, dns_subdomain, immutable, no_backsteps, one_of_if_set, positive_quantity, required, text,
 };
 use crate::kinds::core::pod::{defaults, validate};
-use crate::kinds::facts::{self, AGE, Facts, NAME, wide};
+use crate::kinds::facts::{self, AGE, Col, Facts, NAME, wide};
 use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::kinds::row::Row;
 use crate::strategy::Subresource;
@@ -17,7 +17,7 @@ use crate::strategy::Subresource;
 pub(super) const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 pub(super) const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
 const RECLAIM_POLICIES: &[&str] = &["Delete", "Recycle", "Retain"];
-const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+pub(super) const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 /// The fields of the spec that say nothing of the source.
 const NOT_SOURCE: &[&str] = &[
     "accessModes",
@@ -32,6 +32,13 @@ const NOT_SOURCE: &[&str] = &[
 ];
 const INLINE: &str = "may not be specified in the context of inline volumes";
 
+/// The columns that volumes and claims share.
+pub(super) const STATUS: Col = facts::text("Status", "Whether it is bound.");
+pub(super) const ACCESS: Col = facts::text("Access Modes", "Who may use it at the same time.");
+pub(super) const CLASS: Col = facts::text("StorageClass", "Its class.");
+pub(super) const ATTRIBUTES: Col = facts::text("VolumeAttributesClass", "The class of its attributes.");
+pub(super) const MODE: Col = wide("VolumeMode", "Whether it has a file system.");
+
 pub(super) struct PersistentVolumes;
 
 impl Kind for PersistentVolumes {
@@ -43,15 +50,15 @@ impl Kind for PersistentVolumes {
         columns: &[
             NAME,
             facts::text("Capacity", "How big it is."),
-            facts::text("Access Modes", "Who may use it at the same time."),
+            ACCESS,
             facts::text("Reclaim Policy", "What becomes of it when its claim is gone."),
-            facts::text("Status", "Whether it is bound."),
+            STATUS,
             facts::text("Claim", "The claim that it is bound to."),
-            facts::text("StorageClass", "Its class."),
-            facts::text("VolumeAttributesClass", "The class of its attributes."),
+            CLASS,
+            ATTRIBUTES,
             facts::text("Reason", "Why it is in this state."),
             AGE,
-            wide("VolumeMode", "Whether it has a file system."),
+            MODE,
         ],
         ..Facts::new("", "v1", "persistentvolumes", "PersistentVolume")
     };

@@ -3,15 +3,18 @@
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
 
-use super::persistent_volume::{VOLUME_MODES, access_modes, canonical_capacity, class, phase, short_modes};
+use super::persistent_volume::{
+    ACCESS, ATTRIBUTES, CLASS, CLASS_ANNOTATION, MODE, STATUS, VOLUME_MODES, access_modes, canonical_capacity, class,
+    phase, short_modes,
+};
 use crate::field::{Errors, Path};
 use crate::kinds::adapter::Kind;
 use crate::kinds::checks::{
     dns_label, dns_subdomain, immutable, label_selector, nonnegative_quantity, one_of_if_set, positive_quantity,
-    required, text,
+    qualified_name, required, text,
 };
 use crate::kinds::core::pod::{defaults, validate};
-use crate::kinds::facts::{self, AGE, Facts, NAME, wide};
+use crate::kinds::facts::{self, AGE, Facts, NAME};
 use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::kinds::row::Row;
 use crate::quantity::Quantity;
@@ -20,6 +23,14 @@ use crate::strategy::Subresource;
 const SPEC: Path<'static> = Path::new("spec");
 const SEALED: &str =
     "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+
+const RESIZE_STATES: &[&str] = &[
+    "ControllerResizeInProgress",
+    "ControllerResizeInfeasible",
+    "NodeResizeInProgress",
+    "NodeResizeInfeasible",
+    "NodeResizePending",
+];
 
 pub(super) struct PersistentVolumeClaims;
 
@@ -30,14 +41,14 @@ impl Kind for PersistentVolumeClaims {
         subresources: &[Subresource::Status],
         columns: &[
             NAME,
-            facts::text("Status", "Whether it is bound."),
+            STATUS,
             facts::text("Volume", "The volume that it is bound to."),
             facts::text("Capacity", "How big that is."),
-            facts::text("Access Modes", "Who may use it at the same time."),
-            facts::text("StorageClass", "Its class."),
-            facts::text("VolumeAttributesClass", "The class of its attributes."),
+            ACCESS,
+            CLASS,
+            ATTRIBUTES,
             AGE,
-            wide("VolumeMode", "Whether it has a file system."),
+            MODE,
         ],
         ..Facts::new("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
     };
@@ -87,9 +98,20 @@ impl Kind for PersistentVolumeClaims {
     ) {
         let Some(status) = &claim.status else { return };
         let path = Path::new("status");
-        for (field, amounts) in [("capacity", &status.capacity), ("allocatedResources", &status.allocated_resources)] {
-            for (name, amount) in amounts.iter().flatten() {
-                nonnegative_quantity(amount, &path.child(field).key(name), errors);
+        for (name, amount) in status.capacity.iter().flatten() {
+            nonnegative_quantity(amount, &path.child("capacity").key(name), errors);
+        }
+        let states = path.child("allocatedResourceStatuses");
+        for (name, state) in status.allocated_resource_statuses.iter().flatten() {
+            resource_key(name, &states, errors);
+            if !RESIZE_STATES.contains(&state.as_str()) {
+                errors.not_supported(&states, name, RESIZE_STATES);
+            }
+        }
+        let amounts = path.child("allocatedResources");
+        for (name, amount) in status.allocated_resources.iter().flatten() {
+            if resource_key(name, &amounts, errors) {
+                nonnegative_quantity(amount, &amounts.key(name), errors);
             }
         }
     }
@@ -152,12 +174,11 @@ fn data_sources(spec: &core::PersistentVolumeClaimSpec, path: &Path<'_>, errors:
     if let Some(source) = &spec.data_source_ref {
         one("dataSourceRef", &source.api_group, &source.kind, &source.name);
     }
-    let (Some(source), Some(reference)) = (&spec.data_source, &spec.data_source_ref) else {
-        if let Some(namespace) = spec.data_source_ref.as_ref().and_then(|r| r.namespace.as_ref()) {
-            dns_label(namespace, &path.child("dataSourceRef.namespace"), errors);
-        }
-        return;
-    };
+    let namespace = spec.data_source_ref.as_ref().map_or("", |r| text(&r.namespace));
+    if !namespace.is_empty() {
+        dns_label(namespace, &path.child("dataSourceRef.namespace"), errors);
+    }
+    let (Some(source), Some(reference)) = (&spec.data_source, &spec.data_source_ref) else { return };
     let shown = path.child("dataSource").to_string();
     if !text(&reference.namespace).is_empty() {
         errors.invalid(path, &shown, "may not be specified when dataSourceRef.namespace is specified");
@@ -178,9 +199,7 @@ fn update(claim: &core::PersistentVolumeClaim, old: &core::PersistentVolumeClaim
     if text(&old_spec.volume_name).is_empty() {
         allowed.volume_name.clone_from(&old_spec.volume_name);
     }
-    if old_spec.storage_class_name.is_none() {
-        allowed.storage_class_name = None;
-    }
+    class_update(claim, old, &mut allowed, errors);
     let bound = claim.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Bound"));
     if bound
         && let Some(requests) = allowed.resources.as_mut().and_then(|r| r.requests.as_mut())
@@ -188,7 +207,9 @@ fn update(claim: &core::PersistentVolumeClaim, old: &core::PersistentVolumeClaim
     {
         requests.insert("storage".to_owned(), before.clone());
     }
-    allowed.volume_attributes_class_name.clone_from(&old_spec.volume_attributes_class_name);
+    if bound {
+        allowed.volume_attributes_class_name.clone_from(&old_spec.volume_attributes_class_name);
+    }
     let as_value = |spec: &core::PersistentVolumeClaimSpec| serde_json::to_value(spec).unwrap_or_default();
     let mut differences = Vec::new();
     validate::update::diff("spec", &as_value(old_spec), &as_value(&allowed), &mut differences);
@@ -201,12 +222,45 @@ fn update(claim: &core::PersistentVolumeClaim, old: &core::PersistentVolumeClaim
         errors.forbidden(&path, "field can not be less than status.capacity");
     }
     immutable(&new_spec.volume_mode, &old_spec.volume_mode, &Path::new("volumeMode"), errors);
-    if old_spec.volume_attributes_class_name.is_some() {
-        let path = SPEC.child("volumeAttributesClassName");
-        match new_spec.volume_attributes_class_name.as_deref() {
-            None => errors.forbidden(&path, "update from non-nil value to nil is forbidden"),
-            Some("") => errors.forbidden(&path, "update from non-nil value to an empty string is forbidden"),
-            Some(_) => {}
-        }
+    let in_effect = old.status.as_ref().is_some_and(|s| s.current_volume_attributes_class_name.is_some());
+    let attributes = &new_spec.volume_attributes_class_name;
+    if in_effect && *attributes != old_spec.volume_attributes_class_name && text(attributes).is_empty() {
+        let to = if attributes.is_none() { "nil" } else { "empty string" };
+        let message = format!("update to {to} is forbidden when status.currentVolumeAttributesClassName is not nil");
+        errors.forbidden(&SPEC.child("volumeAttributesClassName"), &message);
     }
+}
+
+/// The class stays, but that a claim without one gets one, which is that of its annotation if it has that.
+fn class_update(
+    claim: &core::PersistentVolumeClaim,
+    old: &core::PersistentVolumeClaim,
+    allowed: &mut core::PersistentVolumeClaimSpec,
+    errors: &mut Errors,
+) {
+    let annotation = |claim: &core::PersistentVolumeClaim| {
+        claim.metadata.annotations.as_ref().and_then(|a| a.get(CLASS_ANNOTATION)).cloned()
+    };
+    let (before, after) = (annotation(old), annotation(claim));
+    let had_none = old.spec.as_ref().is_none_or(|spec| spec.storage_class_name.is_none());
+    let wanted = allowed.storage_class_name.clone();
+    let is_upgrade = had_none && before.is_some() && wanted == before && (after.is_none() || after == before);
+    if !is_upgrade {
+        let path = Path::new("metadata");
+        let path = path.child("annotations");
+        immutable(&text(&after), &text(&before), &path.child(CLASS_ANNOTATION), errors);
+    }
+    if had_none && (before.is_none() || wanted == before) {
+        allowed.storage_class_name = None;
+    }
+}
+
+/// What an amount of a claim is of: its storage, or something of somebody else's.
+fn resource_key(name: &str, path: &Path<'_>, errors: &mut Errors) -> bool {
+    let before = errors.len();
+    qualified_name(name, path, errors);
+    if errors.len() == before && validate::is_native(name) && name != "storage" {
+        errors.not_supported(path, name, &["storage"]);
+    }
+    errors.len() == before
 }

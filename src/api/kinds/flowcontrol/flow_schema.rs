@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::field::{Errors, Path};
 use crate::kinds::adapter::Kind;
 use crate::kinds::checks::{dns_subdomain, text};
-use crate::kinds::facts::{self, AGE, Facts, NAME, integer};
+use crate::kinds::facts::{self, AGE, Facts, NAME};
 use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::kinds::row::Row;
 use crate::names;
@@ -27,7 +27,7 @@ impl Kind for FlowSchemas {
         columns: &[
             NAME,
             facts::text("PriorityLevel", "The level of its requests."),
-            integer("MatchingPrecedence", "Who of several that match has the word: the least."),
+            facts::text("MatchingPrecedence", "Who of several that match has the word: the least."),
             facts::text("DistinguisherMethod", "What makes one flow of several."),
             AGE,
             facts::text("MissingPL", "Whether its level is missing."),

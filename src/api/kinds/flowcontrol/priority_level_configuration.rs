@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::field::{Errors, Path};
 use crate::kinds::adapter::Kind;
 use crate::kinds::checks::{nonnegative, text};
-use crate::kinds::facts::{self, AGE, Facts, NAME, integer};
+use crate::kinds::facts::{self, AGE, Facts, NAME};
 use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::kinds::row::Row;
 use crate::strategy::Subresource;
@@ -25,7 +25,7 @@ impl Kind for PriorityLevelConfigurations {
         columns: &[
             NAME,
             facts::text("Type", "Whether requests of this level are limited."),
-            integer("NominalConcurrencyShares", "Its share of what can be done at once."),
+            facts::text("NominalConcurrencyShares", "Its share of what can be done at once."),
             facts::text("Queues", "How many queues it has."),
             facts::text("HandSize", "How many queues a flow can use."),
             facts::text("QueueLengthLimit", "How long they can get."),

@@ -9,7 +9,7 @@ use super::segment;
 use crate::field::{Errors, Path};
 use crate::kinds::adapter::Kind;
 use crate::kinds::checks::{dns_subdomain, immutable, text};
-use crate::kinds::facts::{self, AGE, Facts, NAME};
+use crate::kinds::facts::{self, Facts, NAME};
 use crate::kinds::peek::Peek;
 use crate::kinds::row::Row;
 use crate::names;
@@ -21,7 +21,7 @@ impl Kind for IpAddresses {
     const FACTS: Facts = Facts {
         short_names: &["ip"],
         namespaced: false,
-        columns: &[NAME, facts::text("ParentRef", "Whose address it is."), AGE],
+        columns: &[NAME, facts::text("ParentRef", "Whose address it is.")],
         name: canonical_address,
         generation: true,
         ..Facts::new("networking.k8s.io", "v1", "ipaddresses", "IPAddress")
@@ -63,7 +63,6 @@ impl Kind for IpAddresses {
         let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         row.name(address);
         row.or(&parts.join("/"), "<none>");
-        row.age(address);
     }
 }
 

@@ -4,7 +4,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use serde_json::Value;
 
 use crate::field::{Errors, Path};
-use crate::kinds::adapter::Kind;
+use crate::kinds::adapter::{Kind, keep_meta};
 use crate::kinds::checks::{IMMUTABLE, cidr};
 use crate::kinds::facts::{AGE, Facts, NAME, text};
 use crate::kinds::peek::Peek;
@@ -41,6 +41,10 @@ impl Kind for ServiceCidrs {
             let message = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
             errors.invalid(&path, cidrs, message);
         }
+    }
+
+    fn prepare_status_update(range: &mut Value, old: &Value) {
+        keep_meta(range, old);
     }
 
     /// A second family may come, and go again; else it stays.

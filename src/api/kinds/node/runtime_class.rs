@@ -33,7 +33,11 @@ impl Kind for RuntimeClasses {
     }
 
     fn validate(class: &node::RuntimeClass, errors: &mut Errors) {
-        dns_label(&class.handler, &Path::new("handler"), errors);
+        if class.handler.is_empty() {
+            errors.required(&Path::new("handler"), "");
+        } else {
+            dns_label(&class.handler, &Path::new("handler"), errors);
+        }
         if let Some(overhead) = &class.overhead {
             let limits = core::ResourceRequirements {
                 limits: overhead.pod_fixed.clone(),
@@ -47,7 +51,14 @@ impl Kind for RuntimeClasses {
                 labels_of(labels, &path.child("nodeSelector"), errors);
             }
             let tolerations = scheduling.tolerations.as_deref().unwrap_or_default();
-            pod::validate::tolerations(tolerations, &path.child("tolerations"), errors);
+            let list = path.child("tolerations");
+            pod::validate::tolerations(tolerations, &list, errors);
+            let key = |t: &core::Toleration| (t.key.clone(), t.operator.clone(), t.value.clone(), t.effect.clone());
+            for (i, toleration) in tolerations.iter().enumerate() {
+                if tolerations[..i].iter().any(|before| key(before) == key(toleration)) {
+                    errors.duplicate(&list.index(i), toleration);
+                }
+            }
         }
     }
 

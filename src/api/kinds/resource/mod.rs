@@ -1,6 +1,10 @@
 //! The `resource.k8s.io` group: claims of devices. Nobody allocates devices yet; the objects are there for those who
 //! publish and ask for them.
 
+mod check;
+mod claim_spec;
+mod claim_status;
+mod device;
 mod device_class;
 mod resource_claim;
 mod resource_slice;

@@ -1,22 +1,16 @@
 //! ResourceClaim and ResourceClaimTemplate.
 
-use std::collections::BTreeSet;
-
 use k8s_openapi::api::resource::v1 as resource;
 use serde_json::{Map, Value};
 
-use super::device_class::selectors;
+use super::{claim_spec, claim_status};
 use crate::field::{Errors, Path};
-use crate::kinds::adapter::Kind;
-use crate::kinds::checks::{dns_label, dns_subdomain, immutable, text};
+use crate::kinds::adapter::{self, Kind};
+use crate::kinds::checks::{immutable, template_metadata};
 use crate::kinds::facts::{self, AGE, Facts, NAME};
 use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::kinds::row::Row;
 use crate::strategy::Subresource;
-
-const REQUESTS_MAX: usize = 32;
-const ALTERNATIVES_MAX: usize = 8;
-const MODES: &[&str] = &["All", "ExactCount"];
 
 pub(super) struct ResourceClaims;
 
@@ -34,8 +28,13 @@ impl Kind for ResourceClaims {
         }
     }
 
+    fn prepare_status_update(claim: &mut Value, old: &Value) {
+        adapter::keep_meta(claim, old);
+        claim_status::forget_given_back(claim, old);
+    }
+
     fn validate(claim: &resource::ResourceClaim, errors: &mut Errors) {
-        spec(&claim.spec, &Path::new("spec"), errors);
+        claim_spec::spec(&claim.spec, &Path::new("spec"), errors);
     }
 
     fn validate_update(claim: &resource::ResourceClaim, old: &resource::ResourceClaim, errors: &mut Errors) {
@@ -45,15 +44,7 @@ impl Kind for ResourceClaims {
     const VALIDATES_STATUS: bool = true;
 
     fn validate_status_update(claim: &resource::ResourceClaim, old: &resource::ResourceClaim, errors: &mut Errors) {
-        let allocation = |c: &resource::ResourceClaim| c.status.as_ref().and_then(|s| s.allocation.clone());
-        let path = Path::new("status");
-        if let (Some(new), Some(old)) = (allocation(claim), allocation(old)) {
-            immutable(&new, &old, &path.child("allocation"), errors);
-        }
-        let reserved = claim.status.as_ref().and_then(|s| s.reserved_for.as_deref()).unwrap_or_default();
-        if !reserved.is_empty() && allocation(claim).is_none() {
-            errors.forbidden(&path.child("reservedFor"), "may not be specified when `allocated` is not set");
-        }
+        claim_status::update(claim, old, errors);
     }
 
     fn cells(claim: &Value, row: &mut Row) {
@@ -91,7 +82,10 @@ impl Kind for ResourceClaimTemplates {
     }
 
     fn validate(template: &resource::ResourceClaimTemplate, errors: &mut Errors) {
-        spec(&template.spec.spec, &Path::new("spec.spec"), errors);
+        if let Some(metadata) = &template.spec.metadata {
+            template_metadata(metadata, &Path::new("spec.metadata"), errors);
+        }
+        claim_spec::spec(&template.spec.spec, &Path::new("spec.spec"), errors);
     }
 
     fn validate_update(
@@ -106,83 +100,20 @@ impl Kind for ResourceClaimTemplates {
 fn requests(devices: &mut Map<String, Value>) {
     for request in devices.items("requests") {
         if let Some(exactly) = request.existing("exactly") {
-            amount(exactly);
+            one_request(exactly);
         }
         for alternative in request.items("firstAvailable") {
-            amount(alternative);
+            one_request(alternative);
         }
     }
 }
 
-fn amount(request: &mut Map<String, Value>) {
+fn one_request(request: &mut Map<String, Value>) {
     request.fill("allocationMode", "ExactCount");
     if request.get("allocationMode").and_then(Value::as_str) == Some("ExactCount") {
         request.fill("count", 1);
     }
-}
-
-fn spec(spec: &resource::ResourceClaimSpec, path: &Path<'_>, errors: &mut Errors) {
-    let requests = spec.devices.as_ref().and_then(|d| d.requests.as_deref()).unwrap_or_default();
-    let list = path.child("devices.requests");
-    if requests.len() > REQUESTS_MAX {
-        errors.too_many(&list, requests.len(), REQUESTS_MAX);
-    }
-    let mut names = BTreeSet::new();
-    for (i, request) in requests.iter().enumerate() {
-        let path = list.index(i);
-        dns_label(&request.name, &path.child("name"), errors);
-        if !names.insert(&request.name) {
-            errors.duplicate(&path, &request.name);
-        }
-        let alternatives = request.first_available.as_deref().unwrap_or_default();
-        match (&request.exactly, alternatives.is_empty()) {
-            (None, true) => errors.required(&path, "exactly one of `exactly` or `firstAvailable` is required"),
-            (Some(_), false) => {
-                errors.invalid_as_is(
-                    &path,
-                    "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set",
-                );
-            }
-            (Some(exactly), true) => {
-                let path = path.child("exactly");
-                class(&exactly.device_class_name, &path, errors);
-                selectors(exactly.selectors.as_deref().unwrap_or_default(), &path.child("selectors"), errors);
-                mode(text(&exactly.allocation_mode), exactly.count.unwrap_or(0), &path, errors);
-            }
-            (None, false) => {
-                let list = path.child("firstAvailable");
-                if alternatives.len() > ALTERNATIVES_MAX {
-                    errors.too_many(&list, alternatives.len(), ALTERNATIVES_MAX);
-                }
-                for (j, one) in alternatives.iter().enumerate() {
-                    let path = list.index(j);
-                    dns_label(&one.name, &path.child("name"), errors);
-                    class(&one.device_class_name, &path, errors);
-                    selectors(one.selectors.as_deref().unwrap_or_default(), &path.child("selectors"), errors);
-                    mode(text(&one.allocation_mode), one.count.unwrap_or(0), &path, errors);
-                }
-            }
-        }
-    }
-}
-
-fn class(name: &str, path: &Path<'_>, errors: &mut Errors) {
-    let path = path.child("deviceClassName");
-    if name.is_empty() {
-        errors.required(&path, "");
-    } else {
-        dns_subdomain(name, &path, errors);
-    }
-}
-
-fn mode(mode: &str, count: i64, path: &Path<'_>, errors: &mut Errors) {
-    match mode {
-        "All" if count != 0 => {
-            let message = "must not be specified when allocationMode is 'All'";
-            errors.invalid(&path.child("count"), count, message);
-        }
-        "ExactCount" if count <= 0 => errors.invalid(&path.child("count"), count, "must be greater than zero"),
-        "All" | "ExactCount" => {}
-        other => errors.not_supported(&path.child("allocationMode"), other, MODES),
+    for toleration in request.items("tolerations") {
+        toleration.fill("operator", "Equal");
     }
 }

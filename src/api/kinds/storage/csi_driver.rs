@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
 use crate::kinds::adapter::Kind;
-use crate::kinds::checks::{csi_driver_name, immutable, one_of_if_set, text};
+use crate::kinds::checks::{immutable, one_of_if_set};
 use crate::kinds::facts::{self, AGE, Facts, NAME, boolean};
 use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::kinds::row::Row;
@@ -51,8 +51,15 @@ impl Kind for CsiDrivers {
         }
     }
 
+    fn prepare_create(driver: &mut Value) {
+        drop_alpha(driver);
+    }
+
+    fn prepare_update(driver: &mut Value, _old: &Value) {
+        drop_alpha(driver);
+    }
+
     fn validate(driver: &storage::CSIDriver, errors: &mut Errors) {
-        csi_driver_name(text(&driver.metadata.name), &Path::new("name"), errors);
         let (spec, path) = (&driver.spec, Path::new("spec"));
         one_of_if_set(&spec.fs_group_policy, GROUP_POLICIES, &path.child("fsGroupPolicy"), errors);
         tokens(spec.token_requests.as_deref().unwrap_or_default(), &path.child("tokenRequests"), errors);
@@ -65,7 +72,7 @@ impl Kind for CsiDrivers {
         }
         if spec.service_account_token_in_secrets.is_some() && spec.token_requests.as_ref().is_none_or(Vec::is_empty) {
             let path = path.child("serviceAccountTokenInSecrets");
-            let message = "must not be set when tokenRequests is not specified";
+            let message = "serviceAccountTokenInSecrets is set but no tokenRequests are specified";
             errors.invalid(&path, spec.service_account_token_in_secrets, message);
         }
     }
@@ -74,7 +81,6 @@ impl Kind for CsiDrivers {
         Self::validate(driver, errors);
         let (new, old, path) = (&driver.spec, &old.spec, Path::new("spec"));
         immutable(&new.attach_required, &old.attach_required, &path.child("attachedRequired"), errors);
-        immutable(&new.fs_group_policy, &old.fs_group_policy, &path.child("fsGroupPolicy"), errors);
         immutable(
             &new.volume_lifecycle_modes,
             &old.volume_lifecycle_modes,
@@ -99,12 +105,20 @@ impl Kind for CsiDrivers {
     }
 }
 
+/// What upstream takes only behind a gate that is shut.
+fn drop_alpha(driver: &mut Value) {
+    if let Some(spec) = spec_of(driver) {
+        spec.remove("preventPodSchedulingIfMissing");
+    }
+}
+
 fn tokens(requests: &[storage::TokenRequest], list: &Path<'_>, errors: &mut Errors) {
     let mut audiences = BTreeSet::new();
     for (i, request) in requests.iter().enumerate() {
         let path = list.index(i);
         if !audiences.insert(&request.audience) {
             errors.duplicate(&path.child("audience"), &request.audience);
+            continue;
         }
         let Some(seconds) = request.expiration_seconds else { continue };
         let path = path.child("expirationSeconds");

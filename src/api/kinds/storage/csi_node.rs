@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use crate::field::{Errors, Path};
 use crate::kinds::adapter::Kind;
-use crate::kinds::checks::{IMMUTABLE, csi_driver_name, nonnegative, qualified_name};
+use crate::kinds::checks::{csi_driver_name, immutable, nonnegative, qualified_name};
 use crate::kinds::facts::{AGE, Facts, NAME, integer};
 use crate::kinds::peek::Peek;
 use crate::kinds::row::Row;
 
-const NODE_ID_MAX: usize = 192;
+const NODE_ID_MAX: usize = 256;
 
 pub(super) struct CsiNodes;
 
@@ -63,10 +63,11 @@ impl Kind for CsiNodes {
         Self::validate(node, errors);
         let spec = Path::new("spec");
         // What is installed stays as it is, but for its limits; it may go and others may come.
-        for driver in &node.spec.drivers {
-            let before = old.spec.drivers.iter().find(|d| d.name == driver.name);
-            if before.is_some_and(|d| d.node_id != driver.node_id || d.topology_keys != driver.topology_keys) {
-                errors.invalid(&spec.child("drivers"), driver, IMMUTABLE);
+        let installed =
+            |driver: &storage::CSINodeDriver| storage::CSINodeDriver { allocatable: None, ..driver.clone() };
+        for before in &old.spec.drivers {
+            for driver in node.spec.drivers.iter().filter(|driver| driver.name == before.name) {
+                immutable(&installed(driver), &installed(before), &spec.child("drivers"), errors);
             }
         }
     }

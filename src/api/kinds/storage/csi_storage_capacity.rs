@@ -36,16 +36,12 @@ impl Kind for CsiStorageCapacities {
             label_selector(selector, &Path::new("nodeTopology"), errors);
         }
         dns_subdomain(&capacity.storage_class_name, &Path::new("storageClassName"), errors);
-        for (field, amount) in [("capacity", &capacity.capacity), ("maximumVolumeSize", &capacity.maximum_volume_size)]
-        {
-            if let Some(amount) = amount {
-                nonnegative_quantity(amount, &Path::new(field), errors);
-            }
+        if let Some(amount) = &capacity.capacity {
+            nonnegative_quantity(amount, &Path::new("capacity"), errors);
         }
     }
 
     fn validate_update(new: &storage::CSIStorageCapacity, old: &storage::CSIStorageCapacity, errors: &mut Errors) {
-        Self::validate(new, errors);
         immutable(&new.node_topology, &old.node_topology, &Path::new("nodeTopology"), errors);
         immutable(&new.storage_class_name, &old.storage_class_name, &Path::new("storageClassName"), errors);
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::field::{Errors, Path};
 use crate::kinds::adapter::Kind;
 use crate::kinds::checks::{immutable, one_of_if_set, qualified_name};
-use crate::kinds::facts::{AGE, Facts, NAME, boolean, text};
+use crate::kinds::facts::{AGE, Facts, NAME, text};
 use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::Row;
 
@@ -28,7 +28,7 @@ impl Kind for StorageClasses {
             text("Provisioner", "Who makes its volumes."),
             text("ReclaimPolicy", "What becomes of a volume whose claim is gone."),
             text("VolumeBindingMode", "When volumes are made and bound."),
-            boolean("AllowVolumeExpansion", "Whether its volumes can grow."),
+            text("AllowVolumeExpansion", "Whether its volumes can grow."),
             AGE,
         ],
         ..Facts::new("storage.k8s.io", "v1", "storageclasses", "StorageClass")
@@ -52,15 +52,9 @@ impl Kind for StorageClasses {
     }
 
     fn validate_update(class: &storage::StorageClass, old: &storage::StorageClass, errors: &mut Errors) {
-        for (field, changed) in [
-            ("parameters", class.parameters != old.parameters),
-            ("provisioner", class.provisioner != old.provisioner),
-            ("reclaimPolicy", class.reclaim_policy != old.reclaim_policy),
-        ] {
-            if changed {
-                errors.forbidden(&Path::new(field), &format!("updates to {field} are forbidden."));
-            }
-        }
+        immutable(&class.parameters, &old.parameters, &Path::new("parameters"), errors);
+        immutable(&class.provisioner, &old.provisioner, &Path::new("provisioner"), errors);
+        immutable(&class.reclaim_policy, &old.reclaim_policy, &Path::new("reclaimPolicy"), errors);
         immutable(&class.volume_binding_mode, &old.volume_binding_mode, &Path::new("volumeBindingMode"), errors);
     }
 

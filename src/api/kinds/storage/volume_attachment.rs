@@ -4,7 +4,7 @@ use k8s_openapi::api::storage::v1 as storage;
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
-use crate::kinds::adapter::Kind;
+use crate::kinds::adapter::{Kind, keep_meta};
 use crate::kinds::checks::{csi_driver_name, dns_subdomain, immutable, text};
 use crate::kinds::core::persistent_volume;
 use crate::kinds::facts::{self, AGE, Facts, NAME, boolean};
@@ -24,7 +24,7 @@ impl Kind for VolumeAttachments {
         subresources: &[Subresource::Status],
         columns: &[
             NAME,
-            facts::text("Attacher", "The driver that attaches the volume."),
+            facts::text("Attacher", "The driver that attaches the volume.").named(),
             facts::text("PV", "The persistent volume."),
             facts::text("Node", "Where it is attached to."),
             boolean("Attached", "Whether it is attached."),
@@ -38,6 +38,10 @@ impl Kind for VolumeAttachments {
         if let Some(map) = attachment.as_object_mut() {
             map.insert("status".to_owned(), json!({"attached": false}));
         }
+    }
+
+    fn prepare_status_update(attachment: &mut Value, old: &Value) {
+        keep_meta(attachment, old);
     }
 
     fn validate(attachment: &storage::VolumeAttachment, errors: &mut Errors) {
@@ -60,6 +64,9 @@ impl Kind for VolumeAttachments {
             (None, Some(_)) => {}
         }
         dns_subdomain(&spec.node_name, &path.child("nodeName"), errors);
+        if let Some(name) = &spec.source.persistent_volume_name {
+            dns_subdomain(name, &source.child("persistentVolumeName"), errors);
+        }
     }
 
     fn validate_update(new: &storage::VolumeAttachment, old: &storage::VolumeAttachment, errors: &mut Errors) {
@@ -81,9 +88,14 @@ impl Kind for VolumeAttachments {
             errors.too_long(&path.child("attachmentMetadata"), METADATA_MAX_B);
         }
         for (field, error) in [("attachError", &status.attach_error), ("detachError", &status.detach_error)] {
-            let message = error.as_ref().map_or("", |e| text(&e.message));
-            if message.len() > MESSAGE_MAX_B {
-                errors.too_long(&path.child(field).child("message"), MESSAGE_MAX_B);
+            let path = path.child(field);
+            let Some(error) = error else { continue };
+            if text(&error.message).len() > MESSAGE_MAX_B {
+                // As upstream: the limit that it names is the other one.
+                errors.too_long(&path.child("message"), METADATA_MAX_B);
+            }
+            if let Some(code) = error.error_code.filter(|code| *code < 0) {
+                errors.invalid(&path.child("errorCode"), code, "must be between 0 and 2147483647, inclusive");
             }
         }
     }

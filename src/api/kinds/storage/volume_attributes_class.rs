@@ -42,6 +42,7 @@ impl Kind for VolumeAttributesClasses {
                 errors.forbidden(&Path::new(field), &format!("updates to {field} are forbidden."));
             }
         }
+        Self::validate(new, errors);
     }
 
     fn cells(class: &Value, row: &mut Row) {

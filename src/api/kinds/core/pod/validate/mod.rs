@@ -19,7 +19,7 @@ use crate::names;
 use crate::selector::LabelSelector;
 
 pub(in crate::kinds) use resources::{
-    any_resource_name, is_hugepages, is_native, requirements, resource_name, resource_value,
+    any_resource_name, is_extended_resource, is_hugepages, is_native, requirements, resource_name, resource_value,
 };
 pub(in crate::kinds::core) use scheduling::taint_effect;
 pub(in crate::kinds) use scheduling::{node_selector, tolerations};

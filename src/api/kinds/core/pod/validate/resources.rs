@@ -54,7 +54,7 @@ pub(in crate::kinds) fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
-fn is_extended(name: &str) -> bool {
+pub(in crate::kinds) fn is_extended_resource(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
@@ -75,7 +75,7 @@ pub(in crate::kinds) fn resource_name(name: &str, path: &Path<'_>, errors: &mut 
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_hugepages(name) {
             errors.invalid(path, name, "must be a standard resource for containers");
         }
-    } else if !is_native(name) && !is_extended(name) {
+    } else if !is_native(name) && !is_extended_resource(name) {
         errors.invalid(path, name, "doesn't follow extended resource name standard");
     }
 }
@@ -91,7 +91,7 @@ pub(in crate::kinds) fn resource_value(
     if amount.is_negative() {
         errors.invalid(path, amount.to_string(), NEGATIVE);
     }
-    let counted = is_extended(name) || matches!(name, "pods" | "services" | "secrets" | "configmaps");
+    let counted = is_extended_resource(name) || matches!(name, "pods" | "services" | "secrets" | "configmaps");
     if counted && amount.milli_value() % 1000 != 0 {
         errors.invalid(path, amount.to_string(), "must be an integer");
     }

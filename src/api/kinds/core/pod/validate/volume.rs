@@ -9,7 +9,7 @@ use super::resources::resource_field_ref;
 use crate::field::{Errors, Path};
 use crate::kinds::checks::{
     dns_label, dns_subdomain, file_mode, is_absolute, label_selector, local_path, no_backsteps, one_of_if_set,
-    quantity, required, text,
+    quantity, required, template_metadata, text,
 };
 use crate::kinds::core::persistent_volume_claim::claim_spec;
 use crate::names;
@@ -384,6 +384,9 @@ fn ephemeral(volume: &core::Volume, path: &Path<'_>, errors: &mut Errors) {
     let Some(template) = volume.ephemeral.as_ref().and_then(|e| e.volume_claim_template.as_ref()) else {
         return errors.required(&path, "");
     };
+    if let Some(metadata) = &template.metadata {
+        template_metadata(metadata, &path.child("metadata"), errors);
+    }
     claim_spec(&template.spec, &path.child("spec"), errors);
 }
 
