@@ -337,8 +337,10 @@ mod tests {
 
     #[test]
     fn who_may_use_an_image() {
-        let grants =
-            |secrets: &[SecretCredential]| Grants { node_pods_accessible: false, kubernetes_secrets: secrets.to_vec() };
+        let grants = |secrets: &[&SecretCredential]| Grants {
+            node_pods_accessible: false,
+            kubernetes_secrets: secrets.iter().map(|s| (*s).clone()).collect(),
+        };
         let everyone = Grants { node_pods_accessible: true, ..Grants::default() };
         let (a, b) = (credential("a", "x"), credential("b", "y"));
         let (copy, changed) = (credential("c", "x"), credential("a", "z"));
