@@ -3,12 +3,13 @@
 mod admission;
 mod apply;
 mod audit;
+mod crud;
 mod custom_documents;
 mod custom_schemas;
 mod custom_versions;
 mod customs;
-mod equivalence;
 mod discovery;
+mod equivalence;
 mod identities;
 mod kubectl;
 mod lists;
