@@ -82,11 +82,6 @@ impl Errors {
         self.causes
     }
 
-    /// Forgets what was found after that many.
-    pub fn truncate(&mut self, len: usize) {
-        self.causes.truncate(len);
-    }
-
     pub fn retain(&mut self, keep: impl FnMut(&Cause) -> bool) {
         self.causes.retain(keep);
     }
@@ -129,6 +124,11 @@ impl Errors {
 
     pub fn not_found(&mut self, path: &Path<'_>, value: impl Serialize) {
         self.add(path, "FieldValueNotFound", &format!("Not found: {}", shown(value)), "");
+    }
+
+    /// The same with a reason.
+    pub fn not_found_because(&mut self, path: &Path<'_>, value: impl Serialize, detail: &str) {
+        self.add(path, "FieldValueNotFound", &format!("Not found: {}", shown(value)), detail);
     }
 
     pub fn not_supported(&mut self, path: &Path<'_>, value: impl Serialize, supported: &[&str]) {

@@ -1,6 +1,6 @@
 //! Checks of single values that several kinds need, with upstream's sentences.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Component, Path as FilePath};
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as QuantityText;
@@ -103,18 +103,38 @@ pub(crate) fn file_mode(mode: Option<i32>, path: &Path<'_>, errors: &mut Errors)
     }
 }
 
-/// Whether it is an address.
+/// An address as old readers take it: with leading zeros, which mean nothing to them and eights to others.
+fn sloppy_ip(value: &str) -> Option<IpAddr> {
+    value.parse().ok().or_else(|| without_zeros(value).parse::<Ipv4Addr>().ok().map(IpAddr::V4))
+}
+
+fn without_zeros(value: &str) -> String {
+    let part = |part: &str| match part.trim_start_matches('0') {
+        "" if !part.is_empty() => "0".to_owned(),
+        rest => rest.to_owned(),
+    };
+    value.split('.').map(part).collect::<Vec<_>>().join(".")
+}
+
+fn is_mapped(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some())
+}
+
+/// Whether it is an address that all read alike.
 pub(crate) fn ip(value: &str, path: &Path<'_>, errors: &mut Errors) -> bool {
-    let good = value.parse::<IpAddr>().is_ok();
-    if !good {
-        errors.invalid(path, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+    let before = errors.len();
+    match (value.parse::<IpAddr>(), sloppy_ip(value)) {
+        (_, None) => errors.invalid(path, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+        (Err(_), Some(_)) => errors.invalid(path, value, "must not have leading 0s"),
+        (Ok(ip), _) if is_mapped(ip) => errors.invalid(path, value, "must not be an IPv4-mapped IPv6 address"),
+        _ => {}
     }
-    good
+    errors.len() == before
 }
 
 /// An address of something that can be reached: not unspecified, loopback or link-local.
 pub(crate) fn non_special_ip(value: &str, path: &Path<'_>, errors: &mut Errors) {
-    let Ok(ip) = value.parse::<IpAddr>() else {
+    let Some(ip) = sloppy_ip(value) else {
         return errors.invalid(path, value, "must be a valid IP address");
     };
     // An IPv4 address in IPv6's clothes goes where the IPv4 one goes.
@@ -145,31 +165,63 @@ pub(crate) fn is_ipv4(value: &str) -> bool {
     value.parse::<Ipv4Addr>().is_ok()
 }
 
-pub(crate) fn cidr(value: &str, path: &Path<'_>, errors: &mut Errors) {
-    let good = value.split_once('/').is_some_and(|(ip, bits)| {
-        let max = match ip.parse() {
-            Ok(IpAddr::V4(_)) => 32,
-            Ok(IpAddr::V6(_)) => 128,
-            Err(_) => return false,
-        };
-        bits.bytes().all(|b| b.is_ascii_digit()) && bits.parse::<u8>().is_ok_and(|b| b <= max)
-    });
-    if !good {
+/// An address and the length of its prefix, read like [`sloppy_ip`].
+fn sloppy_cidr(value: &str) -> Option<(IpAddr, u8)> {
+    let (ip, bits) = value.split_once('/')?;
+    let ip = sloppy_ip(ip)?;
+    let bits = bits.parse().ok().filter(|_| bits.bytes().all(|b| b.is_ascii_digit()))?;
+    (bits <= if ip.is_ipv4() { 32 } else { 128 }).then_some((ip, bits))
+}
+
+/// The network without the bits behind its prefix.
+fn masked((ip, bits): (IpAddr, u8)) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => {
+            Ipv4Addr::from(u32::from(ip) & u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0)).into()
+        }
+        IpAddr::V6(ip) => {
+            Ipv6Addr::from(u128::from(ip) & u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0)).into()
+        }
+    }
+}
+
+/// Whether it is a network that all read alike.
+pub(crate) fn cidr(value: &str, path: &Path<'_>, errors: &mut Errors) -> bool {
+    let before = errors.len();
+    let Some(network) = sloppy_cidr(value) else {
         errors.invalid(path, value, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+        return false;
+    };
+    let zeros = |bits: &str| bits.len() > 1 && bits.starts_with('0');
+    let (ip, bits) = value.split_once('/').unwrap_or((value, ""));
+    if ip.parse::<IpAddr>().is_err() || zeros(bits) {
+        errors.invalid(path, value, "must not have leading 0s in IP or prefix length");
+    } else if is_mapped(network.0) {
+        errors.invalid(path, value, "must not have an IPv4-mapped IPv6 address");
+    } else if masked(network) != network.0 {
+        errors.invalid(path, value, "must not have bits set beyond the prefix length");
+    }
+    errors.len() == before
+}
+
+/// The same in the one form that there is for each.
+pub(crate) fn canonical_cidr(value: &str, path: &Path<'_>, errors: &mut Errors) {
+    if !cidr(value, path, errors) {
+        return;
+    }
+    let Some((ip, bits)) = sloppy_cidr(value) else { return };
+    let canonical = format!("{ip}/{bits}");
+    if value != canonical {
+        errors.invalid(path, value, &format!("must be in canonical form ({canonical:?})"));
     }
 }
 
 /// An address with the length of its network, in its one form.
 pub(crate) fn interface_address(value: &str, path: &Path<'_>, errors: &mut Errors) {
-    let before = errors.len();
-    cidr(value, path, errors);
-    if errors.len() > before {
-        errors.truncate(before);
+    let Some((ip, mut bits)) = sloppy_cidr(value) else {
         let message = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
         return errors.invalid(path, value, message);
-    }
-    let Some((ip, bits)) = value.split_once('/') else { return };
-    let (Ok(ip), Ok(mut bits)) = (ip.parse::<IpAddr>(), bits.parse::<u8>()) else { return };
+    };
     let canonical = ip.to_canonical();
     if canonical.is_ipv4() && bits > 32 {
         bits -= 96;

@@ -148,7 +148,7 @@ fn wrong_statuses_of_claims() {
             vec![
                 "status.devices[0].networkData.interfaceName: Too long: may not be more than 256 bytes",
                 r#"status.devices[0].networkData.ips[1]: Invalid value: "10.0.0.1": must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)"#,
-                r#"status.devices[0].networkData.ips[2]: Invalid value: "10.0.0.01/8": must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)"#,
+                r#"status.devices[0].networkData.ips[2]: Invalid value: "10.0.0.01/8": must be in canonical form ("10.0.0.1/8")"#,
                 r#"status.devices[0].networkData.ips[3]: Invalid value: "::ffff:10.0.0.1/104": must be in canonical form ("10.0.0.1/8")"#,
             ],
         ),

@@ -530,6 +530,60 @@ fn wrong_others() {
         ("", "Binding", json!({"metadata": meta, "target": {}}), vec!["target.name: Required value"]),
         (
             "",
+            "Namespace",
+            json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["mine", "a.io/b"]}}),
+            vec![
+                "spec.finalizers: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully qualified",
+            ],
+        ),
+        (
+            "",
+            "Node",
+            json!({"metadata": {"name": "a"}, "spec": {"podCIDRs": ["10.0.0.1/24"]}, "status": {"capacity": {"pods": "1500m"},
+                "declaredFeatures": ["Beta", "alpha", "alpha"]}}),
+            vec![
+                "spec.podCIDRs[0]: Invalid value: \"10.0.0.1/24\": must not have bits set beyond the prefix length",
+                "status.capacity.pods: Invalid value: \"1500m\": must be an integer",
+                "status.allocatable.pods: Invalid value: \"1500m\": must be an integer",
+                "status.declaredFeatures[1]: Invalid value: \"alpha\": invalid feature name \"alpha\": must start with an \
+                 UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or \
+                 MyFeature/mySubFeature), and contain only alphanumeric characters and slashes",
+                "status.declaredFeatures[2]: Duplicate value: \"alpha\"",
+                "status.declaredFeatures[2]: Invalid value: \"alpha\": invalid feature name \"alpha\": must start with an \
+                 UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or \
+                 MyFeature/mySubFeature), and contain only alphanumeric characters and slashes",
+            ],
+        ),
+        (
+            "",
+            "Endpoints",
+            json!({"metadata": meta, "subsets": [{"addresses": [{"ip": "010.1.2.3"}, {"ip": "::ffff:10.0.0.1"}, {"ip": "x"}]}]}),
+            vec![
+                "subsets[0].addresses[0].ip: Invalid value: \"010.1.2.3\": must not have leading 0s",
+                "subsets[0].addresses[1].ip: Invalid value: \"::ffff:10.0.0.1\": must not be an IPv4-mapped IPv6 address",
+                "subsets[0].addresses[2].ip: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                "subsets[0].addresses[2].ip: Invalid value: \"x\": must be a valid IP address",
+            ],
+        ),
+        (
+            "networking.k8s.io",
+            "ServiceCIDR",
+            json!({"metadata": {"name": "a"}, "spec": {"cidrs": ["10.0.0.0/08", "FD00::/64"]}}),
+            vec![
+                "spec.cidrs[0]: Invalid value: \"10.0.0.0/08\": must not have leading 0s in IP or prefix length",
+                "spec.cidrs[1]: Invalid value: \"FD00::/64\": must be in canonical form (\"fd00::/64\")",
+            ],
+        ),
+        (
+            "events.k8s.io",
+            "Event",
+            json!({"metadata": meta, "regarding": {"namespace": "n"}, "type": "Normal", "reportingController": "c",
+                "eventTime": "2026-01-01T00:00:00.000000Z", "reportingInstance": "i", "action": "a", "reason": "r",
+                "series": {"count": 1, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}}),
+            vec!["series.count: Invalid value: \"\": should be at least 2"],
+        ),
+        (
+            "",
             "ServiceAccount",
             json!({"metadata": {"name": "x", "namespace": "n", "finalizers": ["mine"]}}),
             vec![
@@ -551,6 +605,13 @@ fn wrong_others() {
             "{of}"
         );
     }
+    let event = json!({"metadata": meta, "regarding": {"namespace": "n"}, "type": "Normal", "reportingController": "c", "note": "m",
+        "eventTime": "2026-01-01T00:00:00.000000Z", "reportingInstance": "i", "action": "a", "reason": "r"});
+    let series = json!({"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"});
+    assert_eq!(
+        validate_update("events.k8s.io", "Event", event, &[("/note", json!("n")), ("/series", series)]),
+        ["message: Invalid value: \"n\": field is immutable"]
+    );
     let node = json!({"metadata": {"name": "x"}, "spec": {"podCIDRs": ["10.0.0.0/24"]}});
     assert_eq!(
         validate_update("", "Node", node, &[("/spec/podCIDRs", json!(["10.0.1.0/24"]))]),

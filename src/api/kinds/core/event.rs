@@ -68,15 +68,7 @@ impl Kind for Events {
         let own = text_of(&event.metadata.namespace);
         let about = text_of(&event.involved_object.namespace);
         let is_new = event.event_time.is_some();
-        let agrees = match (about, is_new) {
-            ("", false) => matches!(own, "" | "default"),
-            ("", true) => matches!(own, "" | "default" | "kube-system"),
-            _ => is_new || own == about,
-        };
-        if !agrees {
-            let path = Path::new("involvedObject");
-            errors.invalid(&path.child("namespace"), about, "does not match event.namespace");
-        }
+        same_namespace(own, about, is_new, errors);
         if is_new {
             let note = text_of(&event.message);
             new_fields(
@@ -94,6 +86,19 @@ impl Kind for Events {
 
     fn cells(object: &Value, row: &mut Row) {
         cells(object, row);
+    }
+}
+
+/// An event stands where what it is about stands. New ones know of no other namespaces for objects of the cluster.
+pub(in crate::kinds) fn same_namespace(own: &str, about: &str, is_new: bool, errors: &mut Errors) {
+    let agrees = match (about, is_new) {
+        ("", false) => matches!(own, "" | "default"),
+        ("", true) => matches!(own, "" | "default" | "kube-system"),
+        _ => is_new || own == about,
+    };
+    if !agrees {
+        let path = Path::new("involvedObject");
+        errors.invalid(&path.child("namespace"), about, "does not match event.namespace");
     }
 }
 

@@ -67,6 +67,17 @@ impl Kind for Namespaces {
         }
     }
 
+    fn validate(namespace: &core::Namespace, errors: &mut Errors) {
+        let finalizers = namespace.spec.as_ref().and_then(|s| s.finalizers.as_deref()).unwrap_or_default();
+        let path = Path::new("spec.finalizers");
+        for name in finalizers {
+            checks::qualified_name(name, &path, errors);
+            if !name.contains('/') && !matches!(name.as_str(), KUBERNETES | "foregroundDeletion" | "orphan") {
+                errors.invalid(&path, name, "name is neither a standard finalizer name nor is it fully qualified");
+            }
+        }
+    }
+
     const VALIDATES_STATUS: bool = true;
 
     fn validate_status_update(namespace: &core::Namespace, _old: &core::Namespace, errors: &mut Errors) {

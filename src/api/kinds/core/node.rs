@@ -65,15 +65,13 @@ impl Kind for Nodes {
         let cidrs = spec.pod_cidrs.as_deref().unwrap_or_default();
         for (i, range) in cidrs.iter().enumerate() {
             cidr(range, &list.index(i), errors);
-            if cidrs[..i].contains(range) {
-                errors.duplicate(&list.index(i), range);
-            }
         }
         let sixes = cidrs.iter().filter(|c| c.contains(':')).count();
         if cidrs.len() > 1 && !(cidrs.len() == 2 && sixes == 1) {
             errors.invalid(&list, cidrs, "may specify no more than one CIDR for each IP family");
         }
         resources(node, errors);
+        declared_features(node, errors);
     }
 
     fn validate_update(node: &core::Node, old: &core::Node, errors: &mut Errors) {
@@ -99,6 +97,7 @@ impl Kind for Nodes {
 
     fn validate_status_update(node: &core::Node, _old: &core::Node, errors: &mut Errors) {
         resources(node, errors);
+        declared_features(node, errors);
         let path = Path::new("status");
         let addresses = node.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
         for (i, address) in addresses.iter().enumerate() {
@@ -143,6 +142,37 @@ fn taints(spec: &core::NodeSpec, errors: &mut Errors) {
             errors.duplicate_because(&path, taint, "taints must be unique by key and effect pair");
         }
     }
+}
+
+/// `UpperCamelCase`, with more parts behind slashes; each once and in order.
+fn declared_features(node: &core::Node, errors: &mut Errors) {
+    let features = node.status.as_ref().and_then(|s| s.declared_features.as_deref()).unwrap_or_default();
+    let list = Path::new("status.declaredFeatures");
+    for (i, feature) in features.iter().enumerate() {
+        if feature.len() > names::SUBDOMAIN_MAX {
+            let max = names::SUBDOMAIN_MAX;
+            let message = format!("invalid feature name {feature:?}: must be no more than {max} characters");
+            errors.invalid(&list.index(i), feature, &message);
+        } else if !is_feature(feature) {
+            let message = format!(
+                "invalid feature name {feature:?}: must start with an UpperCamelCase segment, with subsequent segments \
+                 separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and \
+                 slashes"
+            );
+            errors.invalid(&list.index(i), feature, &message);
+        }
+        let Some(next) = features.get(i + 1) else { break };
+        if feature == next {
+            errors.duplicate(&list.index(i + 1), next);
+        } else if feature > next {
+            errors.invalid(&list.index(i + 1), next, "list must be sorted alphabetically");
+        }
+    }
+}
+
+fn is_feature(name: &str) -> bool {
+    let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    name.starts_with(|c: char| c.is_ascii_uppercase()) && name.split('/').all(word)
 }
 
 fn resources(node: &core::Node, errors: &mut Errors) {

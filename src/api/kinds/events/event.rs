@@ -24,19 +24,19 @@ const RENAMED: &[(&str, &str)] = &[
 ];
 
 const IMMUTABLE_FIELDS: &[&str] = &[
-    "eventTime",
-    "reportingController",
-    "reportingInstance",
-    "action",
-    "reason",
     "regarding",
-    "related",
+    "reason",
     "note",
-    "type",
     "deprecatedSource",
     "deprecatedFirstTimestamp",
     "deprecatedLastTimestamp",
     "deprecatedCount",
+    "type",
+    "eventTime",
+    "action",
+    "related",
+    "reportingController",
+    "reportingInstance",
 ];
 
 pub(super) struct Events;
@@ -77,25 +77,11 @@ impl Kind for Events {
     ];
 
     fn validate(event: &events::Event, errors: &mut Errors) {
-        let own = text(&event.metadata.namespace);
-        let about = event.regarding.as_ref().map_or("", |r| text(&r.namespace));
-        if about.is_empty() && !matches!(own, "" | "default" | "kube-system") {
-            let path = Path::new("involvedObject");
-            errors.invalid(&path.child("namespace"), about, "does not match event.namespace");
-        }
+        as_in_core(event, errors);
+        series(event, errors);
         if event.event_time.is_none() {
             errors.required(&Path::new("eventTime"), "");
         }
-        core_event::new_fields(
-            &[
-                ("reportingController", text(&event.reporting_controller)),
-                ("reportingInstance", text(&event.reporting_instance)),
-                ("action", text(&event.action)),
-                ("reason", text(&event.reason)),
-            ],
-            ("message", text(&event.note)),
-            errors,
-        );
         let kind = text(&event.type_);
         if !matches!(kind, "Normal" | "Warning") {
             errors.invalid(&Path::new("type"), "", &format!("has invalid value: {kind}"));
@@ -112,11 +98,17 @@ impl Kind for Events {
         }
     }
 
-    /// Only the series may go on.
+    /// Only the series may go on. What may not is told by the names of the core group.
     fn validate_update(event: &events::Event, old: &events::Event, errors: &mut Errors) {
+        as_in_core(event, errors);
+        if event.series != old.series {
+            series(event, errors);
+        }
         let (new, old) = [event, old].map(|e| serde_json::to_value(e).unwrap_or_default()).into();
         for field in IMMUTABLE_FIELDS {
-            immutable(new.at(field), old.at(field), &Path::new(field), errors);
+            let in_core = RENAMED.iter().find(|(here, _)| here == field).map_or(*field, |(_, core)| core);
+            let told = if *field == "reportingController" { field } else { in_core };
+            immutable(new.at(field), old.at(field), &Path::new(told), errors);
         }
     }
 
@@ -137,6 +129,31 @@ impl Kind for Events {
         let mut core = object.clone();
         Self::encode_stored(&mut core);
         core_event::cells(&core, row);
+    }
+}
+
+/// What holds for events of both groups.
+fn as_in_core(event: &events::Event, errors: &mut Errors) {
+    let about = event.regarding.as_ref().map_or("", |r| text(&r.namespace));
+    let is_new = event.event_time.is_some();
+    core_event::same_namespace(text(&event.metadata.namespace), about, is_new, errors);
+    if is_new {
+        core_event::new_fields(
+            &[
+                ("reportingController", text(&event.reporting_controller)),
+                ("reportingInstance", text(&event.reporting_instance)),
+                ("action", text(&event.action)),
+                ("reason", text(&event.reason)),
+            ],
+            ("message", text(&event.note)),
+            errors,
+        );
+    }
+}
+
+fn series(event: &events::Event, errors: &mut Errors) {
+    if event.series.as_ref().is_some_and(|series| series.count < 2) {
+        errors.invalid(&Path::new("series.count"), "", "should be at least 2");
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::field::{Errors, Path};
 use crate::kinds::adapter::{Kind, keep_meta};
-use crate::kinds::checks::{IMMUTABLE, cidr};
+use crate::kinds::checks::{IMMUTABLE, canonical_cidr};
 use crate::kinds::facts::{AGE, Facts, NAME, text};
 use crate::kinds::peek::Peek;
 use crate::kinds::row::Row;
@@ -33,7 +33,7 @@ impl Kind for ServiceCidrs {
             return errors.invalid(&path, cidrs, "may only hold up to 2 values");
         }
         for (i, text) in cidrs.iter().enumerate() {
-            cidr(text, &path.index(i), errors);
+            canonical_cidr(text, &path.index(i), errors);
         }
         if let [first, second] = cidrs
             && first.contains(':') == second.contains(':')
@@ -47,12 +47,18 @@ impl Kind for ServiceCidrs {
         keep_meta(range, old);
     }
 
-    /// A second family may come, and go again; else it stays.
+    /// A second family may come; else it stays.
     fn validate_update(range: &networking::ServiceCIDR, old: &networking::ServiceCIDR, errors: &mut Errors) {
-        Self::validate(range, errors);
         let path = Path::new("spec.cidrs");
-        for (i, _) in ranges(old).iter().zip(ranges(range)).enumerate().filter(|(_, (old, new))| old != new) {
-            errors.invalid(&path.index(i), &ranges(range)[i], IMMUTABLE);
+        let (new, old) = (ranges(range), ranges(old));
+        if new.len() != old.len() && (old.len(), new.len()) != (1, 2) {
+            return errors.invalid(&path, new, IMMUTABLE);
+        }
+        for (i, (new, _)) in new.iter().zip(old).enumerate().filter(|(_, (new, old))| new != old) {
+            errors.invalid(&path.index(i), new, IMMUTABLE);
+        }
+        if new.len() != old.len() {
+            Self::validate(range, errors);
         }
     }
 

@@ -13,12 +13,13 @@ use crate::kinds::checks::{
 };
 
 const SPEC: Path<'static> = Path::new("spec");
-const KUBELET_PORT: i32 = 10250;
 const AFFINITY_MAX_S: i32 = 86_400;
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const FAMILIES: &[&str] = &["IPv4", "IPv6"];
 const FAMILY_POLICIES: &[&str] = &["PreferDualStack", "RequireDualStack", "SingleStack"];
 const DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameNode", "PreferSameZone"];
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 const ONLY_LOAD_BALANCER: &str = "may only be used when `type` is 'LoadBalancer'";
 const NOT_EXTERNAL_NAME: &str = "may not be set for ExternalName services";
 const SET_ONCE: &str = "may not change once set";
@@ -42,6 +43,14 @@ fn is_headless(spec: &core::ServiceSpec) -> bool {
 pub(super) fn service(service: &core::Service, errors: &mut Errors) {
     let empty = core::ServiceSpec::default();
     let spec = service.spec.as_ref().unwrap_or(&empty);
+    let annotation = |key: &str| service.metadata.annotations.as_ref().and_then(|a| a.get(key));
+    if let (Some(mode), Some(hints)) = (annotation(TOPOLOGY_MODE), annotation(TOPOLOGY_HINTS))
+        && mode != hints
+    {
+        let meta = Path::new("metadata.annotations");
+        let message = format!("must match annotations[{TOPOLOGY_HINTS}] when both are specified");
+        errors.invalid(&meta.key(TOPOLOGY_MODE), mode, &message);
+    }
     of_type(spec, errors);
     all_ports(spec, errors);
     if let Some(selector) = &spec.selector {
@@ -68,14 +77,8 @@ fn of_type(spec: &core::ServiceSpec, errors: &mut Errors) {
     }
     let ips = SPEC.child("clusterIPs");
     match kind(spec) {
-        "LoadBalancer" => {
-            for (i, port) in ports(spec).iter().enumerate().filter(|(_, p)| p.port == KUBELET_PORT) {
-                let message = format!("may not expose port {KUBELET_PORT} externally since it is used by kubelet");
-                errors.invalid(&SPEC.child("ports").index(i), port.port, &message);
-            }
-            if headless {
-                errors.invalid(&ips.index(0), "None", "may not be set to 'None' for LoadBalancer services");
-            }
+        "LoadBalancer" if headless => {
+            errors.invalid(&ips.index(0), "None", "may not be set to 'None' for LoadBalancer services");
         }
         "NodePort" if headless => {
             errors.invalid(&ips.index(0), "None", "may not be set to 'None' for NodePort services");

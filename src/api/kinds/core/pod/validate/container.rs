@@ -18,6 +18,7 @@ const RESTART_POLICIES: &[&str] = &["Always", "Never", "OnFailure"];
 const PROPAGATIONS: &[&str] = &["Bidirectional", "HostToContainer", "None"];
 const RECURSIVE_READ_ONLY: &[&str] = &["Disabled", "Enabled", "IfPossible"];
 const RESTART_RULES_MAX: usize = 20;
+const EXIT_CODES_MAX: usize = 255;
 const NOT_FOR_INIT: &str = "may not be set for init containers without restartPolicy=Always";
 const NOT_FOR_EPHEMERAL: &str = "cannot be set for an Ephemeral Container";
 
@@ -186,9 +187,9 @@ fn restart_policy(container: &core::Container, path: &Path<'_>, errors: &mut Err
             None => errors.required(&path.child("exitCodes"), "must be specified"),
             Some(codes) => {
                 one_of(&codes.operator, &["In", "NotIn"], &path.child("exitCodes.operator"), errors);
-                if codes.values.as_ref().is_none_or(Vec::is_empty) {
-                    let path = path.child("exitCodes.values");
-                    errors.required(&path, "in and notIn operators require at least one value");
+                let count = codes.values.as_ref().map_or(0, Vec::len);
+                if count > EXIT_CODES_MAX {
+                    errors.too_many(&path.child("exitCodes.values"), count, EXIT_CODES_MAX);
                 }
             }
         }

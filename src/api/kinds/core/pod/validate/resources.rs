@@ -45,6 +45,19 @@ const STANDARD: &[&str] = &[
     "services.loadbalancers",
 ];
 
+/// Resources that are counted in whole numbers.
+const COUNTED: &[&str] = &[
+    "configmaps",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
+
 pub(in crate::kinds) fn is_hugepages(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
@@ -91,20 +104,21 @@ pub(in crate::kinds) fn resource_value(
     if amount.is_negative() {
         errors.invalid(path, amount.to_string(), NEGATIVE);
     }
-    let counted = is_extended_resource(name) || matches!(name, "pods" | "services" | "secrets" | "configmaps");
-    if counted && amount.milli_value() % 1000 != 0 {
+    if (is_extended_resource(name) || COUNTED.contains(&name)) && amount.milli_value() % 1000 != 0 {
         errors.invalid(path, amount.to_string(), "must be an integer");
     }
-    if is_hugepages(name) {
-        let size: Option<Quantity> = name.strip_prefix("hugepages-").and_then(|s| s.parse().ok());
-        if let Some(size) = size.filter(|s| s.value() > 0)
-            && amount.value() % size.value() != 0
-        {
-            let message = format!("{amount} is not positive integer multiple of {name}");
-            errors.invalid(path, amount.to_string(), &message);
-        }
-    }
     amount
+}
+
+/// Huge pages come whole.
+fn whole_pages(name: &str, amount: Quantity, path: &Path<'_>, errors: &mut Errors) {
+    let size: Option<Quantity> = name.strip_prefix("hugepages-").and_then(|s| s.parse().ok());
+    if let Some(size) = size.filter(|s| s.value() > 0)
+        && amount.value() % size.value() != 0
+    {
+        let message = format!("{amount} is not positive integer multiple of {name}");
+        errors.invalid(path, amount.to_string(), &message);
+    }
 }
 
 pub(in crate::kinds) fn requirements(
@@ -119,7 +133,8 @@ pub(in crate::kinds) fn requirements(
     let requests = requirements.requests.as_ref().unwrap_or(&empty);
     for (name, value) in limits {
         resource_name(name, &limits_path.key(name), errors);
-        resource_value(name, value, &limits_path.key(name), errors);
+        let limit = resource_value(name, value, &limits_path.key(name), errors);
+        whole_pages(name, limit, &limits_path.key(name), errors);
     }
     for (name, value) in requests {
         resource_name(name, &requests_path.key(name), errors);
@@ -139,6 +154,7 @@ pub(in crate::kinds) fn requirements(
             }
             _ => {}
         }
+        whole_pages(name, request, &requests_path.key(name), errors);
     }
     let mut all = limits.keys().chain(requests.keys());
     if all.clone().any(|n| is_hugepages(n)) && !all.any(|n| n == "cpu" || n == "memory") {
@@ -160,11 +176,31 @@ fn claim_names(
             errors.required(&list.index(i), "");
             continue;
         }
-        if !seen.insert((name, text(&claim.request))) {
-            errors.duplicate(&list.index(i), name);
+        let path = list.index(i);
+        let request = text(&claim.request);
+        if seen.contains(&(name, "")) {
+            errors.duplicate(&path, name);
+        } else {
+            if !request.is_empty() {
+                dns_label(request, &path.child("request"), errors);
+            }
+            if seen.contains(&(name, request)) {
+                errors.duplicate(&path, format!("{name}/{request}"));
+            } else if request.is_empty() && seen.iter().any(|(claim, _)| *claim == name) {
+                errors.duplicate(&path, name);
+            }
+            seen.insert((name, request));
         }
         if !claims.contains(name) {
-            errors.not_found(&list.index(i), name);
+            let known = match claims.is_empty() {
+                true => " which is empty".to_owned(),
+                false => format!(": {}", claims.iter().copied().collect::<Vec<_>>().join(", ")),
+            };
+            errors.not_found_because(
+                &path,
+                name,
+                &format!("must be one of the names in pod.spec.resourceClaims{known}"),
+            );
         }
     }
 }
@@ -209,7 +245,7 @@ pub(super) fn resize_policy(spec: &core::PodSpec, container: &core::Container, l
         one_of(&policy.resource_name, &["cpu", "memory"], list, errors);
         one_of(&policy.restart_policy, &["NotRequired", "RestartContainer"], list, errors);
         if text(&spec.restart_policy) == "Never" && policy.restart_policy != "NotRequired" {
-            let message = "must be 'NotRequired' when `restartPolicy` is 'Never'";
+            let message = "must be 'NotRequired' when pod `restartPolicy` is 'Never'";
             errors.invalid(list, &policy.restart_policy, message);
         }
     }
