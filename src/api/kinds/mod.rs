@@ -69,6 +69,8 @@ mod tests_columns;
 #[cfg(test)]
 mod tests_devices;
 #[cfg(test)]
+mod tests_pods;
+#[cfg(test)]
 mod tests_policy;
 #[cfg(test)]
 mod tests_properties;

@@ -273,11 +273,7 @@ fn value_from(from: &core::EnvVarSource, has_value: bool, path: &Path<'_>, error
     }
     if let Some(file) = &from.file_key_ref {
         sources += 1;
-        let path = path.child("fileKeyRef");
-        required(&file.volume_name, &path.child("volumeName"), errors);
-        required(&file.key, &path.child("key"), errors);
-        required(&file.path, &path.child("path"), errors);
-        descending_path(&file.path, &path.child("path"), errors);
+        file_key(file, &path.child("fileKeyRef"), errors);
     }
     if sources == 0 {
         let message = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or \
@@ -338,6 +334,42 @@ pub(super) fn field_ref(field: &core::ObjectFieldSelector, allowed: &[&str], pat
     }
     if !allowed.contains(&wanted) {
         errors.not_supported(&path.child("fieldPath"), wanted, allowed);
+    }
+}
+
+fn file_key(file: &core::FileKeySelector, path: &Path<'_>, errors: &mut Errors) {
+    if file.key.is_empty() {
+        errors.required(&path.child("key"), "");
+    } else {
+        errors.invalid_each(&path.child("key"), &file.key, names::relaxed_env_var_name(&file.key));
+    }
+    if file.volume_name.is_empty() {
+        errors.required(&path.child("volumeName"), "");
+    } else {
+        dns_label(&file.volume_name, &path.child("volumeName"), errors);
+    }
+    if file.path.is_empty() {
+        errors.required(&path.child("path"), "");
+    } else {
+        no_backsteps(&file.path, &path.child("path"), errors);
+    }
+}
+
+/// Files of variables are in volumes of the pod's own.
+pub(super) fn file_volumes(context: &Context<'_>, container: &core::Container, path: &Path<'_>, errors: &mut Errors) {
+    for (i, variable) in container.env.iter().flatten().enumerate() {
+        let Some(file) = variable.value_from.as_ref().and_then(|from| from.file_key_ref.as_ref()) else { continue };
+        let list = path.child("env");
+        let path = list.index(i);
+        let path = path.child("valueFrom.fileKeyRef.volumeName");
+        let volumes = context.spec.volumes.as_deref().unwrap_or_default();
+        match volumes.iter().find(|volume| volume.name == file.volume_name) {
+            None => errors.not_found(&path, &file.volume_name),
+            Some(volume) if volume.empty_dir.is_none() => {
+                errors.invalid(&path, &file.volume_name, "referenced volume must be of type emptyDir");
+            }
+            Some(_) => {}
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod probe;
 mod resources;
 mod scheduling;
 mod security;
+mod status;
 pub(in crate::kinds::core) mod update;
 mod volume;
 
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1 as core;
 
 use crate::field::{Errors, Path};
-use crate::kinds::checks::{dns_label, dns_subdomain, ip, labels_of, one_of, one_of_if_set, qualified_name, text};
+use crate::kinds::checks::{dns_label, dns_subdomain, ip, labels_of, one_of, one_of_if_set, text};
 use crate::metadata;
 use crate::names;
 use crate::selector::LabelSelector;
@@ -23,10 +24,12 @@ pub(in crate::kinds) use resources::{
 };
 pub(in crate::kinds::core) use scheduling::taint_effect;
 pub(in crate::kinds) use scheduling::{node_selector, tolerations};
+pub(super) use status::status_update;
 pub(in crate::kinds::core) use volume::same_source;
 
 const DNS_POLICIES: &[&str] = &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
 const RESTART_POLICIES: &[&str] = &["Always", "Never", "OnFailure"];
+const HOSTNAME_MAX: usize = 64;
 const NAMESERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
 const SEARCHES_MAX_CHARS: usize = 2048;
@@ -188,6 +191,22 @@ fn pod_spec(spec: &core::PodSpec, pod: Option<&str>, path: &Path<'_>, errors: &m
     }
     resources::pod_level(&context, path, errors);
     security::operating_system(spec, path, errors);
+    each_container(spec, path, |container, path| {
+        container::file_volumes(&context, container, path, errors);
+        if !context.host_users && container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
+            errors.forbidden(&path.child("volumeDevices"), "when `hostUsers` is false");
+        }
+    });
+}
+
+/// Those that run first, and those that run.
+fn each_container(spec: &core::PodSpec, path: &Path<'_>, mut visit: impl FnMut(&core::Container, &Path<'_>)) {
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    for (list, containers) in [("initContainers", init), ("containers", &spec.containers)] {
+        for (i, container) in containers.iter().enumerate() {
+            visit(container, &path.child(list).index(i));
+        }
+    }
 }
 
 fn single_fields(spec: &core::PodSpec, path: &Path<'_>, errors: &mut Errors) {
@@ -210,20 +229,17 @@ fn single_fields(spec: &core::PodSpec, path: &Path<'_>, errors: &mut Errors) {
         }
     }
     if let Some(name) = &spec.hostname_override {
-        dns_subdomain(name, &path.child("hostnameOverride"), errors);
-        if name.len() > 64 {
-            errors.too_long(&path.child("hostnameOverride"), 64);
+        let path = path.child("hostnameOverride");
+        if spec.set_hostname_as_fqdn == Some(true) {
+            errors.forbidden(&path, "may not be specified when setHostnameAsFQDN is true");
         }
         if spec.host_network == Some(true) {
-            errors.invalid(&path.child("hostnameOverride"), name, "may not be specified when hostNetwork is true");
+            errors.forbidden(&path, "may not be specified when hostNetwork is true");
         }
-        if spec.set_hostname_as_fqdn == Some(true) {
-            errors.invalid(
-                &path.child("hostnameOverride"),
-                name,
-                "may not be specified when setHostnameAsFQDN is true",
-            );
+        if name.len() > HOSTNAME_MAX {
+            errors.too_long(&path, HOSTNAME_MAX);
         }
+        dns_subdomain(name, &path, errors);
     }
     if let Some(seconds) = spec.active_deadline_seconds.filter(|s| !(1..=i64::from(i32::MAX)).contains(s)) {
         errors.invalid(&path.child("activeDeadlineSeconds"), seconds, "must be between 1 and 2147483647, inclusive");
@@ -288,61 +304,6 @@ fn dns_config(spec: &core::PodSpec, path: &Path<'_>, errors: &mut Errors) {
     for (i, option) in config.options.iter().flatten().enumerate() {
         if text(&option.name).is_empty() {
             errors.required(&path.child("options").index(i), "must not be empty");
-        }
-    }
-}
-
-/// Conditions, addresses and states that a status update may not bring about.
-pub(super) fn status_update(new: &core::Pod, old: &core::Pod, errors: &mut Errors) {
-    let (Some(status), Some(spec)) = (&new.status, &old.spec) else { return };
-    let path = Path::new("status");
-    for (i, condition) in status.conditions.iter().flatten().enumerate() {
-        // Upstream reports it below the metadata.
-        let path = Path::new("metadata");
-        qualified_name(&condition.type_, &path.child("conditions").index(i).child("Type"), errors);
-    }
-    if let Some(node) = status.nominated_node_name.as_deref().filter(|n| !n.is_empty()) {
-        dns_subdomain(node, &path.child("nominatedNodeName"), errors);
-    }
-    let before = old.status.as_ref();
-    let lists = [
-        ("containerStatuses", &status.container_statuses, before.and_then(|s| s.container_statuses.as_ref())),
-        (
-            "initContainerStatuses",
-            &status.init_container_statuses,
-            before.and_then(|s| s.init_container_statuses.as_ref()),
-        ),
-    ];
-    for (list, new, old) in lists {
-        stays_terminated(spec, new.as_deref().unwrap_or_default(), old, &path.child(list), errors);
-    }
-    let ips: Vec<&str> = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).collect();
-    for (i, address) in ips.iter().enumerate() {
-        ip(address, &path.child("podIPs").index(i), errors);
-    }
-}
-
-/// A container that will not be restarted can't come back to life.
-fn stays_terminated(
-    spec: &core::PodSpec,
-    new: &[core::ContainerStatus],
-    old: Option<&Vec<core::ContainerStatus>>,
-    path: &Path<'_>,
-    errors: &mut Errors,
-) {
-    let pod_policy = text(&spec.restart_policy);
-    for (i, before) in old.into_iter().flatten().enumerate() {
-        let Some(ended) = before.state.as_ref().and_then(|s| s.terminated.as_ref()) else { continue };
-        let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-        let own = all.into_iter().find(|c| c.name == before.name);
-        let has_rules = own.is_some_and(|c| c.restart_policy_rules.as_ref().is_some_and(|r| !r.is_empty()));
-        let policy = own.map(|c| text(&c.restart_policy)).filter(|p| !p.is_empty()).unwrap_or(pod_policy);
-        if has_rules || policy == "Always" || policy == "OnFailure" && ended.exit_code != 0 {
-            continue;
-        }
-        let now = new.iter().find(|s| s.name == before.name);
-        if now.is_some_and(|s| s.state.as_ref().is_none_or(|s| s.terminated.is_none())) {
-            errors.forbidden(&path.index(i).child("state"), "may not be transitioned to non-terminated state");
         }
     }
 }

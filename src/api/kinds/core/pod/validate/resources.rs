@@ -127,17 +127,27 @@ pub(in crate::kinds) fn requirements(
     path: &Path<'_>,
     errors: &mut Errors,
 ) {
+    checked_requirements(requirements, resource_name, claims, path, errors);
+}
+
+fn checked_requirements(
+    requirements: &core::ResourceRequirements,
+    check_name: fn(&str, &Path<'_>, &mut Errors),
+    claims: &BTreeSet<&str>,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     let (limits_path, requests_path) = (path.child("limits"), path.child("requests"));
     let empty = BTreeMap::new();
     let limits = requirements.limits.as_ref().unwrap_or(&empty);
     let requests = requirements.requests.as_ref().unwrap_or(&empty);
     for (name, value) in limits {
-        resource_name(name, &limits_path.key(name), errors);
+        check_name(name, &limits_path.key(name), errors);
         let limit = resource_value(name, value, &limits_path.key(name), errors);
         whole_pages(name, limit, &limits_path.key(name), errors);
     }
     for (name, value) in requests {
-        resource_name(name, &requests_path.key(name), errors);
+        check_name(name, &requests_path.key(name), errors);
         let request = resource_value(name, value, &requests_path.key(name), errors);
         let overcommit = is_native(name) && !is_hugepages(name);
         match limits.get(name).and_then(|l| l.0.parse::<Quantity>().ok()) {
@@ -262,20 +272,79 @@ pub(super) fn pod_level(context: &Context<'_>, path: &Path<'_>, errors: &mut Err
     }
     let Some(resources) = &context.spec.resources else { return };
     let path = path.child("resources");
-    requirements(resources, &context.claims, &path, errors);
+    if context.spec.os.as_ref().is_some_and(|os| os.name == "windows") {
+        return errors.forbidden(&path, "may not be set for a windows pod");
+    }
     if resources.claims.as_ref().is_some_and(|c| !c.is_empty()) {
         errors.forbidden(&path.child("claims"), "claims may not be set for Resources at pod-level");
     }
+    checked_requirements(resources, pod_resource_name, &context.claims, &path, errors);
     for (name, value) in resources.requests.iter().flatten() {
-        let asked = context.spec.containers.iter().filter_map(|c| {
-            let text = c.resources.as_ref()?.requests.as_ref()?.get(name)?;
-            text.0.parse::<Quantity>().ok()
-        });
-        let Some(sum) = asked.reduce(Quantity::plus) else { continue };
+        let Some(sum) = asked_together(context.spec, |r| r.requests.as_ref(), name) else { continue };
         if value.0.parse::<Quantity>().is_ok_and(|request| sum > request) {
             let message = format!("must be greater than or equal to aggregate container requests of {sum}");
             errors.invalid(&path.child("requests").key(name), &value.0, &message);
         }
+    }
+    for (name, value) in resources.limits.iter().flatten() {
+        let Ok(limit) = value.0.parse::<Quantity>() else { continue };
+        let sum = asked_together(context.spec, |r| r.limits.as_ref(), name).filter(|_| is_hugepages(name));
+        if let Some(sum) = sum.filter(|sum| *sum > limit) {
+            let message = format!("must be greater than or equal to aggregate container limits of {sum}");
+            errors.invalid(&path.child("limits").key(name), &value.0, &message);
+        }
+        for (i, container) in context.spec.containers.iter().enumerate() {
+            if let Some(own) = amount_of(container, &|r| r.limits.as_ref(), name).filter(|own| *own > limit) {
+                let list = path.child("containers");
+                let path = list.index(i);
+                let path = path.key(name);
+                let message = format!("must be less than or equal to pod limits of {limit}");
+                errors.invalid(&path.child("limits"), own.to_string(), &message);
+            }
+        }
+    }
+}
+
+/// A resource that a pod as a whole can ask for.
+fn pod_resource_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
+    let before = errors.len();
+    any_resource_name(name, path, errors);
+    if errors.len() == before && !matches!(name, "cpu" | "memory") && !is_hugepages(name) {
+        errors.not_supported(path, name, &["cpu", "hugepages-", "memory"]);
+    }
+}
+
+type Amounts = BTreeMap<String, QuantityText>;
+
+fn amount_of(
+    container: &core::Container,
+    list: &impl Fn(&core::ResourceRequirements) -> Option<&Amounts>,
+    name: &str,
+) -> Option<Quantity> {
+    list(container.resources.as_ref()?)?.get(name)?.0.parse().ok()
+}
+
+/// What the containers of a pod ask for at most at one time: all that stay, or one that starts beside those that stay.
+fn asked_together(
+    spec: &core::PodSpec,
+    list: impl Fn(&core::ResourceRequirements) -> Option<&Amounts>,
+    name: &str,
+) -> Option<Quantity> {
+    let zero = || Quantity::ZERO;
+    let mut together = spec.containers.iter().filter_map(|c| amount_of(c, &list, name)).reduce(Quantity::plus);
+    let (mut staying, mut starting): (Option<Quantity>, Option<Quantity>) = (None, None);
+    for container in spec.init_containers.iter().flatten() {
+        let Some(own) = amount_of(container, &list, name) else { continue };
+        let with_others = staying.unwrap_or_else(zero).plus(own);
+        if text(&container.restart_policy) == "Always" {
+            staying = Some(with_others);
+            together = Some(together.unwrap_or_else(zero).plus(own));
+        }
+        starting = Some(starting.filter(|most| *most > with_others).unwrap_or(with_others));
+    }
+    match (together, starting) {
+        (Some(together), Some(starting)) if starting > together => Some(starting),
+        (together, starting) => together.or(starting),
     }
 }
 
