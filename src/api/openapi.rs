@@ -51,21 +51,47 @@ pub fn v3_document(group: &str, version: &str, descriptors: &[&Descriptor]) -> V
     out.text.into_bytes()
 }
 
+/// What other servers add to the Swagger document: names and values.
+#[derive(Debug, Default)]
+pub struct Others {
+    pub paths: Vec<(String, Value)>,
+    pub definitions: Vec<(String, Value)>,
+}
+
 /// The Swagger 2.0 document of everything that is served, as JSON.
-pub fn v2_document(descriptors: &[&Descriptor]) -> Vec<u8> {
+pub fn v2_document(descriptors: &[&Descriptor], others: &[&Others]) -> Vec<u8> {
     let mut out = Document::open(swagger());
-    out.section("paths", roots(descriptors).into_iter().chain(paths_of(descriptors, Flavour::Swagger2)));
-    schemas::each(descriptors, Flavour::Swagger2, &mut |definitions| out.section("definitions", definitions));
+    out.section("paths", all_paths(descriptors, others));
+    schemas::each(descriptors, Flavour::Swagger2, &mut |definitions| {
+        out.section("definitions", &mut with_definitions(definitions, others));
+    });
     out.text.push('}');
     out.text.into_bytes()
 }
 
 /// The same as `application/com.github.proto-openapi.spec.v2@v1.0+protobuf`, without which kubectl <= 1.28 validates nothing.
-pub fn v2_protobuf(descriptors: &[&Descriptor]) -> Vec<u8> {
+pub fn v2_protobuf(descriptors: &[&Descriptor], others: &[&Others]) -> Vec<u8> {
     let mut out = gnostic::document(&swagger());
-    gnostic::paths(&mut out, roots(descriptors).into_iter().chain(paths_of(descriptors, Flavour::Swagger2)));
-    schemas::each(descriptors, Flavour::Swagger2, &mut |definitions| gnostic::definitions(&mut out, definitions));
+    gnostic::paths(&mut out, all_paths(descriptors, others));
+    schemas::each(descriptors, Flavour::Swagger2, &mut |definitions| {
+        gnostic::definitions(&mut out, &mut with_definitions(definitions, others));
+    });
     out
+}
+
+fn all_paths(descriptors: &[&Descriptor], others: &[&Others]) -> impl Iterator<Item = (String, Value)> {
+    let theirs = others.iter().flat_map(|others| others.paths.iter().cloned());
+    roots(descriptors).into_iter().chain(paths_of(descriptors, Flavour::Swagger2)).chain(theirs)
+}
+
+/// Of definitions with the same name the first one counts: those that servers share are the ones of Kubernetes' libraries.
+fn with_definitions<'a>(
+    ours: &'a mut schemas::Definitions<'_>,
+    others: &'a [&Others],
+) -> impl Iterator<Item = (String, Value)> + 'a {
+    let mut seen = BTreeSet::new();
+    let theirs = others.iter().flat_map(|others| others.definitions.iter().cloned());
+    ours.chain(theirs).filter(move |(name, _)| others.is_empty() || seen.insert(name.clone()))
 }
 
 /// Identifies the documents about these descriptors, for `ETag` and `?hash=`, without making them.

@@ -63,6 +63,7 @@ impl Server {
             self.ensure(&format!("priority class {name}"), path, name, class).await?;
         }
         self.ensure_service_cidr().await?;
+        self.ensure_authentication().await?;
         self.ensure_endpoints().await
     }
 
@@ -73,7 +74,7 @@ impl Server {
         let groups = registry.groups();
         let served = groups.iter().flat_map(|(group, versions)| versions.iter().map(|version| (*group, *version)));
         let reviews = [("authentication.k8s.io", "v1"), ("authorization.k8s.io", "v1")];
-        let services = defaults::api_services(served.chain(reviews), &now);
+        let services = defaults::api_services(served.chain(reviews));
         let all = services.into_iter().chain(defaults::flow_control(&now));
         let made: Vec<Result<(), Error>> = stream::iter(all.map(|one| self.ensure_with_status(one)))
             .buffer_unordered(DEFAULTS_PARALLEL)
@@ -125,6 +126,30 @@ impl Server {
             Err(error) => Err(Error::Bootstrap { what: what.to_owned(), error }),
             Ok(()) => Ok(()),
         }
+    }
+
+    /// How extension API servers know who passes requests on to them, and who shows a client certificate of this cluster.
+    async fn ensure_authentication(&self) -> Result<(), Error> {
+        let pki = &self.options.pki;
+        let name = "extension-apiserver-authentication";
+        let object = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "kube-system"},
+            "data": {
+                "client-ca-file": pki.client_ca_pem(),
+                "requestheader-allowed-names": json!([skiff_pki::ClusterPki::FRONT_PROXY]).to_string(),
+                "requestheader-client-ca-file": pki.request_header_ca_pem(),
+                "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+                "requestheader-group-headers": "[\"X-Remote-Group\"]",
+                "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
+                "requestheader-username-headers": "[\"X-Remote-User\"]",
+            },
+        });
+        let found = self.resource("configmaps").find("kube-system", name);
+        if found.is_some_and(|found| found.value()["data"] == object["data"]) {
+            return Ok(());
+        }
+        self.ensure_as_is(&format!("config map {name}"), "/api/v1/namespaces/kube-system/configmaps", name, object)
+            .await
     }
 
     /// The address of the service `kubernetes`: the first of the network.

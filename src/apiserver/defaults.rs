@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use crate::aggregation::Priority;
+
 /// Where an object belongs, and the object.
 pub(crate) struct Default {
     pub path: &'static str,
@@ -35,31 +37,41 @@ const PRIORITIES: &[(&str, i64)] = &[
     ("coordination.k8s.io", 16_500),
     ("node.k8s.io", 16_300),
     ("discovery.k8s.io", 16_200),
+    ("resource.k8s.io", 16_200),
     ("flowcontrol.apiserver.k8s.io", 16_100),
-    ("resource.k8s.io", 15_900),
 ];
 
-/// The APIServices of built-in groups that are among these.
-pub(crate) fn api_services<'a>(served: impl Iterator<Item = (&'a str, &'a str)>, now: &str) -> Vec<Default> {
+/// How a built-in group version is sorted; `None`: it is none.
+pub(crate) fn priority(group: &str, version: &str) -> Option<Priority> {
+    if group == "apiregistration.k8s.io" {
+        // Before all others: it has no APIService.
+        return Some(Priority { group: i64::MAX, version: 0 });
+    }
+    let (_, priority) = PRIORITIES.iter().find(|(known, _)| *known == group)?;
+    let version = match (group, version) {
+        ("", _) => 1,
+        (_, "v2") => 30,
+        ("flowcontrol.apiserver.k8s.io", _) => 21,
+        ("resource.k8s.io", _) => 20,
+        _ => 15,
+    };
+    Some(Priority { group: *priority, version })
+}
+
+/// The APIServices of built-in groups that are among these; that they are available is told by who looks after them.
+pub(crate) fn api_services<'a>(served: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Default> {
     let own = |(group, version): (&str, &str)| {
-        let (_, priority) = PRIORITIES.iter().find(|(known, _)| *known == group)?;
-        let version_priority = match (group, version) {
-            ("", _) => 1,
-            (_, "v2") => 30,
-            _ => 15,
-        };
+        let priority = priority(group, version).filter(|priority| priority.version > 0)?;
         let name = format!("{version}.{group}");
         let mut spec =
-            json!({"version": version, "groupPriorityMinimum": priority, "versionPriority": version_priority});
+            json!({"version": version, "groupPriorityMinimum": priority.group, "versionPriority": priority.version});
         if !group.is_empty() {
             spec["group"] = group.into();
         }
-        let available = json!({"type": "Available", "status": "True", "lastTransitionTime": now, "reason": "Local",
-            "message": "Local APIServices are always available"});
         let object = json!({
             "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
             "metadata": {"name": name, "labels": {"kube-aggregator.kubernetes.io/automanaged": "onstart"}},
-            "spec": spec, "status": {"conditions": [available]},
+            "spec": spec,
         });
         Some(Default { path: SERVICES, name, object })
     };
@@ -199,7 +211,7 @@ mod tests {
 
     #[test]
     fn groups_of_others_are_left_to_them() {
-        let services = api_services([("", "v1"), ("autoscaling", "v2"), ("example.com", "v1")].into_iter(), "now");
+        let services = api_services([("", "v1"), ("autoscaling", "v2"), ("example.com", "v1")].into_iter());
         let names: Vec<&str> = services.iter().map(|s| s.name.as_str()).collect();
         assert_eq!(names, ["v1.", "v2.autoscaling"]);
         assert_eq!(services[0].object["spec"].get("group"), None);

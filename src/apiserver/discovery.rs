@@ -1,12 +1,18 @@
 //! What is served, for clients that find it out at run time.
 
+use std::cmp::Ordering;
+use std::sync::Arc;
+
 use http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use skiff_api::ApiError;
+use skiff_api::custom::definition::compare_versions;
 use skiff_api::strategy::{Descriptor, Subresource};
 
+use crate::aggregation::{self, Priority, Remote, Table};
 use crate::call::Call;
+use crate::defaults;
 use crate::error::{method_not_allowed, path_not_found};
 use crate::negotiate::{aggregated_discovery, negotiate};
 use crate::registry::{Registry, Row};
@@ -34,17 +40,18 @@ impl Server {
             return Some(Err(method_not_allowed()));
         }
         let registry = self.registry.load();
+        let groups = self.groups();
         if let (["api"] | ["apis"], Some(version)) =
             (segments.as_slice(), aggregated_discovery(call.header(http::header::ACCEPT)))
         {
-            return Some(Ok(aggregated_reply(call, &registry, segments[0] == "api", version)));
+            return Some(Ok(aggregated_reply(call, &registry, &groups, segments[0] == "api", version)));
         }
         Some(negotiate(call.header(http::header::ACCEPT), false).and_then(|_| {
             let document = match segments.as_slice() {
                 ["api"] => Some(self.core_versions()),
-                ["apis"] => Some(groups(&registry)),
+                ["apis"] => Some(group_list(&groups)),
                 ["api", version] => resources(&registry, "", version),
-                ["apis", name] => group(&registry, name),
+                ["apis", name] => group(&groups, name),
                 ["apis", group, version] => resources(&registry, group, version),
                 _ => None,
             };
@@ -61,39 +68,77 @@ impl Server {
     }
 }
 
-/// Groups with their versions: the built-in ones, those that hold only reviews, those that definitions make.
-fn all_groups(registry: &Registry) -> Vec<(String, Vec<String>)> {
-    let own = |text: &str| text.to_owned();
-    let groups = registry.groups().into_iter();
-    let groups = groups.map(|(group, versions)| (own(group), versions.into_iter().map(own).collect()));
-    let (customs, mut all): (Vec<_>, Vec<_>) = groups.partition(|(group, _)| registry.is_custom_group(group));
-    // Reviews stand where upstream has them: behind the events.
-    let mut place = all.iter().position(|(group, _)| group == "events.k8s.io").map_or(all.len(), |at| at + 1);
+/// A group with its versions, the preferred one first.
+pub(crate) struct Group {
+    pub name: String,
+    pub versions: Vec<Version>,
+}
+
+pub(crate) struct Version {
+    pub name: String,
+    /// Who serves it, where that is not this server.
+    remote: Option<Arc<Remote>>,
+}
+
+impl Server {
+    /// Everything that is served here and behind this server, by the priorities of the APIServices.
+    pub(crate) fn groups(&self) -> Vec<Group> {
+        all_groups(&self.registry.load(), &self.aggregation.table())
+    }
+}
+
+/// The built-in ones, those that hold only reviews, those that definitions and other servers make.
+fn all_groups(registry: &Registry, table: &Table) -> Vec<Group> {
+    let own = |version: &str| Version { name: version.to_owned(), remote: None };
+    let mut all: Vec<Group> = Vec::new();
+    for (name, versions) in registry.groups() {
+        all.push(Group { name: name.to_owned(), versions: versions.into_iter().map(own).collect() });
+    }
     for review in reviews::ALL {
-        if !all.iter().any(|(g, _): &(String, Vec<String>)| g == review.group) {
-            all.insert(place, (own(review.group), vec![own("v1")]));
-            place += 1;
+        if !all.iter().any(|group| group.name == review.group) {
+            all.push(Group { name: review.group.to_owned(), versions: vec![own("v1")] });
         }
     }
-    all.extend(customs);
+    for remote in &table.remotes {
+        let at = all.iter().position(|group| group.name == remote.group).unwrap_or_else(|| {
+            all.push(Group { name: remote.group.clone(), versions: Vec::new() });
+            all.len() - 1
+        });
+        let versions = &mut all[at].versions;
+        versions.retain(|version| version.name != remote.version);
+        versions.push(Version { name: remote.version.clone(), remote: Some(remote.clone()) });
+    }
+    let priority = |group: &str, version: &str| {
+        let known = table.priority(group, version).or_else(|| defaults::priority(group, version));
+        known.unwrap_or(Priority { group: aggregation::GROUP_PRIORITY, version: aggregation::VERSION_PRIORITY })
+    };
+    for Group { name, versions } in &mut all {
+        let of = |version: &Version| priority(name, &version.name).version;
+        let by_name = registry.is_custom_group(name) && !reviews::ALL.iter().any(|review| review.group == name);
+        versions.sort_by(|a, b| {
+            let by_priority = of(b).cmp(&of(a));
+            // The order of built-in versions is the registry's.
+            by_priority.then_with(|| if by_name { compare_versions(&b.name, &a.name) } else { Ordering::Equal })
+        });
+    }
+    let highest = |group: &Group| group.versions.iter().map(|version| priority(&group.name, &version.name).group).max();
+    all.sort_by_key(|group| std::cmp::Reverse(highest(group)));
     all
 }
 
-fn group_value(name: &str, versions: &[String]) -> Value {
-    let version = |v: &String| json!({"groupVersion": format!("{name}/{v}"), "version": v});
-    json!({"name": name, "versions": versions.iter().map(version).collect::<Vec<_>>(), "preferredVersion": version(&versions[0])})
+fn group_value(group: &Group) -> Value {
+    let version = |v: &Version| json!({"groupVersion": format!("{}/{}", group.name, v.name), "version": v.name});
+    let versions: Vec<Value> = group.versions.iter().map(version).collect();
+    json!({"name": group.name, "preferredVersion": versions[0], "versions": versions})
 }
 
-fn groups(registry: &Registry) -> Value {
-    let groups: Vec<Value> =
-        all_groups(registry).iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group_value(g, v)).collect();
+fn group_list(groups: &[Group]) -> Value {
+    let groups: Vec<Value> = groups.iter().filter(|group| !group.name.is_empty()).map(group_value).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
-fn group(registry: &Registry, name: &str) -> Option<Value> {
-    let groups = all_groups(registry);
-    let (name, versions) = groups.iter().find(|(g, _)| g == name && !g.is_empty())?;
-    let mut value = group_value(name, versions);
+fn group(groups: &[Group], name: &str) -> Option<Value> {
+    let mut value = group_value(groups.iter().find(|group| group.name == name && !name.is_empty())?);
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
     Some(value)
@@ -198,8 +243,8 @@ fn storage_hash(descriptor: &Descriptor) -> String {
     base64::engine::general_purpose::STANDARD.encode(&digest[..8])
 }
 
-fn aggregated_reply(call: &Call, registry: &Registry, core: bool, version: &str) -> Reply {
-    let body = aggregated(registry, core, version).to_string();
+fn aggregated_reply(call: &Call, registry: &Registry, groups: &[Group], core: bool, version: &str) -> Reply {
+    let body = aggregated(registry, groups, core, version).to_string();
     let tag = format!("\"{}\"", hex(&Sha256::digest(&body)));
     let known = call.header(IF_NONE_MATCH).is_some_and(|tags| tags.split(',').any(|t| t.trim() == tag));
     let mut reply = if known { Reply::json(304, "") } else { Reply::json(200, body) };
@@ -215,15 +260,13 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// `APIGroupDiscoveryList`.
-fn aggregated(registry: &Registry, core: bool, version: &str) -> Value {
-    let items: Vec<Value> = all_groups(registry)
+fn aggregated(registry: &Registry, groups: &[Group], core: bool, version: &str) -> Value {
+    let items: Vec<Value> = groups
         .iter()
-        .filter(|(group, _)| group.is_empty() == core)
-        .map(|(group, versions)| {
-            let versions: Vec<Value> = versions
-                .iter()
-                .map(|v| json!({"version": v, "freshness": "Current", "resources": aggregated_resources(registry, group, v)}))
-                .collect();
+        .filter(|group| group.name.is_empty() == core)
+        .map(|Group { name: group, versions }| {
+            let versions: Vec<Value> =
+                versions.iter().map(|version| aggregated_version(registry, group, version)).collect();
             let mut metadata = Map::new();
             if !group.is_empty() {
                 metadata.insert("name".to_owned(), group.as_str().into());
@@ -236,6 +279,20 @@ fn aggregated(registry: &Registry, core: bool, version: &str) -> Value {
         "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {},
         "items": items,
     })
+}
+
+fn aggregated_version(registry: &Registry, group: &str, version: &Version) -> Value {
+    let Some(remote) = &version.remote else {
+        let resources = aggregated_resources(registry, group, &version.name);
+        return json!({"version": version.name, "freshness": "Current", "resources": resources});
+    };
+    // A server that is away keeps its place, so that clients know that something is missing.
+    let freshness = if remote.found.fresh { "Current" } else { "Stale" };
+    let mut value = json!({"version": version.name, "freshness": freshness});
+    if !remote.found.resources.is_empty() {
+        value["resources"] = remote.found.resources.clone().into();
+    }
+    value
 }
 
 fn aggregated_resources(registry: &Registry, group: &str, version: &str) -> Vec<Value> {

@@ -64,8 +64,7 @@ impl Server {
             let name = format!("{service}.{namespace}.svc");
             let path = format!("/{}?{waits}", path.trim_start_matches('/'));
             let url = format!("https://{name}:{port}{path}");
-            let (host, at) =
-                self.endpoint_of(namespace, service, port).map_err(|why| format!("Post {url:?}: {why}"))?;
+            let (host, at) = self.address_of(namespace, service, port).map_err(|why| format!("Post {url:?}: {why}"))?;
             return Ok(Target { url, host, port: at, name, path });
         }
         let url = hook.url.unwrap_or_default();
@@ -74,35 +73,6 @@ impl Server {
         let path = format!("{}?{waits}", parsed.path());
         let url = format!("{}?{waits}", url.trim_end_matches('?'));
         Ok(Target { url, name: host.clone(), port: parsed.port_u16().unwrap_or(443), host, path })
-    }
-
-    /// An address that serves the port of a service now.
-    fn endpoint_of(&self, namespace: &str, service: &str, port: u16) -> Result<(String, u16), String> {
-        let found = self.resource("services").find(namespace, service);
-        let found = found.ok_or_else(|| format!("service {service:?} not found"))?.value();
-        let ports = found["spec"]["ports"].as_array().into_iter().flatten();
-        let named = ports.into_iter().find(|p| p["port"].as_u64() == Some(u64::from(port)));
-        let named = named.ok_or_else(|| format!("no service port {port} found for service {service:?}"))?;
-        if found["spec"]["type"] == "ExternalName" {
-            return Ok((found["spec"]["externalName"].as_str().unwrap_or_default().to_owned(), port));
-        }
-        let wanted = named["name"].as_str().unwrap_or_default();
-        for slice in self.resource("discovery.k8s.io/endpointslices").all() {
-            let of = slice.meta.labels.get("kubernetes.io/service-name").map(String::as_str);
-            if *slice.meta.namespace != *namespace || of != Some(service) {
-                continue;
-            }
-            let slice = slice.value();
-            let mut ports = slice["ports"].as_array().into_iter().flatten();
-            let at = ports.find(|p| p["name"].as_str().unwrap_or_default() == wanted).and_then(|p| p["port"].as_u64());
-            let endpoints = slice["endpoints"].as_array().into_iter().flatten();
-            let ready = endpoints.into_iter().filter(|endpoint| endpoint["conditions"]["ready"] != false);
-            let mut addresses = ready.filter_map(|endpoint| endpoint["addresses"][0].as_str());
-            if let (Some(address), Some(at)) = (addresses.next(), at.and_then(|at| u16::try_from(at).ok())) {
-                return Ok((address.to_owned(), at));
-            }
-        }
-        Err(format!("no endpoints available for service {service:?}"))
     }
 
     async fn post(&self, target: &Target, ca_bundle: &[u8], body: &Value) -> Result<Value, String> {
@@ -159,7 +129,8 @@ fn as_go(error: String) -> String {
     }
 }
 
-fn client_config(ca_bundle: &[u8]) -> Result<Arc<ClientConfig>, String> {
+/// `ca_bundle` is PEM; empty: the authorities of the system.
+pub(crate) fn client_config(ca_bundle: &[u8]) -> Result<Arc<ClientConfig>, String> {
     let roots = if ca_bundle.is_empty() {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -11,8 +11,9 @@
 //! - [`auth`]: who asks and what they may. [`admission`], [`services`]: what is filled in and refused.
 //! - [`path`]: get, list, watch, create, update, patch, delete; scale; binding, eviction (under disruption budgets), finalize, token.
 //! - [`discovery`], [`openapi`], [`health`], [`reviews`], [`logs`]: what is no stored object.
-//! - [`hook`]: the server as a client of webhooks.
+//! - [`address`]: where Services of the cluster are reached. [`hook`]: the server as a client of webhooks.
 //! - [`proxy`]: what is passed on to kubelets, pods, services and nodes.
+//! - [`aggregation`]: what other API servers serve behind this one.
 //! - [`router`]: from a path to the above. [`http`]: the wire. [`transport`]: the way in without a wire.
 //! - [`bootstrap`] (with [`defaults`]), [`expiry`]: what the server does by itself.
 //!
@@ -29,7 +30,9 @@
 //!
 //! Must not know: controllers, the scheduler, nodes' insides.
 
+mod address;
 mod admission;
+mod aggregation;
 mod audit;
 mod auth;
 mod bootstrap;
@@ -114,8 +117,10 @@ impl ApiServer {
         let existing: Vec<_> = cache.resource("services").all().iter().map(|s| s.value()).collect();
         services.load(existing.iter());
         let audit = options.audit.as_ref().map(audit::Audit::open).transpose()?;
+        let aggregation = aggregation::Aggregation::new(&options.pki)?;
         let server = Arc::new_cyclic(|me| Server {
             me: me.clone(),
+            aggregation,
             options,
             store,
             audit,
@@ -138,6 +143,7 @@ impl ApiServer {
         scope.spawn(bootstrap::keep_system_objects(server.clone(), bootstrap::REPAIR_INTERVAL));
         scope.spawn(expiry::expire_events(server.clone()));
         scope.spawn(crd::follow(server.clone()));
+        scope.spawn(aggregation::follow(server.clone()));
         server.ready.store(true, Ordering::Release);
         info!(address = %local, "the API is served");
         Ok(Self { server })
@@ -182,6 +188,9 @@ async fn renew(server: Arc<Server>, serving: Arc<http::tls::Serving>) {
         }
         let pki = server.options.pki.clone();
         // Reads and writes files.
+        if let Err(failure) = server.aggregation.renew(&pki) {
+            error!(error = %chain(&failure), "renew the front proxy's certificate");
+        }
         let renewed = tokio::task::spawn_blocking(move || pki.renew_server()).await;
         let replaced = match renewed {
             Ok(Ok(true)) => serving.replace(&server.options.pki.server()),

@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, ETAG, EXPIRES, IF_NONE_MATCH, VARY};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use skiff_api::ApiError;
-use skiff_api::openapi::{hash, v2_document, v2_protobuf, v3_document, v3_index};
+use skiff_api::openapi::{Others, hash, v2_document, v2_protobuf, v3_document, v3_index};
 use skiff_api::strategy::Descriptor;
 
 use crate::call::Call;
+use crate::discovery::hex;
 use crate::error::{method_not_allowed, not_acceptable, path_not_found};
 use crate::registry::Registry;
 use crate::reply::{JSON, Reply};
@@ -55,22 +58,44 @@ impl Documents {
 }
 
 impl Server {
-    pub(crate) fn openapi(&self, call: &Call) -> Result<Reply, ApiError> {
+    pub(crate) async fn openapi(&self, call: &Call) -> Result<Reply, ApiError> {
         if call.method != http::Method::GET && call.method != http::Method::HEAD {
             return Err(method_not_allowed());
         }
         let registry = self.registry.load_full();
         let segments: Vec<&str> = call.segments.iter().map(String::as_str).collect();
         match segments.as_slice() {
-            ["openapi", "v2"] => self.v2(call, &registry),
-            ["openapi", "v3"] => Ok(Reply::value(200, &v3_index(&versions(&registry)))),
-            ["openapi", "v3", "api", version] => self.v3(call, &registry, "", version),
-            ["openapi", "v3", "apis", group, version] => self.v3(call, &registry, group, version),
+            ["openapi", "v2"] => self.v2(call, &registry).await,
+            ["openapi", "v3"] => Ok(Reply::value(200, &self.index(&registry))),
+            ["openapi", "v3", path @ ..] => {
+                if let Some(remote) = self.aggregation.remote(&call.segments[2..]) {
+                    return self.aggregated(call, &remote).await;
+                }
+                match path {
+                    ["api", version] => self.v3(call, &registry, "", version),
+                    ["apis", group, version] => self.v3(call, &registry, group, version),
+                    _ => Err(path_not_found()),
+                }
+            }
             _ => Err(path_not_found()),
         }
     }
 
-    fn v2(&self, call: &Call, registry: &Registry) -> Result<Reply, ApiError> {
+    /// What is served here, and what other servers said of theirs.
+    fn index(&self, registry: &Registry) -> Value {
+        let mut index = v3_index(&versions(registry));
+        for remote in &self.aggregation.table().remotes {
+            let path = remote.path();
+            let path = path.trim_start_matches('/');
+            match &remote.found.openapi {
+                Some(url) => index["paths"][path] = json!({"serverRelativeURL": url}),
+                None => drop(index["paths"].as_object_mut().and_then(|paths| paths.remove(path))),
+            }
+        }
+        index
+    }
+
+    async fn v2(&self, call: &Call, registry: &Registry) -> Result<Reply, ApiError> {
         let accept = call.header(http::header::ACCEPT).unwrap_or("*/*");
         let mut wanted = accept.split(',').map(|entry| entry.split(';').next().unwrap_or_default().trim());
         let media = wanted.find_map(|media| match media {
@@ -80,8 +105,15 @@ impl Server {
         });
         let media = media.ok_or_else(not_acceptable)?;
         let descriptors: Vec<&Descriptor> = registry.rows().iter().map(|r| &*r.descriptor).collect();
+        let swaggers = self.swaggers().await;
+        let others: Vec<&Others> = swaggers.iter().map(|swagger| &*swagger.others).collect();
+        let mut hash = hash(&descriptors);
+        if !swaggers.is_empty() {
+            let all: Vec<&str> = [hash.as_str()].into_iter().chain(swaggers.iter().map(|s| &*s.hash)).collect();
+            hash = hex(&Sha256::digest(all.concat()));
+        }
         let make = if media == JSON { v2_document } else { v2_protobuf };
-        Ok(self.document(call, &format!("v2 {media}"), &descriptors, media, make))
+        Ok(self.document(call, &format!("v2 {media}"), &hash, media, || make(&descriptors, &others)))
     }
 
     fn v3(&self, call: &Call, registry: &Registry, group: &str, version: &str) -> Result<Reply, ApiError> {
@@ -95,8 +127,8 @@ impl Server {
         }) {
             return Err(not_acceptable());
         }
-        let make = |descriptors: &[&Descriptor]| v3_document(group, version, descriptors);
-        let mut reply = self.document(call, &format!("v3 {group}/{version}"), &descriptors, JSON, make);
+        let make = || v3_document(group, version, &descriptors);
+        let mut reply = self.document(call, &format!("v3 {group}/{version}"), &hash(&descriptors), JSON, make);
         if call.query.has("hash") {
             reply.set(CACHE_CONTROL, "public, immutable");
             reply.set(EXPIRES, "Thu, 31 Dec 2099 23:59:59 GMT");
@@ -104,21 +136,13 @@ impl Server {
         Ok(reply)
     }
 
-    fn document(
-        &self,
-        call: &Call,
-        name: &str,
-        descriptors: &[&Descriptor],
-        media: &str,
-        make: impl FnOnce(&[&Descriptor]) -> Vec<u8>,
-    ) -> Reply {
-        let hash = hash(descriptors);
+    fn document(&self, call: &Call, name: &str, hash: &str, media: &str, make: impl FnOnce() -> Vec<u8>) -> Reply {
         let tag = format!("\"{hash}\"");
         let known = call.header(IF_NONE_MATCH).is_some_and(|tags| tags.split(',').any(|t| t.trim() == tag));
         let mut reply = if known {
             Reply::new(304, media, Bytes::new())
         } else {
-            let bytes = self.documents.get(name, &hash, || make(descriptors));
+            let bytes = self.documents.get(name, hash, make);
             self.tidy_documents_later();
             Reply::new(200, media, bytes)
         };
@@ -131,7 +155,10 @@ impl Server {
         let Some(server) = self.me.upgrade() else { return };
         self.scope.spawn(async move {
             tokio::select! {
-                () = tokio::time::sleep(KEEP + Duration::from_secs(1)) => server.documents.tidy(),
+                () = tokio::time::sleep(KEEP + Duration::from_secs(1)) => {
+                    server.documents.tidy();
+                    server.aggregation.swaggers.tidy();
+                }
                 () = server.scope.token().cancelled() => {}
             }
         });

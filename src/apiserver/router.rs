@@ -45,6 +45,10 @@ impl Server {
 
     async fn route(&self, call: &Call) -> Result<Reply, ApiError> {
         let info = RequestInfo::of(call);
+        if let Some(remote) = self.aggregation.remote(&call.segments) {
+            self.authorize(call, &info.attributes()).await?;
+            return self.aggregated(call, &remote).await;
+        }
         match &info.target {
             Some(target) => self.resource_request(call, target, &info).await,
             None => self.other_request(call, &info).await,
@@ -75,7 +79,7 @@ impl Server {
         match segments.as_slice() {
             [kind @ ("healthz" | "livez" | "readyz"), check @ ..] => Ok(self.health(call, kind, &check.join("/"))),
             ["version"] => Ok(Reply::value(200, &crate::health::version())),
-            ["openapi", ..] => self.openapi(call),
+            ["openapi", ..] => self.openapi(call).await,
             [".well-known", "openid-configuration"] => Ok(Reply::value(200, &self.openid_configuration())),
             ["openid", "v1", "jwks"] => {
                 let keys = self.options.pki.service_account_key().jwks();
@@ -96,15 +100,12 @@ impl Server {
     }
 
     fn paths(&self) -> serde_json::Value {
-        let registry = self.registry.load();
         let mut paths = vec!["/api".to_owned(), "/apis".to_owned()];
-        for (group, versions) in registry.groups() {
-            for version in versions {
-                paths.push(if group.is_empty() {
-                    format!("/api/{version}")
-                } else {
-                    format!("/apis/{group}/{version}")
-                });
+        for crate::discovery::Group { name, versions } in self.groups() {
+            let root = if name.is_empty() { "/api".to_owned() } else { format!("/apis/{name}") };
+            paths.extend(versions.iter().map(|version| format!("{root}/{}", version.name)));
+            if !name.is_empty() {
+                paths.push(root);
             }
         }
         for path in ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"] {

@@ -11,6 +11,7 @@ use skiff_base::Scope;
 use skiff_pki::ClusterPki;
 use skiff_store::Store;
 
+use crate::aggregation::Aggregation;
 use crate::audit::{Audit, AuditOptions};
 use crate::auth::Authorizer;
 use crate::cache::{Cache, ResourceCache};
@@ -59,6 +60,7 @@ pub(crate) struct Server {
     pub registry: ArcSwap<Registry>,
     pub services: Arc<Allocator>,
     pub documents: Documents,
+    pub aggregation: Aggregation,
     pub kubelets: crate::proxy::kubelet::Kubelets,
     /// Definitions (by uid) whose objects are being removed.
     pub finalizing: Mutex<HashSet<String>>,

@@ -21,6 +21,7 @@ use crate::reply::{Payload, Reply};
 use crate::server::Server;
 
 /// A transport with one identity.
+#[derive(Clone)]
 pub(crate) struct InProcess {
     pub server: Weak<Server>,
     pub user: Arc<User>,
@@ -83,6 +84,12 @@ impl Transport for InProcess {
     }
 
     fn observe(&self, resource: &Gvr, selector: &Selector) -> Feed {
+        let is_remote =
+            |server: Arc<Server>| server.aggregation.table().find(&resource.group, &resource.version).is_some();
+        if self.server.upgrade().is_some_and(is_remote) {
+            // There is no cache of it here.
+            return skiff_client::observe(Arc::new(self.clone()), resource, selector);
+        }
         let observer = Observer {
             server: self.server.clone(),
             user: self.user.clone(),

@@ -36,5 +36,6 @@ pub use reconciler::{Next, Reconciler, run};
 pub use tls::unverified_tls;
 pub use transport::{Body, Feed, Selector, Transport, Update};
 pub use upgrade::Upgraded;
+pub use watch::observe;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;

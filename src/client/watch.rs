@@ -25,7 +25,8 @@ const WATCH_SLACK: Duration = Duration::from_secs(30);
 /// A watch that lived this long was no failure.
 const HEALTHY: Duration = Duration::from_secs(5);
 
-pub(crate) fn observe(transport: Arc<dyn Transport>, resource: &Gvr, selector: &Selector) -> Feed {
+/// The set of objects by requests alone, for transports that have no better way.
+pub fn observe(transport: Arc<dyn Transport>, resource: &Gvr, selector: &Selector) -> Feed {
     let observer = Observer {
         transport,
         path: resource_path(resource, &selector.namespace),

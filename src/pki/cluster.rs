@@ -20,11 +20,15 @@ pub struct ClusterPki {
     names: ServerNames,
     server_ca: Authority,
     client_ca: Authority,
+    request_header_ca: Authority,
     server: Mutex<KeyPairPem>,
     service_account_key: ServiceAccountKey,
 }
 
 impl ClusterPki {
+    /// The common name of the front proxy, as upstream's installers call it.
+    pub const FRONT_PROXY: &'static str = "front-proxy-client";
+
     /// Reads what is there and makes what is missing; makes a new serving certificate when it lacks one
     /// of the names or is near its end. An authority that can't be read is an error, never replaced:
     /// every client of the cluster trusts it.
@@ -33,6 +37,7 @@ impl ClusterPki {
         made.map_err(|source| Error::Write { path: directory.to_owned(), source })?;
         let server_ca = ensure_authority(directory, "server-ca", "skiff-server-ca")?;
         let client_ca = ensure_authority(directory, "client-ca", "skiff-client-ca")?;
+        let request_header_ca = ensure_authority(directory, "request-header-ca", "skiff-request-header-ca")?;
         let server = ensure_server(directory, names, &server_ca)?;
         let service_account_key = ensure_service_account_key(directory)?;
         Ok(Self {
@@ -40,6 +45,7 @@ impl ClusterPki {
             names: names.clone(),
             server_ca,
             client_ca,
+            request_header_ca,
             server: Mutex::new(server),
             service_account_key,
         })
@@ -53,6 +59,16 @@ impl ClusterPki {
     /// The authority that servers (this one and the kubelets) verify clients with.
     pub fn client_ca_pem(&self) -> &str {
         self.client_ca.pem()
+    }
+
+    /// The authority that extension API servers verify the front proxy with.
+    pub fn request_header_ca_pem(&self) -> &str {
+        self.request_header_ca.pem()
+    }
+
+    /// Who may say to extension API servers whom a request comes from, for one year.
+    pub fn front_proxy(&self) -> Result<KeyPairPem, Error> {
+        self.request_header_ca.sign_client(Self::FRONT_PROXY, &[])
     }
 
     /// The API server's own certificate.
@@ -262,6 +278,10 @@ mod tests {
         assert!(pki.client("admin", &["a", "b", "c"]).is_err());
         let kubelet = pki.kubelet_serving("n1", &["10.0.0.1".parse().expect("an address")]).expect("signed");
         assert_eq!(subject(&der(&kubelet.certificate)).expect("a subject").0, "system:node:n1");
+        let front = pki.front_proxy().expect("signed");
+        assert_eq!(subject(&der(&front.certificate)), Some((ClusterPki::FRONT_PROXY.to_owned(), Vec::new())));
+        assert!(issued_by(&front.certificate, pki.request_header_ca_pem()));
+        assert!(!issued_by(&front.certificate, pki.client_ca_pem()), "it is no identity of ours");
 
         // Valid in 1970 (no clock yet) and for most of a year from now.
         let bytes = der(&pki.server().certificate);

@@ -3,8 +3,9 @@
 //! Bottom-up: [`authority`] signs certificates, [`request`] what others ask to be signed, [`token`] signs and checks service-account tokens,
 //! [`kubeconfig()`] writes what clients read, [`ClusterPki`] keeps a cluster's keys in a directory.
 //!
-//! Two authorities, as k3s has them: one vouches for servers (clients hold it), one for clients
-//! (servers hold it), so a stolen serving key is no client identity. Everything starts to be valid
+//! Three authorities, as k3s has them: one vouches for servers (clients hold it), one for clients
+//! (servers hold it), so a stolen serving key is no client identity, and one for the front proxy alone (extension API
+//! servers hold it), whose word on who asks is believed. Everything starts to be valid
 //! in 1970, so that a board without a clock can boot; the end is counted from the later of the clock
 //! and the year this was built for.
 //!

@@ -52,7 +52,7 @@ fn v3_answers_what_kubectl_asks() {
 fn every_reference_leads_somewhere() {
     let all = builtin();
     let all: Vec<&Descriptor> = all.iter().map(|d| &**d).collect();
-    let v2: Value = serde_json::from_slice(&v2_document(&all)).expect("JSON");
+    let v2: Value = serde_json::from_slice(&v2_document(&all, &[])).expect("JSON");
     let v3: Value = serde_json::from_slice(&v3_document("", "v1", &all)).expect("JSON");
     for (document, prefix, at) in
         [(&v2, "#/definitions/", "/definitions"), (&v3, "#/components/schemas/", "/components/schemas")]
@@ -81,7 +81,7 @@ fn every_reference_leads_somewhere() {
 fn protobuf_is_well_formed() {
     let all = builtin();
     let core = of_group(&all, "");
-    let bytes = v2_protobuf(&core);
+    let bytes = v2_protobuf(&core, &[]);
     // Read back as far as needed: swagger = 1, paths = 8, definitions = 9, each with a name = 1 inside the entry.
     let (mut rest, mut names, mut swagger) = (bytes.as_slice(), Vec::new(), None);
     while !rest.is_empty() {

@@ -11,9 +11,6 @@ pub(super) fn create(row: &Row, object: &Value) -> Result<(), ApiError> {
         ("admissionregistration.k8s.io", resource) if resource.contains("admissionpolic") => {
             "policies in CEL are not available yet"
         }
-        ("apiregistration.k8s.io", "apiservices") if object["spec"]["service"].is_object() => {
-            "the aggregation of other API servers is not available yet"
-        }
         _ => return Ok(()),
     };
     Err(ApiError::forbidden(row.group(), row.resource(), meta::text(object, "name"), why))

@@ -188,6 +188,7 @@ impl Server {
         let mut made: Vec<Arc<Defined>> = wanted.iter().filter_map(make).collect();
         made.sort_by(|a, b| (a.home.group(), a.home.resource()).cmp(&(b.home.group(), b.home.resource())));
         self.registry.store(Arc::new(registry.with_definitions(made)));
+        self.aggregation.served.notify_one();
         for (made_from, defined) in before {
             if !wanted.iter().any(|(_, wanted)| wanted == made_from) {
                 info!(resource = %defined.home.descriptor.gvr, "the definition changed");

@@ -69,7 +69,8 @@ async fn answer(
     certificate: Option<Arc<User>>,
     mut request: Request<Incoming>,
 ) -> Result<Reply, ApiError> {
-    let passed_on = is_passed_on(request.uri().path());
+    let path = request.uri().path();
+    let passed_on = is_passed_on(path) || server.aggregation.takes(path);
     let long = passed_on || is_long_running(request.method(), request.uri());
     let taken_over = passed_on || (long && upgrade_of(request.headers()).is_some());
     let upgrade = taken_over.then(|| hyper::upgrade::on(&mut request));

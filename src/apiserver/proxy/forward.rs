@@ -37,6 +37,8 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) struct Upstream {
     pub host: String,
     pub port: u16,
+    /// Who must be there, where the certificate is of another name than the host.
+    pub name: Option<String>,
     pub security: Security,
 }
 
@@ -55,7 +57,7 @@ impl Upstream {
             let stream = skiff_resolver::connect(&self.host, self.port).await?;
             stream.set_nodelay(true)?;
             let Security::Tls(config) = &self.security else { return Ok(Box::new(stream) as Box<dyn Io>) };
-            let name = rustls_pki_types::ServerName::try_from(self.host.clone())
+            let name = rustls_pki_types::ServerName::try_from(self.name.clone().unwrap_or_else(|| self.host.clone()))
                 .map_err(|_| io::Error::other("the server's address is no host name"))?;
             Ok(Box::new(TlsConnector::from(config.clone()).connect(name, stream).await?) as Box<dyn Io>)
         };

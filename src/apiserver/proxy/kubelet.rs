@@ -29,7 +29,7 @@ struct Identity {
 }
 
 /// Also when the clock was set back: it had been wrong before.
-fn is_old(signed: Timestamp, now: Timestamp) -> bool {
+pub(crate) fn is_old(signed: Timestamp, now: Timestamp) -> bool {
     !(0..RENEW_AFTER_S).contains(&now.duration_since(signed).as_secs())
 }
 
@@ -63,7 +63,7 @@ impl Server {
         })?;
         let config = self.kubelets.config(&self.options.pki);
         let config = config.map_err(|e| ApiError::internal(skiff_base::chain(&e)))?;
-        Ok(Upstream { host, port, security: Security::Tls(config) })
+        Ok(Upstream { host, port, name: None, security: Security::Tls(config) })
     }
 }
 

@@ -119,7 +119,7 @@ impl Server {
         let port = u16::try_from(port).map_err(|_| bad())?;
         let ip = pod["status"]["podIPs"][0]["ip"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
         let ip = ip.filter(is_global).ok_or_else(|| ApiError::bad_request("address not allowed"))?;
-        Ok(Upstream { host: ip.to_string(), port, security: security(https) })
+        Ok(Upstream { host: ip.to_string(), port, name: None, security: security(https) })
     }
 
     async fn proxied_service(&self, row: &Arc<Row>, target: &Target) -> Result<Upstream, ApiError> {
@@ -144,7 +144,7 @@ impl Server {
             let whose = if endpoints["subsets"].as_array().is_none_or(Vec::is_empty) { name } else { &target.name };
             unavailable(format!("no endpoints available for service {whose:?}"))
         })?;
-        Ok(Upstream { host: ip.to_string(), port: *port, security: security(https) })
+        Ok(Upstream { host: ip.to_string(), port: *port, name: None, security: security(https) })
     }
 
     fn proxied_node(&self, target: &Target) -> Result<Upstream, ApiError> {
@@ -158,7 +158,7 @@ impl Server {
         if kubelet.host.parse::<IpAddr>().is_ok_and(|ip| !is_global(&ip)) {
             return Err(ApiError::bad_request("address not allowed"));
         }
-        Ok(Upstream { host: kubelet.host, port, security: security(https) })
+        Ok(Upstream { host: kubelet.host, port, name: None, security: security(https) })
     }
 }
 

@@ -1,6 +1,7 @@
 //! A real server on a port of its own, driven over HTTPS and in process.
 
 mod admission;
+mod aggregation;
 mod apply;
 mod audit;
 mod crud;
