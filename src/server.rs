@@ -18,7 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use skiff_api::k8s::api::core::v1::{Service, ServicePort, ServiceSpec, Taint};
 use skiff_api::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use skiff_apiserver::{ApiServer, ApiServerOptions};
+use skiff_apiserver::{ApiServer, ApiServerOptions, AuditOptions};
 use skiff_base::{CancellationToken, Scope};
 use skiff_client::{Client, Informers};
 use skiff_pki::{ClusterPki, ServerNames};
@@ -120,9 +120,9 @@ impl Facts {
     }
 }
 
-/// What each argument alone can't tell, before anything is made of it.
-fn check(arguments: &ServerArgs, facts: &Facts) -> Result<()> {
-    crate::apiserver_args::audit(&arguments.kube_apiserver_arg)?;
+/// What each argument alone can't tell, before anything is made of it; gives what is to be recorded of requests.
+fn check(arguments: &ServerArgs, facts: &Facts) -> Result<Option<AuditOptions>> {
+    let audit = crate::apiserver_args::audit(&arguments.kube_apiserver_arg)?;
     let (pods, services) = (arguments.cluster_cidr, arguments.service_cidr);
     if pods.contains(services.address) || services.contains(pods.address) {
         bail!(
@@ -133,7 +133,7 @@ fn check(arguments: &ServerArgs, facts: &Facts) -> Result<()> {
         bail!("--cluster-dns {} is not one of the service addresses {services}", facts.cluster_dns);
     }
     if arguments.disable_agent {
-        return Ok(());
+        return Ok(audit);
     }
     if arguments.node.node_ip.is_some_and(|ip| !is_own(ip)) {
         bail!("--node-ip {} is no address of this machine", facts.node_ip);
@@ -147,7 +147,7 @@ fn check(arguments: &ServerArgs, facts: &Facts) -> Result<()> {
             bail!("--{flag} {}: there is no such file", file.display());
         }
     }
-    Ok(())
+    Ok(audit)
 }
 
 fn is_own(ip: Ipv4Addr) -> bool {
@@ -175,7 +175,7 @@ fn own_address() -> Result<Ipv4Addr> {
 async fn serve(arguments: ServerArgs) -> Result<()> {
     let started = Instant::now();
     let facts = Facts::find(&arguments)?;
-    check(&arguments, &facts)?;
+    let audit = check(&arguments, &facts)?;
     let _pid_file = PidFile::write(&arguments.place.run_dir)?;
     let stop = stop_signal()?;
 
@@ -194,7 +194,7 @@ async fn serve(arguments: ServerArgs) -> Result<()> {
     let (store, runtime) = (store?, runtime?);
 
     let api_scope = Scope::new();
-    let api = ApiServer::start(api_options(&arguments, &facts, pki.clone())?, store.clone(), &api_scope)
+    let api = ApiServer::start(api_options(&arguments, &facts, pki.clone(), audit), store.clone(), &api_scope)
         .await
         .with_context(|| format!("serve the API on {}:{}", arguments.bind_address, arguments.https_listen_port))?;
     info!(address = %api.local_addr(), after_ms = started.elapsed().as_millis() as u64, "the API server listens");
@@ -235,10 +235,14 @@ async fn open_runtime(arguments: &ServerArgs) -> Result<Option<Runtime>> {
     Ok(Some(Runtime::open(options).await.context("start the container runtime")?))
 }
 
-fn api_options(arguments: &ServerArgs, facts: &Facts, pki: Arc<ClusterPki>) -> Result<ApiServerOptions> {
-    let audit = crate::apiserver_args::audit(&arguments.kube_apiserver_arg)?;
+fn api_options(
+    arguments: &ServerArgs,
+    facts: &Facts,
+    pki: Arc<ClusterPki>,
+    audit: Option<AuditOptions>,
+) -> ApiServerOptions {
     let range = arguments.service_node_port_range;
-    Ok(ApiServerOptions {
+    ApiServerOptions {
         bind: SocketAddr::new(arguments.bind_address, arguments.https_listen_port),
         advertise_ip: facts.advertise_ip,
         service_cidr: (arguments.service_cidr.address, arguments.service_cidr.prefix_len),
@@ -246,7 +250,7 @@ fn api_options(arguments: &ServerArgs, facts: &Facts, pki: Arc<ClusterPki>) -> R
         node_port_range: range.first..=range.last,
         pki,
         audit,
-    })
+    }
 }
 
 fn start_control(arguments: &ServerArgs, api: &ApiServer, pki: &Arc<ClusterPki>, scope: &Scope) {
@@ -443,7 +447,7 @@ mod tests {
     fn checked(flags: &[&str]) -> Result<()> {
         let cli = crate::cli::Cli::try_parse_from(["skiff", "server", "--node-ip=127.0.0.1"].iter().chain(flags))?;
         let crate::cli::Command::Server(arguments) = cli.command else { bail!("another command") };
-        check(&arguments, &Facts::find(&arguments)?)
+        check(&arguments, &Facts::find(&arguments)?).map(drop)
     }
 
     #[test]

@@ -7,6 +7,7 @@ use http::Method;
 use skiff_api::ApiError;
 use skiff_api::strategy::Subresource;
 
+use crate::audit;
 use crate::auth::{Attributes, Decision};
 use crate::call::{Call, Target};
 use crate::error::{method_not_allowed, path_not_found};
@@ -20,38 +21,39 @@ use crate::server::Server;
 
 impl Server {
     pub(crate) async fn handle(&self, call: &Call) -> Reply {
-        let recorder = self.audit.as_ref().and_then(|audit| audit.begin(call));
-        let Some(recorder) = recorder else { return self.respond(call).await };
+        let info = RequestInfo::of(call);
+        let recorder = self.audit.as_ref().and_then(|audit| audit.begin(call, &info));
+        let Some(recorder) = recorder else { return self.respond(call, &info).await };
         recorder.received().await;
-        let reply = self.respond(call).await;
+        let reply = audit::noting(recorder.notes(), self.respond(call, &info)).await;
         recorder.responded(call, reply).await
     }
 
     /// The answer to a request that goes no further than this.
     pub(crate) async fn refuse(&self, call: &Call, error: ApiError) -> Reply {
-        match self.audit.as_ref().and_then(|audit| audit.begin(call)) {
+        let info = RequestInfo::of(call);
+        match self.audit.as_ref().and_then(|audit| audit.begin(call, &info)) {
             Some(recorder) => recorder.responded(call, error.into()).await,
             None => error.into(),
         }
     }
 
-    async fn respond(&self, call: &Call) -> Reply {
+    async fn respond(&self, call: &Call, info: &RequestInfo) -> Reply {
         // Boxed: the tree of all that can follow is too deep for one type.
-        match self.route(call).boxed().await {
+        match self.route(call, info).boxed().await {
             Ok(reply) => reply,
             Err(error) => error.into(),
         }
     }
 
-    async fn route(&self, call: &Call) -> Result<Reply, ApiError> {
-        let info = RequestInfo::of(call);
+    async fn route(&self, call: &Call, info: &RequestInfo) -> Result<Reply, ApiError> {
         if let Some(remote) = self.aggregation.remote(&call.segments) {
             self.authorize(call, &info.attributes()).await?;
             return self.aggregated(call, &remote).await;
         }
         match &info.target {
-            Some(target) => self.resource_request(call, target, &info).await,
-            None => self.other_request(call, &info).await,
+            Some(target) => self.resource_request(call, target, info).await,
+            None => self.other_request(call, info).await,
         }
     }
 
@@ -108,7 +110,9 @@ impl Server {
                 paths.push(root);
             }
         }
-        for path in ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"] {
+        for path in
+            ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+        {
             paths.push(path.to_owned());
         }
         paths.sort();

@@ -1,17 +1,20 @@
 //! The events of one request.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::Stream;
 use futures::stream::BoxStream;
+use http::StatusCode;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use serde_json::{Map, Value, json};
 use skiff_api::decode::{Media, decode, protobuf_kind};
 use skiff_api::schema;
 use tokio::sync::mpsc;
 
+use super::notes::Notes;
 use super::policy::{Config, Level, Stage};
 use crate::auth::{Decision, User};
 use crate::call::Call;
@@ -27,6 +30,7 @@ pub(crate) struct Recorder {
     /// All but the stage and its time.
     event: Map<String, Value>,
     lines: mpsc::Sender<Vec<u8>>,
+    notes: Arc<Notes>,
     complete: bool,
 }
 
@@ -67,7 +71,12 @@ impl Recorder {
             set("objectRef", reference.into());
         }
         set("requestReceivedTimestamp", now());
-        Self { config, event, lines, complete: false }
+        Self { notes: Notes::new(config.level), config, event, lines, complete: false }
+    }
+
+    /// What is to be known of the request while it is answered.
+    pub fn notes(&self) -> Arc<Notes> {
+        self.notes.clone()
     }
 
     pub async fn received(&self) {
@@ -88,6 +97,13 @@ impl Recorder {
             _ => None,
         };
         self.set_status(reply.status.as_u16(), failure.as_ref());
+        if reply.status == StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(line) = self.line(Stage::ResponseStarted) {
+                self.send(line).await;
+            }
+            call.wire.hold(Box::new(self));
+            return reply;
+        }
         match std::mem::replace(&mut reply.body, Payload::Whole(Bytes::new())) {
             Payload::Whole(body) => {
                 if self.config.level == Level::RequestResponse {
@@ -111,16 +127,20 @@ impl Recorder {
     }
 
     fn annotate(&mut self, call: &Call) {
-        let (decision, reason) = match call.decision.get() {
-            Some(Decision::Allow(reason)) => ("allow", reason),
-            Some(Decision::NoOpinion(reason)) => ("forbid", reason),
-            None => return,
+        let mut annotations = self.notes.take();
+        let decision = match call.decision.get() {
+            Some(Decision::Allow(reason)) => Some(("allow", reason)),
+            Some(Decision::NoOpinion(reason)) => Some(("forbid", reason)),
+            None => None,
         };
-        self.event.insert(
-            "annotations".to_owned(),
-            json!({"authorization.k8s.io/decision": decision,
-                "authorization.k8s.io/reason": reason.as_deref().unwrap_or_default()}),
-        );
+        if let Some((decision, reason)) = decision {
+            annotations.insert("authorization.k8s.io/decision".to_owned(), decision.into());
+            let reason = reason.as_deref().unwrap_or_default();
+            annotations.insert("authorization.k8s.io/reason".to_owned(), reason.into());
+        }
+        if !annotations.is_empty() {
+            self.event.insert("annotations".to_owned(), annotations.into());
+        }
     }
 
     fn set_status(&mut self, code: u16, failure: Option<&Value>) {

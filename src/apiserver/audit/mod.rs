@@ -5,10 +5,13 @@
 //!                                    '-- lines, by a bounded queue --> one thread -> file, rotated
 //! ```
 //!
+//! What happens on the way is noted by [`note`], wherever that is: `event` has it as annotations.
+//!
 //! Bodies are in it only where the policy asks for them (`Request`, `RequestResponse`), whatever they hold.
 
 mod event;
 mod log;
+mod notes;
 mod policy;
 
 use std::io;
@@ -18,7 +21,9 @@ use tokio::sync::mpsc;
 
 pub(crate) use self::event::Recorder;
 pub use self::log::Rotation;
-use self::policy::{Level, Policy};
+pub(crate) use self::notes::{note, noting};
+pub(crate) use self::policy::Level;
+use self::policy::Policy;
 use crate::call::Call;
 use crate::request::RequestInfo;
 
@@ -61,10 +66,9 @@ impl Audit {
     }
 
     /// `None`: nothing of this request is recorded.
-    pub fn begin(&self, call: &Call) -> Option<Recorder> {
-        let info = RequestInfo::of(call);
+    pub fn begin(&self, call: &Call, info: &RequestInfo) -> Option<Recorder> {
         let user = call.impersonator.as_ref().unwrap_or(&call.user);
         let config = self.policy.evaluate(user, &info.attributes());
-        (config.level != Level::None).then(|| Recorder::new(config, call, &info, self.lines.clone()))
+        (config.level != Level::None).then(|| Recorder::new(config, call, info, self.lines.clone()))
     }
 }

@@ -34,8 +34,9 @@ pub(super) fn reply(
     let Some(connection) = call.wire.take_upgrade() else {
         return ApiError::bad_request("this connection can't be upgraded: WebSockets need HTTP/1.1").into();
     };
-    let stop = server.scope.token().clone();
+    let (stop, held) = (server.scope.token().clone(), call.wire.held());
     server.scope.spawn(async move {
+        let _held = held;
         let upgraded = tokio::select! {
             upgraded = connection => upgraded,
             () = stop.cancelled() => return,

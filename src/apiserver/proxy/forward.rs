@@ -188,7 +188,9 @@ impl Server {
             && let Some(client) = call.wire.take_upgrade()
         {
             let (upstream, stop) = (hyper::upgrade::on(response), self.scope.token().clone());
+            let held = call.wire.held();
             self.scope.spawn(async move {
+                let _held = held;
                 let (Ok(client), Ok(upstream)) = futures::join!(client, upstream) else { return };
                 carry(TokioIo::new(client), TokioIo::new(upstream), stop).await;
             });

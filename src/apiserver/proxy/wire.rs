@@ -1,7 +1,8 @@
 //! A client's connection, for who takes it over.
 
+use std::any::Any;
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -11,10 +12,15 @@ use hyper::upgrade::OnUpgrade;
 pub(crate) struct Wire {
     upgrade: Mutex<Option<OnUpgrade>>,
     body: Mutex<Option<Incoming>>,
+    /// What ends with the connection, once that is taken over.
+    held: Held,
     pub peer: Option<IpAddr>,
     /// As it was written.
     pub query: String,
 }
+
+/// Shared by a call and who carries its connection.
+pub(crate) type Held = Arc<Mutex<Vec<Box<dyn Any + Send>>>>;
 
 /// How a connection's other end is put into a request.
 #[derive(Debug, Clone, Copy)]
@@ -22,12 +28,23 @@ pub(crate) struct Peer(pub IpAddr);
 
 impl Wire {
     pub fn new(upgrade: OnUpgrade, body: Incoming, peer: Option<IpAddr>, query: &str) -> Self {
-        Self { upgrade: Mutex::new(Some(upgrade)), body: Mutex::new(Some(body)), peer, query: query.to_owned() }
+        let (upgrade, body) = (Mutex::new(Some(upgrade)), Mutex::new(Some(body)));
+        Self { upgrade, body, held: Held::default(), peer, query: query.to_owned() }
     }
 
     /// To be taken once.
     pub fn take_upgrade(&self) -> Option<OnUpgrade> {
         self.upgrade.lock().expect("nobody panics while holding it").take()
+    }
+
+    /// Keeps something until the connection that was taken over ends.
+    pub fn hold(&self, thing: Box<dyn Any + Send>) {
+        self.held.lock().expect("nobody panics while holding it").push(thing);
+    }
+
+    /// For whoever carries the connection: what is held goes with the last of these.
+    pub fn held(&self) -> Held {
+        self.held.clone()
     }
 
     /// The body that was not read; to be taken once.

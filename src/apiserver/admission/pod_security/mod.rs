@@ -1,5 +1,5 @@
 //! PodSecurity: the Pod Security Standards, by the labels of the namespace. Pods are refused and warned of, what makes
-//! pods is only warned of.
+//! pods is only warned of; the audit log has both.
 
 mod baseline;
 mod finding;
@@ -16,6 +16,7 @@ use skiff_api::ApiError;
 use self::finding::Finding;
 use self::policy::{Level, LevelVersion, Policy, Version};
 use super::{Operation, Request};
+use crate::audit;
 
 /// The newest version of the standards, this server's.
 const NEWEST: u32 = 36;
@@ -23,6 +24,10 @@ const NEWEST: u32 = 36;
 const MOST_PODS: usize = 3000;
 /// Subresources that change nothing of the spec.
 const HARMLESS: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
+
+/// Annotations of the audit log.
+const ENFORCE_POLICY: &str = "pod-security.kubernetes.io/enforce-policy";
+const AUDIT_VIOLATIONS: &str = "pod-security.kubernetes.io/audit-violations";
 
 struct Check {
     id: &'static str,
@@ -116,7 +121,13 @@ pub(super) fn check_request(request: &Request<'_>, object: &Value, warnings: &mu
     if policy.allows_all() || (is_pod && request.old.is_some_and(|old| !is_significant(pod, old))) {
         return Ok(());
     }
+    let wrong = findings(policy.audit, pod);
+    if !wrong.is_empty() {
+        let why = format!("would violate PodSecurity \"{}\": {}", policy.audit, details(&wrong));
+        audit::note(audit::Level::Metadata, || (AUDIT_VIOLATIONS.to_owned(), why));
+    }
     if is_pod {
+        audit::note(audit::Level::Metadata, || (ENFORCE_POLICY.to_owned(), policy.enforce.to_string()));
         let wrong = findings(policy.enforce, pod);
         if !wrong.is_empty() {
             let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, details(&wrong));
