@@ -22,7 +22,7 @@ mod unavailable;
 pub(crate) mod webhook;
 
 use serde_json::Value;
-use skiff_api::{ApiError, ObjectKey};
+use skiff_api::{ApiError, Gvk, ObjectKey};
 
 use crate::auth::User;
 use crate::registry::Row;
@@ -47,6 +47,8 @@ pub(crate) struct Request<'a> {
     pub operation: Operation,
     /// Empty for the object itself.
     pub subresource: &'a str,
+    /// What is brought, where that is no object of the row's kind: an Eviction, a Scale, the options of a connection.
+    pub of: Option<Gvk>,
     pub key: ObjectKey,
     /// As it was, for updates and deletes.
     pub old: Option<&'a Value>,
@@ -143,15 +145,25 @@ pub(crate) async fn validate(
     quota::reserve(request, object).await
 }
 
-/// Asks about a connection, of which webhooks alone have a say. `options` is upstream's kind of the subresource.
+/// Asks about what is no object of the kind (`Request::of`), of which webhooks and nodes' limits alone have a say. Gives it as
+/// webhooks have left it.
+pub(crate) async fn ask(request: &Request<'_>, brought: Value, warnings: &mut Vec<String>) -> Result<Value, ApiError> {
+    node_restriction::check(request, Some(&brought))?;
+    let mut held = Some(brought);
+    webhook::mutate(request, &mut held, warnings).await?;
+    let left = held.unwrap_or_default();
+    webhook::validate(request, Some(&left), warnings).await?;
+    Ok(left)
+}
+
+/// Asks about a connection. `options` is upstream's kind of the subresource.
 pub(crate) async fn connect(
     request: &Request<'_>,
     options: &Value,
     warnings: &mut Vec<String>,
 ) -> Result<(), ApiError> {
-    let mut held = Some(options.clone());
-    if webhook::mutate(request, &mut held, warnings).await? {
+    if ask(request, options.clone(), warnings).await? != *options {
         return Err(ApiError::internal("a webhook changed the options of a connection, which is not supported"));
     }
-    webhook::validate(request, Some(options), warnings).await
+    Ok(())
 }

@@ -38,6 +38,9 @@ pub(super) fn check(request: &Request<'_>, object: Option<&Value>) -> Result<(),
     };
     let why = match (request.row.group(), request.row.resource(), request.subresource) {
         ("", "pods", "") => check_pod(request, object, node),
+        ("", "pods", "eviction") => stored_pod(request)
+            .is_none_or(|pod| node_of(&pod) != node)
+            .then(|| format!("node {node:?} can only evict pods with spec.nodeName set to itself")),
         ("", "pods", "status") => check_pod_status(request, object, node),
         ("", "nodes", _) => check_node(request, object, node),
         ("", "persistentvolumeclaims", "status") if request.operation == Operation::Update => None,

@@ -91,6 +91,7 @@ impl Server {
             row,
             operation: Operation::Create,
             subresource: "",
+            of: None,
             key: meta::key(&value),
             old: None,
             dry_run,

@@ -15,6 +15,8 @@ use super::options::DeleteOptions;
 use super::ownership::Ownership;
 use super::special::read;
 use super::update::{Change, Part, check_name};
+use super::warn_all;
+use crate::admission::{self, Operation, Request};
 use crate::auth::User;
 use crate::call::{Call, Target};
 use crate::encode;
@@ -37,16 +39,41 @@ impl Server {
         let gvk = skiff_api::Gvk::new("policy", "v1", "Eviction");
         let (mut eviction, options) = read(call, &gvk, &mut warnings)?;
         check_name(&mut eviction, &target.name)?;
+        let key = key_of(target);
+        let asked = Request {
+            server: self,
+            user: &call.user,
+            row,
+            operation: Operation::Create,
+            subresource: "eviction",
+            of: Some(gvk),
+            key: key.clone(),
+            old: None,
+            dry_run: options.dry_run || eviction["deleteOptions"]["dryRun"].is_array(),
+        };
+        let eviction = admission::ask(&asked, eviction, &mut warnings).await?;
         let mut delete = DeleteOptions::from_value(&eviction["deleteOptions"])?;
         delete.dry_run |= options.dry_run;
-        let key = key_of(target);
-        let pod = self.current(row, &key).await?;
+        delete.admitted = true;
+        let mut reply = self.evict_allowed(call, row, &key, delete).await?;
+        warn_all(&mut reply, &warnings);
+        Ok(reply)
+    }
+
+    async fn evict_allowed(
+        &self,
+        call: &Call,
+        row: &Arc<Row>,
+        key: &ObjectKey,
+        mut delete: DeleteOptions,
+    ) -> Result<Reply, ApiError> {
+        let pod = self.current(row, key).await?;
         let value = pod.value();
         if counts_no_more(&value) {
             if value["status"]["phase"] == "Pending" && delete.resource_version.is_none() {
                 delete.resource_version = Some(pod.revision.to_string());
             }
-            self.delete_object(&call.user, row, &key, &delete).await?;
+            self.delete_object(&call.user, row, key, &delete).await?;
             return Ok(Reply::value(201, &encode::success(Value::Null)));
         }
         self.cache.fresh().await?;
@@ -55,20 +82,20 @@ impl Server {
             if !budgets.is_empty() {
                 return Err(ApiError::new(500, "", SEVERAL));
             }
-            self.delete_object(&call.user, row, &key, &delete).await?;
+            self.delete_object(&call.user, row, key, &delete).await?;
             return Ok(Reply::value(201, &encode::success(Value::Null)));
         };
         let free = is_free(&value, budget);
         let name = meta::text(budget, "name").to_owned();
         if !free {
-            self.take_disruption(&call.user, &key, &name, delete.dry_run).await?;
+            self.take_disruption(&call.user, key, &name, delete.dry_run).await?;
         }
         let asked = delete.resource_version.is_some();
         if free && !asked {
             // It must not have become ready meanwhile.
             delete.resource_version = Some(pod.revision.to_string());
         }
-        match self.delete_object(&call.user, row, &key, &delete).await {
+        match self.delete_object(&call.user, row, key, &delete).await {
             Err(error) if error.is_conflict() && free && !asked => Err(still_processing(&name)),
             Err(error) => Err(error),
             Ok(_) => Ok(Reply::value(201, &encode::success(Value::Null))),

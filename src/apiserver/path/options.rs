@@ -235,6 +235,8 @@ pub(crate) struct DeleteOptions {
     pub uid: Option<String>,
     pub resource_version: Option<String>,
     pub dry_run: bool,
+    /// Admission had its say, about an eviction.
+    pub admitted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -288,6 +290,7 @@ impl DeleteOptions {
             uid: text(&value["preconditions"]["uid"]),
             resource_version: text(&value["preconditions"]["resourceVersion"]),
             dry_run,
+            admitted: false,
         };
         if let Some(policy) = value["propagationPolicy"].as_str().filter(|p| !p.is_empty()) {
             options.propagation = Some(Propagation::parse(policy)?);

@@ -109,9 +109,9 @@ pub(crate) fn ignored(row: &Row, part: Part) -> Set {
         }
         Part::Status if row.custom.is_some() => Set::of_fields(&[&["spec"], &["metadata"]]),
         Part::Status | Part::Approval => Set::of_fields(&[&["spec"]]),
-        Part::Main if row.has(Subresource::Status) => Set::of_fields(&[&["status"]]),
+        Part::Main | Part::Scale if row.has(Subresource::Status) => Set::of_fields(&[&["status"]]),
         Part::Fields(_) => Set::of_fields(&[&["metadata"], &["status"]]),
-        Part::Main | Part::Own => Set::default(),
+        Part::Main | Part::Scale | Part::Own => Set::default(),
     }
 }
 

@@ -17,6 +17,7 @@ use super::ownership::{self, Author, Ownership};
 use super::patch::{Kind, Made, Patch};
 use super::update::{Change, MODIFIED, Part, check_name};
 use super::warn_all;
+use crate::admission::{self, Request};
 use crate::call::{Call, Target};
 use crate::encode;
 use crate::meta;
@@ -166,13 +167,36 @@ impl Server {
         let Writing { call, row, target, dry_run, ownership } = writing;
         let wanted = negotiate(call.header(http::header::ACCEPT), false)?;
         let key = key_of(target);
-        let change = Change { row, key: &key, part: Part::Main, user: &call.user, ownership, dry_run };
+        let change = Change { row, key: &key, part: Part::Scale, user: &call.user, ownership, dry_run };
         let object = self.change(&change, &mut warnings, make).await?;
         let object = self.to_row(&object, row).await?;
         let mut reply = encode::value(200, &scale_of(&object, row.descriptor.strategy.scale()), wanted.encoding);
         warn_all(&mut reply, &warnings);
         Ok(reply)
     }
+}
+
+/// Has webhooks look at the Scale that a change comes down to. What else looks at changes has no say in replicas.
+pub(super) async fn admit(request: &Request<'_>, new: &mut Value, warnings: &mut Vec<String>) -> Result<(), ApiError> {
+    let paths = request.row.descriptor.strategy.scale();
+    let before = request.old.map(|old| scale_of(old, paths));
+    let asked = Request {
+        of: Some(gvk()),
+        key: request.key.clone(),
+        old: before.as_ref(),
+        server: request.server,
+        user: request.user,
+        row: request.row,
+        operation: request.operation,
+        subresource: request.subresource,
+        dry_run: request.dry_run,
+    };
+    let brought = scale_of(new, paths);
+    let left = admission::ask(&asked, brought.clone(), warnings).await?;
+    if left != brought {
+        *new = scaled(new, &left, request.row)?;
+    }
+    Ok(())
 }
 
 /// One write to a scale.

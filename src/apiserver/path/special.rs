@@ -11,6 +11,7 @@ use super::options::{Write, WriteOptions, read_object};
 use super::ownership::{Author, Ownership};
 use super::update::{Change, Part, check_name};
 use super::warn_all;
+use crate::admission::{self, Operation, Request};
 use crate::auth::{API_AUDIENCE, ISSUER, node_of_user};
 use crate::call::{Call, Target};
 use crate::encode;
@@ -41,6 +42,18 @@ impl Server {
         if !target.name.is_empty() {
             check_name(&mut binding, &target.name)?;
         }
+        let asked = Request {
+            server: self,
+            user: &call.user,
+            row,
+            operation: Operation::Create,
+            subresource: "binding",
+            of: Some(Gvk::new("", "v1", "Binding")),
+            key: ObjectKey::new(&target.namespace, meta::text(&binding, "name")),
+            old: None,
+            dry_run: options.dry_run,
+        };
+        let binding = admission::ask(&asked, binding, &mut warnings).await?;
         let name = meta::text(&binding, "name").to_owned();
         let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
         let kind = binding["target"]["kind"].as_str().unwrap_or_default();
@@ -113,6 +126,21 @@ impl Server {
         let gvk = Gvk::new("authentication.k8s.io", "v1", "TokenRequest");
         let (mut request, options) = read(call, &gvk, &mut warnings)?;
         let account = self.current(row, &key_of(target)).await?;
+        if request["spec"]["expirationSeconds"].is_null() {
+            request["spec"]["expirationSeconds"] = DEFAULT_TOKEN_S.into();
+        }
+        let asked = Request {
+            server: self,
+            user: &call.user,
+            row,
+            operation: Operation::Create,
+            subresource: "token",
+            of: Some(gvk),
+            key: key_of(target),
+            old: None,
+            dry_run: options.dry_run,
+        };
+        let mut request = admission::ask(&asked, request, &mut warnings).await?;
         let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_TOKEN_S);
         let invalid = |field: &str, message: String| {
             let cause = Cause { reason: "FieldValueInvalid".into(), message, field: field.into() };

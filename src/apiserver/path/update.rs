@@ -33,6 +33,8 @@ pub(crate) enum Part {
     Status,
     /// Whether a certificate may be signed: the conditions of a CertificateSigningRequest.
     Approval,
+    /// How many replicas, by way of a Scale.
+    Scale,
     /// Some fields of the object, by the name of the subresource that they are.
     Fields(&'static str),
     /// A change by the API server's own code (binding, finalize, delete): no strategy looks at it.
@@ -45,6 +47,7 @@ impl Part {
         match self {
             Self::Status => "status",
             Self::Approval => "approval",
+            Self::Scale => "scale",
             Self::Fields(name) => name,
             Self::Main | Self::Own => "",
         }
@@ -233,11 +236,14 @@ impl Server {
             row,
             operation: Operation::Update,
             subresource: change.part.subresource(),
+            of: None,
             key: change.key.clone(),
             old: Some(&old),
             dry_run: change.dry_run,
         };
-        if admission::mutate(&request, &mut new, warnings).await? {
+        if change.part == Part::Scale {
+            super::scale::admit(&request, &mut new, warnings).await?;
+        } else if admission::mutate(&request, &mut new, warnings).await? {
             strategy.default(&mut new);
         }
         let managed_fields = ownership::take(&mut new);
@@ -262,6 +268,9 @@ impl Server {
             return Err(ApiError::invalid(row.group(), row.kind(), &change.key.name, causes));
         }
         warnings.extend(strategy.warnings(&new, Some(&old)));
+        if change.part == Part::Scale {
+            return Ok((new, Reservation::none()));
+        }
         let quota = admission::validate(&request, Some(&new), warnings).await?;
         Ok((new, quota))
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::Method;
 use serde_json::{Value, json};
-use skiff_api::ApiError;
+use skiff_api::{ApiError, Gvk};
 use skiff_base::chain;
 
 use super::forward::{outbound, upgrade_of};
@@ -13,6 +13,7 @@ use crate::auth::Attributes;
 use crate::call::{Call, Query, Target, encode};
 use crate::error::method_not_allowed;
 use crate::path::create::key_of;
+use crate::path::warn_all;
 use crate::registry::Row;
 use crate::reply::Reply;
 use crate::server::Server;
@@ -41,11 +42,13 @@ impl Server {
             row,
             operation: Operation::Connect,
             subresource: &target.subresource,
+            of: Some(options_kind(&target.subresource)),
             key: key_of(target),
             old: None,
             dry_run: false,
         };
-        admission::connect(&asked, &connect_options(&target.subresource, &call.query), &mut Vec::new()).await?;
+        let mut warnings = Vec::new();
+        admission::connect(&asked, &connect_options(&target.subresource, &call.query), &mut warnings).await?;
         let path = match target.subresource.as_str() {
             "portforward" => format!("/portForward/{}/{}{}", target.namespace, target.name, ports(&call.query)),
             kind => {
@@ -70,18 +73,29 @@ impl Server {
         let sent = self.send_upstream(&kubelet, request).await;
         let (response, sender) =
             sent.map_err(|e| ApiError::internal(format!("error dialing backend: {}", chain(&e))))?;
-        Ok(self.pass_back(call, response, sender))
+        let mut reply = self.pass_back(call, response, sender);
+        warn_all(&mut reply, &warnings);
+        Ok(reply)
     }
+}
+
+fn options_kind(subresource: &str) -> Gvk {
+    let kind = match subresource {
+        "portforward" => "PodPortForwardOptions",
+        "exec" => "PodExecOptions",
+        _ => "PodAttachOptions",
+    };
+    Gvk::new("", "v1", kind)
 }
 
 /// What webhooks are asked about.
 fn connect_options(subresource: &str, query: &Query) -> Value {
+    let kind = &*options_kind(subresource).kind;
     if subresource == "portforward" {
         let ports: Vec<i64> = query.all("ports").flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
-        return json!({"kind": "PodPortForwardOptions", "apiVersion": "v1", "ports": ports});
+        return json!({"kind": kind, "apiVersion": "v1", "ports": ports});
     }
     let is_exec = subresource == "exec";
-    let kind = if is_exec { "PodExecOptions" } else { "PodAttachOptions" };
     let mut options = json!({"kind": kind, "apiVersion": "v1"});
     for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| query.flag(flag)) {
         options[flag] = true.into();

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Cluster, ask, config_map};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{Cluster, aggregation, ask, config_map, webhooks};
 use crate::{AuditOptions, Rotation};
 
 const POLICY: &str = r#"
@@ -102,5 +104,96 @@ async fn events_say_who_did_what_and_no_more_than_asked_for() {
     let watch = found.iter().filter(|e| e["verb"] == "watch").map(|e| e["stage"].as_str().expect("text"));
     assert_eq!(watch.collect::<Vec<_>>(), ["ResponseStarted", "ResponseComplete"]);
     assert!(found.iter().all(|e| e["user"]["username"] != "system:apiserver"));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_on_the_way_is_noted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (policy_file, log_path) = (directory.path().join("policy.yaml"), directory.path().join("audit.log"));
+    let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
+        - {level: None, users: [\"system:apiserver\"]}\n\
+        - {level: Request, resources: [{group: \"\", resources: [configmaps, pods]}]}\n\
+        - {level: Metadata, resources: [{group: harbour.example.org}]}\n- {level: None}\n";
+    std::fs::write(&policy_file, policy).expect("written");
+    let log = log_path.clone();
+    let cluster = Cluster::start_changed(directory, |options| {
+        options.audit = Some(AuditOptions { policy_file, log_path, rotation: Rotation::default() });
+    })
+    .await;
+    // Webhooks: one that changes, one that nobody answers for.
+    let step = json!([{"op": "add", "path": "/data/more", "value": "yes"}]);
+    let (address, _) = webhooks::serve(&cluster, |_| {
+        let mut answer = webhooks::patch(&json!([{"op": "add", "path": "/data/more", "value": "yes"}]));
+        answer["auditAnnotations"] = json!({"seen": "by me"});
+        answer
+    })
+    .await;
+    let nobody = {
+        let listener = tokio::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        listener.local_addr().expect("bound")
+    };
+    let hooks = vec![
+        webhooks::hook(&cluster, "a.example.org", address, &["CREATE"], json!({})),
+        webhooks::hook(&cluster, "b.example.org", nobody, &["CREATE"], json!({"failurePolicy": "Ignore"})),
+    ];
+    webhooks::configure(&cluster, webhooks::MUTATING, hooks).await;
+    cluster.create(super::CONFIG_MAPS, config_map("m")).await;
+    // Pod Security.
+    let labels =
+        json!({"pod-security.kubernetes.io/audit": "restricted", "pod-security.kubernetes.io/enforce": "baseline"});
+    let patched = cluster.patch("/api/v1/namespaces/default", "merge", json!({"metadata": {"labels": labels}})).await;
+    assert_eq!(patched.0, 200);
+    super::with_account(&cluster).await;
+    cluster.create("/api/v1/namespaces/default/pods", super::pod("p")).await;
+    // A connection that is taken over.
+    let (address, _) = aggregation::extension(&cluster).await;
+    aggregation::expose(&cluster, address.port()).await;
+    cluster.create(aggregation::API_SERVICES, aggregation::api_service(&cluster, address.port())).await;
+    aggregation::until(&cluster, &format!("v1.{}", aggregation::GROUP), "Passed").await;
+    let talk = format!("/apis/{}/v1/boats/skiff/talk", aggregation::GROUP);
+    let request = http::Request::get(&talk).header("connection", "Upgrade").header("upgrade", "echo");
+    let upgraded = cluster.admin().upgrade(request.body(()).expect("a request")).await.expect("an answer");
+    let skiff_client::Upgraded::Switched(_, mut stream) = upgraded else { panic!("it was refused") };
+    let found = events(&log, 2).await;
+    let of = |found: &[Value]| -> Vec<(String, u64)> {
+        let own = found.iter().filter(|event| event["requestURI"] == *talk);
+        own.map(|e| (e["stage"].as_str().expect("text").to_owned(), e["responseStatus"]["code"].as_u64().unwrap_or(0)))
+            .collect()
+    };
+    let started = ("ResponseStarted".to_owned(), 101);
+    assert!(of(&found).is_empty() || of(&found) == [started.clone()], "{found:#?}");
+    stream.write_all(b"ping").await.expect("written");
+    stream.read_to_end(&mut Vec::new()).await.expect("read");
+    drop(stream);
+    let found = events(&log, 3).await;
+    assert_eq!(of(&found), [started, ("ResponseComplete".to_owned(), 101)]);
+    let of = |resource: &str| {
+        let one = |e: &&Value| e["objectRef"]["resource"] == resource && e["verb"] == "create";
+        found.iter().find(one).unwrap_or_else(|| panic!("{resource}: {found:#?}"))["annotations"].clone()
+    };
+    let map = of("configmaps");
+    let text = |of: &Value, name: &str| -> Value {
+        serde_json::from_str(of[name].as_str().unwrap_or_else(|| panic!("{name}: {of}"))).expect("JSON")
+    };
+    let place = "webhook.admission.k8s.io/round_0_index_0";
+    assert_eq!(
+        text(&map, &format!("mutation.{place}")),
+        json!({"configuration": "hooks", "webhook": "a.example.org", "mutated": true})
+    );
+    assert_eq!(
+        text(&map, &format!("patch.{place}")),
+        json!({"configuration": "hooks", "webhook": "a.example.org", "patch": step, "patchType": "JSONPatch"})
+    );
+    assert_eq!(map["a.example.org/seen"], "by me");
+    assert_eq!(map["failed-open.mutation.webhook.admission.k8s.io/round_0_index_1"], "b.example.org");
+    assert_eq!(map["authorization.k8s.io/decision"], "allow");
+    let pod = of("pods");
+    assert_eq!(pod["pod-security.kubernetes.io/enforce-policy"], "baseline:latest");
+    let violations = pod["pod-security.kubernetes.io/audit-violations"].as_str().expect("violations");
+    assert!(
+        violations.starts_with("would violate PodSecurity \"restricted:latest\": allowPrivilegeEscalation"),
+        "{violations}"
+    );
     cluster.stop().await;
 }

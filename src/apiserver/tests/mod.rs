@@ -21,6 +21,7 @@ mod permissions;
 mod restarts;
 mod services;
 mod watches;
+mod webhook_questions;
 mod webhooks;
 mod wire;
 mod workloads;

@@ -12,13 +12,13 @@ use tokio_rustls::TlsAcceptor;
 use super::{CONFIG_MAPS, Cluster, config_map, labelled, pod, with_account};
 use crate::http::tls::{Serving, server_config};
 
-const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
-const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+pub(super) const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+pub(super) const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
 
-type Seen = Arc<Mutex<Vec<Value>>>;
+pub(super) type Seen = Arc<Mutex<Vec<Value>>>;
 
 /// Answers reviews on a port of its own; gives what it was asked, too.
-async fn serve(cluster: &Cluster, answer: fn(&Value) -> Value) -> (SocketAddr, Seen) {
+pub(super) async fn serve(cluster: &Cluster, answer: fn(&Value) -> Value) -> (SocketAddr, Seen) {
     let pair = cluster.pki.kubelet_serving("n", &[IpAddr::V4(Ipv4Addr::LOCALHOST)]).expect("a certificate");
     let config = server_config(&cluster.pki, Serving::new(&pair).expect("a key")).expect("a configuration");
     let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -53,7 +53,7 @@ async fn serve(cluster: &Cluster, answer: fn(&Value) -> Value) -> (SocketAddr, S
     (address, seen)
 }
 
-fn hook(cluster: &Cluster, name: &str, address: SocketAddr, operations: &[&str], more: Value) -> Value {
+pub(super) fn hook(cluster: &Cluster, name: &str, address: SocketAddr, operations: &[&str], more: Value) -> Value {
     let bundle = base64::engine::general_purpose::STANDARD.encode(cluster.pki.ca_pem());
     let mut hook = json!({"name": name, "sideEffects": "None", "admissionReviewVersions": ["v1"], "timeoutSeconds": 5,
         "clientConfig": {"url": format!("https://127.0.0.1:{}/x", address.port()), "caBundle": bundle},
@@ -62,14 +62,14 @@ fn hook(cluster: &Cluster, name: &str, address: SocketAddr, operations: &[&str],
     hook
 }
 
-async fn configure(cluster: &Cluster, path: &str, hooks: Vec<Value>) {
+pub(super) async fn configure(cluster: &Cluster, path: &str, hooks: Vec<Value>) {
     let kind = if path == MUTATING { "MutatingWebhookConfiguration" } else { "ValidatingWebhookConfiguration" };
     let configuration = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind,
         "metadata": {"name": "hooks"}, "webhooks": hooks});
     cluster.create(path, configuration).await;
 }
 
-fn patch(steps: &Value) -> Value {
+pub(super) fn patch(steps: &Value) -> Value {
     let patch = base64::engine::general_purpose::STANDARD.encode(steps.to_string());
     json!({"allowed": true, "patchType": "JSONPatch", "patch": patch})
 }

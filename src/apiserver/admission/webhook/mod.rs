@@ -1,5 +1,6 @@
 //! MutatingAdmissionWebhook and ValidatingAdmissionWebhook: others are asked before something is written.
 
+mod question;
 mod review;
 mod rules;
 
@@ -10,8 +11,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use k8s_openapi::Metadata;
 use k8s_openapi::api::admissionregistration::v1::{
-    MutatingWebhook, MutatingWebhookConfiguration, RuleWithOperations, ValidatingWebhook,
-    ValidatingWebhookConfiguration, WebhookClientConfig,
+    MutatingWebhook, MutatingWebhookConfiguration, RuleWithOperations, ValidatingWebhookConfiguration,
+    WebhookClientConfig,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as TypedSelector, ObjectMeta};
 use serde::de::DeserializeOwned;
@@ -23,6 +24,7 @@ use skiff_base::chain;
 
 use self::rules::Asked;
 use super::{Operation, Request};
+use crate::audit::{self, Level};
 use crate::hook::Hook;
 use crate::registry::Row;
 use crate::server::Server;
@@ -34,6 +36,8 @@ const DEFAULT_PORT: i32 = 443;
 
 /// One webhook of either kind.
 struct Webhook {
+    /// The configuration that it is of.
+    configuration: String,
     name: String,
     client: WebhookClientConfig,
     rules: Vec<RuleWithOperations>,
@@ -49,8 +53,9 @@ struct Webhook {
 }
 
 macro_rules! webhook {
-    ($hook:expr, $reinvoked:expr, $mutates:expr) => {
+    ($configuration:expr, $hook:expr, $reinvoked:expr, $mutates:expr) => {
         Webhook {
+            configuration: $configuration.metadata.name.clone().unwrap_or_default(),
             name: $hook.name.clone(),
             client: $hook.client_config.clone(),
             rules: $hook.rules.clone().unwrap_or_default(),
@@ -67,18 +72,6 @@ macro_rules! webhook {
             mutates: $mutates,
         }
     };
-}
-
-impl From<&MutatingWebhook> for Webhook {
-    fn from(hook: &MutatingWebhook) -> Self {
-        webhook!(hook, hook.reinvocation_policy.as_deref() == Some("IfNeeded"), true)
-    }
-}
-
-impl From<&ValidatingWebhook> for Webhook {
-    fn from(hook: &ValidatingWebhook) -> Self {
-        webhook!(hook, false, false)
-    }
 }
 
 /// Whether there are any at all, so that deletes must know what they delete.
@@ -102,14 +95,21 @@ where
 /// By the names of their configurations, then in their order.
 fn mutating(request: &Request<'_>) -> Vec<Webhook> {
     let all = request.server.resource(MUTATING).all();
-    let typed = all.iter().filter_map(typed::<MutatingWebhookConfiguration>);
-    typed.flat_map(|c| c.webhooks.iter().flatten().map(Webhook::from).collect::<Vec<_>>()).collect()
+    let mut hooks = Vec::new();
+    for of in all.iter().filter_map(typed::<MutatingWebhookConfiguration>) {
+        let again = |hook: &MutatingWebhook| hook.reinvocation_policy.as_deref() == Some("IfNeeded");
+        hooks.extend(of.webhooks.iter().flatten().map(|hook| webhook!(of, hook, again(hook), true)));
+    }
+    hooks
 }
 
 fn validating(request: &Request<'_>) -> Vec<Webhook> {
     let all = request.server.resource(VALIDATING).all();
-    let typed = all.iter().filter_map(typed::<ValidatingWebhookConfiguration>);
-    typed.flat_map(|c| c.webhooks.iter().flatten().map(Webhook::from).collect::<Vec<_>>()).collect()
+    let mut hooks = Vec::new();
+    for of in all.iter().filter_map(typed::<ValidatingWebhookConfiguration>) {
+        hooks.extend(of.webhooks.iter().flatten().map(|hook| webhook!(of, hook, false, false)));
+    }
+    hooks
 }
 
 /// Who is asked, is never about being asked; nor are reviews.
@@ -129,7 +129,7 @@ pub(super) async fn mutate(
     let mut seen: Vec<(usize, Option<Value>)> = Vec::new();
     let mut changed = false;
     for (at, hook) in hooks.iter().enumerate() {
-        if let Some(changes) = ask(request, hook, object, warnings).await? {
+        if let Some(changes) = ask(request, hook, object, warnings, (0, at)).await? {
             changed |= changes;
             if hook.reinvoked {
                 seen.push((at, object.clone()));
@@ -139,7 +139,7 @@ pub(super) async fn mutate(
     // Once more those that asked for it and whose object others have changed since.
     for (at, left) in seen {
         if *object != left
-            && let Some(changes) = ask(request, &hooks[at], object, warnings).await?
+            && let Some(changes) = ask(request, &hooks[at], object, warnings, (1, at)).await?
         {
             changed |= changes;
         }
@@ -154,9 +154,9 @@ pub(super) async fn validate(
     warnings: &mut Vec<String>,
 ) -> Result<(), ApiError> {
     let hooks = if is_exempt(request.row) { Vec::new() } else { validating(request) };
-    let asking = hooks.iter().map(|hook| async move {
+    let asking = hooks.iter().enumerate().map(|(at, hook)| async move {
         let (mut object, mut warnings) = (object.cloned(), Vec::new());
-        let answer = ask(request, hook, &mut object, &mut warnings).await;
+        let answer = ask(request, hook, &mut object, &mut warnings, (0, at)).await;
         (answer, warnings)
     });
     for (answer, told) in join_all(asking).await {
@@ -175,13 +175,14 @@ fn operation(request: &Request<'_>) -> &'static str {
     }
 }
 
-/// Asks one webhook. `None`: it is not concerned, or could not be asked and lets all pass then. Else whether it has
-/// changed the object.
+/// Asks one webhook, of a place in a round. `None`: it is not concerned, or could not be asked and lets all pass then. Else
+/// whether it has changed the object.
 async fn ask(
     request: &Request<'_>,
     hook: &Webhook,
     object: &mut Option<Value>,
     warnings: &mut Vec<String>,
+    (round, place): (usize, usize),
 ) -> Result<Option<bool>, ApiError> {
     let Some(row) = concerned(request, hook) else { return Ok(None) };
     if !is_selected(request, hook, object.as_ref())? {
@@ -196,16 +197,42 @@ async fn ask(
             let why = format!("failed calling webhook {:?}: {why}", hook.name);
             if hook.fails_open {
                 tracing::warn!(webhook = hook.name, error = why, "ignored, as its failurePolicy says");
+                let kind = if hook.mutates { "mutation" } else { "validating" };
+                let key = format!("failed-open.{kind}.webhook.admission.k8s.io/round_{round}_index_{place}");
+                audit::note(Level::Metadata, || (key, hook.name.clone()));
                 return Ok(None);
             }
             return Err(ApiError::internal(why));
         }
     };
     warnings.extend(verdict.warnings);
+    for (key, value) in verdict.annotations {
+        audit::note(Level::Metadata, || (format!("{}/{key}", hook.name), value));
+    }
+    let told = |changed: bool, patch: Option<&Value>| {
+        if !hook.mutates {
+            return;
+        }
+        let of = |field: &str, value: Value| {
+            let mut note = json!({"configuration": hook.configuration, "webhook": hook.name});
+            note[field] = value;
+            note
+        };
+        let at = format!("webhook.admission.k8s.io/round_{round}_index_{place}");
+        audit::note(Level::Metadata, || (format!("mutation.{at}"), of("mutated", changed.into()).to_string()));
+        if let Some(patch) = patch.filter(|_| changed) {
+            audit::note(Level::Request, || {
+                let mut note = of("patch", patch.clone());
+                note["patchType"] = "JSONPatch".into();
+                (format!("patch.{at}"), note.to_string())
+            });
+        }
+    };
     if !verdict.allowed {
         return Err(review::denied(&hook.name, &verdict.result));
     }
     let Some(patch) = verdict.patch.filter(|patch| patch.as_array().is_some_and(|steps| !steps.is_empty())) else {
+        told(false, None);
         return Ok(Some(false));
     };
     let Some(old) = object.as_mut() else {
@@ -215,10 +242,11 @@ async fn ask(
         );
         return Err(ApiError::internal(why));
     };
-    let shown = between(request.server, old, request.row, &row).await?;
+    let shown = between(request, old, request.row, &row).await?;
     let patched = json_patch(&shown, &patch).map_err(|error| ApiError::internal(error.message))?;
     let changed = patched != shown;
-    *old = between(request.server, &patched, &row, request.row).await?;
+    *old = between(request, &patched, &row, request.row).await?;
+    told(changed, Some(&patch));
     Ok(Some(changed))
 }
 
@@ -247,10 +275,11 @@ fn concerned(request: &Request<'_>, hook: &Webhook) -> Option<Arc<Row>> {
 }
 
 /// The same object in another version.
-async fn between(server: &Server, object: &Value, from: &Row, to: &Row) -> Result<Value, ApiError> {
-    if from.descriptor.gvr == to.descriptor.gvr {
+async fn between(request: &Request<'_>, object: &Value, from: &Row, to: &Row) -> Result<Value, ApiError> {
+    if request.of.is_some() || from.descriptor.gvr == to.descriptor.gvr {
         return Ok(object.clone());
     }
+    let server = request.server;
     let mut stored = object.clone();
     crate::meta::of(&mut stored).remove("resourceVersion");
     let home = Object::parse(server.to_home(&stored, from).await?, 0).map_err(|e| ApiError::internal(chain(&e)))?;
@@ -305,14 +334,14 @@ async fn call(
     };
     let uid = uuid::Uuid::new_v4().to_string();
     let shown = async |object: Option<&Value>| match object {
-        Some(object) => between(request.server, object, request.row, row).await.map_err(|error| error.message),
+        Some(object) => between(request, object, request.row, row).await.map_err(|error| error.message),
         None => Ok(Value::Null),
     };
     let (object, old) = (shown(object).await?, shown(request.old).await?);
     let question = json!({
         "kind": "AdmissionReview",
         "apiVersion": format!("admission.k8s.io/{version}"),
-        "request": question(request, row, &uid, &object, &old),
+        "request": question::question(request, row, &uid, &object, &old),
     });
     let client = &hook.client;
     let service = client.service.as_ref();
@@ -330,62 +359,4 @@ async fn call(
     let answer = answer.map_err(|why| format!("failed to call webhook: {why}"))?;
     review::read(&answer, version, &uid, hook.mutates)
         .map_err(|why| format!("received invalid webhook response: {why}"))
-}
-
-fn question(request: &Request<'_>, row: &Row, uid: &str, object: &Value, old: &Value) -> Value {
-    let kind = |row: &Row| {
-        let gvk = &row.descriptor.gvk;
-        json!({"group": &*gvk.group, "version": &*gvk.version, "kind": &*gvk.kind})
-    };
-    let resource = |row: &Row| {
-        let gvr = &row.descriptor.gvr;
-        json!({"group": &*gvr.group, "version": &*gvr.version, "resource": &*gvr.resource})
-    };
-    let user = request.user;
-    let mut who = json!({"username": user.name, "groups": user.groups});
-    if !user.uid.is_empty() {
-        who["uid"] = user.uid.as_str().into();
-    }
-    if !user.extra.is_empty() {
-        who["extra"] = user
-            .extra
-            .iter()
-            .map(|(key, values)| (key.clone(), json!(values)))
-            .collect::<serde_json::Map<_, _>>()
-            .into();
-    }
-    let options = match request.operation {
-        Operation::Create => "CreateOptions",
-        Operation::Update => "UpdateOptions",
-        Operation::Delete => "DeleteOptions",
-        Operation::Connect => "",
-    };
-    // A connection is about its options, not about a pod.
-    let of_options = json!({"group": "", "version": "v1", "kind": object["kind"]});
-    let kinds = match request.operation {
-        Operation::Connect => [of_options.clone(), of_options],
-        _ => [kind(row), kind(request.row)],
-    };
-    let mut question = json!({
-        "uid": uid, "kind": kinds[0], "resource": resource(row),
-        "requestKind": kinds[1], "requestResource": resource(request.row),
-        "operation": operation(request), "userInfo": who, "object": object, "oldObject": old,
-        "dryRun": request.dry_run, "options": {"kind": options, "apiVersion": "meta.k8s.io/v1"},
-    });
-    if options.is_empty() {
-        question["options"] = Value::Null;
-    }
-    let name = &*request.key.name;
-    let namespace = if request.row.is("", "namespaces") { name } else { &*request.key.namespace };
-    for (field, text) in [
-        ("subResource", request.subresource),
-        ("requestSubResource", request.subresource),
-        ("name", name),
-        ("namespace", namespace),
-    ] {
-        if !text.is_empty() {
-            question[field] = text.into();
-        }
-    }
-    question
 }

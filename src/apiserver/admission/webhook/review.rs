@@ -12,6 +12,8 @@ pub(super) struct Verdict {
     /// JSON patch.
     pub patch: Option<Value>,
     pub warnings: Vec<String>,
+    /// For the audit log.
+    pub annotations: Vec<(String, String)>,
     /// A `Status`, for refusals.
     pub result: Value,
 }
@@ -38,7 +40,9 @@ pub(super) fn read(answer: &Value, version: &str, uid: &str, may_patch: bool) ->
         None => None,
     };
     let warnings = response["warnings"].as_array().into_iter().flatten();
+    let annotations = response["auditAnnotations"].as_object().into_iter().flatten();
     Ok(Verdict {
+        annotations: annotations.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect(),
         allowed: response["allowed"] == true,
         patch,
         warnings: warnings.filter_map(|text| text.as_str().map(str::to_owned)).collect(),
