@@ -14,10 +14,14 @@ use crate::reply::{Payload, Reply};
 /// As upstream: smaller answers cost more time to compress than to send.
 const THRESHOLD: usize = 128 << 10;
 
-pub(crate) fn compress(mut reply: Reply, accepted: Option<&HeaderValue>) -> Reply {
+/// Whether a client reads it, by its `Accept-Encoding`.
+pub(crate) fn takes_gzip(accepted: Option<&HeaderValue>) -> bool {
     let accepted = accepted.and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let gzip = accepted.split(',').any(|e| e.split(';').next().unwrap_or_default().trim() == "gzip");
-    if !gzip || reply.headers.contains_key(CONTENT_ENCODING) {
+    accepted.split(',').any(|e| e.split(';').next().unwrap_or_default().trim() == "gzip")
+}
+
+pub(crate) fn compress(mut reply: Reply, accepted: Option<&HeaderValue>) -> Reply {
+    if !takes_gzip(accepted) || reply.headers.contains_key(CONTENT_ENCODING) {
         return reply;
     }
     reply.body = match reply.body {

@@ -1,6 +1,6 @@
 //! The wire: TLS, HTTP/1.1 and HTTP/2, limits.
 
-mod compress;
+pub(crate) mod compress;
 mod listen;
 mod serve;
 pub(crate) mod tls;

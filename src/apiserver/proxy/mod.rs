@@ -2,14 +2,15 @@
 //!
 //! Bottom-up: [`kubelet`] knows a node's kubelet and who this server is to it; [`wire`] is a client's connection that
 //! can be taken over; [`forward`] carries one request, and whatever its connection is upgraded to, to another server;
-//! [`streams`] is exec, attach and port-forward; [`proxied`] is the subresource `proxy`, with [`rewrite`] for what the
-//! other server says about addresses.
+//! [`streams`] is exec, attach and port-forward; [`proxied`] is the subresource `proxy`, with [`rewrite`] and [`page`] for
+//! what the other server says about addresses.
 //!
 //! Invariants: whoever is asked for something sees neither the caller's token nor what it impersonates; a kubelet's
 //! certificate is verified; bodies pass in pieces, whose number is bounded.
 
 pub(crate) mod forward;
 pub(crate) mod kubelet;
+mod page;
 mod proxied;
 mod rewrite;
 mod streams;

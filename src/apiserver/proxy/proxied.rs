@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
-use bytes::Bytes;
 use futures::StreamExt;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION};
 use http::{HeaderName, HeaderValue, Method};
@@ -14,8 +13,10 @@ use skiff_api::ApiError;
 use skiff_base::chain;
 
 use super::forward::{Security, Upstream, outbound, upgrade_of};
-use super::rewrite::{Html, Rewriter};
+use super::page::Page;
+use super::rewrite::Rewriter;
 use crate::call::{Call, Target};
+use crate::http::compress;
 use crate::path::create::key_of;
 use crate::registry::Row;
 use crate::reply::{Payload, Reply};
@@ -93,8 +94,12 @@ impl Server {
         if let Ok(value) = HeaderValue::from_str(&call.path) {
             headers.insert(FORWARDED_URI, value);
         }
-        // Links in pages are rewritten, which takes the pages as they are.
+        // Links in pages are rewritten, which takes pages in a form that is read here.
+        let takes_gzip = headers.get_all(ACCEPT_ENCODING).iter().any(|value| compress::takes_gzip(Some(value)));
         headers.remove(ACCEPT_ENCODING);
+        if takes_gzip {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        }
         let asked = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
         let (response, sender) = self.send_upstream(&upstream, request).await.map_err(|e| {
             ApiError::new(503, "ServiceUnavailable", format!("error trying to reach service: {}", chain(&e)))
@@ -202,22 +207,25 @@ fn rewritten(mut reply: Reply, rewriter: Rewriter) -> Reply {
     }
     let text = |name: HeaderName| reply.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let html = text(CONTENT_TYPE).split(';').next().unwrap_or_default().trim() == "text/html";
-    if !html || !text(CONTENT_ENCODING).is_empty() {
-        return reply;
-    }
+    let page = match text(CONTENT_ENCODING) {
+        "" if html => Page::plain(rewriter),
+        "gzip" if html => Page::compressed(rewriter),
+        _ => return reply,
+    };
     let Payload::Pieces(pieces) = reply.body else { return reply };
     reply.headers.remove(CONTENT_LENGTH);
-    let pieces = futures::stream::unfold((pieces, Some(Html::new(rewriter))), |(mut pieces, html)| async move {
-        let mut html = html?;
+    let pieces = futures::stream::unfold((pieces, Some(page)), |(mut pieces, page)| async move {
+        let mut page = page?;
         loop {
             return match pieces.next().await {
-                Some(Ok(piece)) => match html.push(&piece) {
+                Some(Ok(piece)) => match page.push(&piece) {
                     // An empty piece would be taken for nothing.
-                    out if out.is_empty() => continue,
-                    out => Some((Ok(out), (pieces, Some(html)))),
+                    Ok(out) if out.is_empty() => continue,
+                    Ok(out) => Some((Ok(out), (pieces, Some(page)))),
+                    Err(error) => Some((Err(error), (pieces, None))),
                 },
                 Some(Err(error)) => Some((Err(error), (pieces, None))),
-                None => Some((Ok::<Bytes, std::io::Error>(html.finish()), (pieces, None))),
+                None => Some((page.finish(), (pieces, None))),
             };
         }
     });
