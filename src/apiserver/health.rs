@@ -39,8 +39,8 @@ fn go_architecture() -> &'static str {
 }
 
 impl Server {
-    /// `kind` is `healthz`, `livez` or `readyz`; `check` one of its checks, or empty.
-    pub(crate) fn health(&self, call: &Call, kind: &str, check: &str) -> Reply {
+    /// The checks of `healthz`, `livez` or `readyz`, and how they come out.
+    pub(crate) fn checks(&self, kind: &str) -> Vec<(&'static str, bool)> {
         let running = !self.scope.token().is_cancelled();
         let mut checks = vec![("ping", true), ("store", self.caught_up())];
         if kind != "livez" {
@@ -49,6 +49,12 @@ impl Server {
         if kind == "readyz" {
             checks.push(("shutdown", running));
         }
+        checks
+    }
+
+    /// `kind` is `healthz`, `livez` or `readyz`; `check` one of its checks, or empty.
+    pub(crate) fn health(&self, call: &Call, kind: &str, check: &str) -> Reply {
+        let checks = self.checks(kind);
         if !check.is_empty() {
             return match checks.iter().find(|(name, _)| *name == check) {
                 Some((_, true)) => Reply::text(200, "ok"),

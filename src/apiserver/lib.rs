@@ -7,7 +7,7 @@
 //! - [`meta`], [`convert`], [`storage`]: metadata of the dynamic form, versions, keys and compare-and-swap.
 //! - [`cache`]: all objects in memory, fed by one watch on the store; lists and watches live from it.
 //! - [`registry`]: what is served; [`crd`]: what CustomResourceDefinitions add to it. [`encode`]: objects to bytes, spliced; tables and metadata lists.
-//! - [`request`]: what is asked for, in upstream's words. [`audit`]: the record of it.
+//! - [`request`]: what is asked for, in upstream's words. [`audit`]: the record of it; [`metrics`]: its figures.
 //! - [`auth`]: who asks and what they may. [`admission`], [`services`]: what is filled in and refused.
 //! - [`path`]: get, list, watch, create, update, patch, delete; scale; binding, eviction (under disruption budgets), finalize, token.
 //! - [`discovery`], [`openapi`], [`health`], [`reviews`], [`logs`]: what is no stored object.
@@ -50,6 +50,7 @@ mod hook;
 mod http;
 mod logs;
 mod meta;
+mod metrics;
 mod negotiate;
 mod openapi;
 mod path;
@@ -121,6 +122,7 @@ impl ApiServer {
         let server = Arc::new_cyclic(|me| Server {
             me: me.clone(),
             aggregation,
+            metrics: metrics::Metrics::new(),
             options,
             store,
             audit,

@@ -22,16 +22,33 @@ use crate::server::Server;
 impl Server {
     pub(crate) async fn handle(&self, call: &Call) -> Reply {
         let info = RequestInfo::of(call);
-        let recorder = self.audit.as_ref().and_then(|audit| audit.begin(call, &info));
-        let Some(recorder) = recorder else { return self.respond(call, &info).await };
+        let begun = self.metrics.begin(&info);
+        let reply = self.recorded(call, &info).await;
+        let is_served = || info.target.as_ref().is_some_and(|target| self.serves(target));
+        self.metrics.answered(call, &info, &begun, reply.status.as_u16(), is_served);
+        reply
+    }
+
+    fn serves(&self, target: &Target) -> bool {
+        self.registry.load().find(&target.group, &target.version, &target.resource).is_some()
+            || self.aggregation.table().find(&target.group, &target.version).is_some()
+            || reviews::find(target).is_some()
+    }
+
+    async fn recorded(&self, call: &Call, info: &RequestInfo) -> Reply {
+        let recorder = self.audit.as_ref().and_then(|audit| audit.begin(call, info));
+        let Some(recorder) = recorder else { return self.respond(call, info).await };
         recorder.received().await;
-        let reply = audit::noting(recorder.notes(), self.respond(call, &info)).await;
+        let reply = audit::noting(recorder.notes(), self.respond(call, info)).await;
         recorder.responded(call, reply).await
     }
 
     /// The answer to a request that goes no further than this.
     pub(crate) async fn refuse(&self, call: &Call, error: ApiError) -> Reply {
         let info = RequestInfo::of(call);
+        let begun = self.metrics.begin(&info);
+        // Strangers may ask for anything: what they name is not told apart.
+        self.metrics.answered(call, &info, &begun, error.code, || false);
         match self.audit.as_ref().and_then(|audit| audit.begin(call, &info)) {
             Some(recorder) => recorder.responded(call, error.into()).await,
             None => error.into(),
@@ -80,6 +97,7 @@ impl Server {
         let segments: Vec<&str> = call.segments.iter().map(String::as_str).collect();
         match segments.as_slice() {
             [kind @ ("healthz" | "livez" | "readyz"), check @ ..] => Ok(self.health(call, kind, &check.join("/"))),
+            ["metrics", rest @ ..] => self.metrics_text(call, rest).await,
             ["version"] => Ok(Reply::value(200, &crate::health::version())),
             ["openapi", ..] => self.openapi(call).await,
             [".well-known", "openid-configuration"] => Ok(Reply::value(200, &self.openid_configuration())),
@@ -111,7 +129,7 @@ impl Server {
             }
         }
         for path in
-            ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+            ["/healthz", "/livez", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
         {
             paths.push(path.to_owned());
         }
@@ -121,7 +139,9 @@ impl Server {
 
     async fn resource_request(&self, call: &Call, target: &Target, info: &RequestInfo) -> Result<Reply, ApiError> {
         let verb = info.verb;
-        if verb.is_empty() {
+        // What is passed on may be asked in other ways.
+        let passed_on = call.method == Method::OPTIONS && target.subresource == "proxy";
+        if verb.is_empty() && !passed_on {
             return Err(method_not_allowed());
         }
         self.authorize(call, &info.attributes()).await?;

@@ -61,6 +61,7 @@ pub(crate) struct Server {
     pub services: Arc<Allocator>,
     pub documents: Documents,
     pub aggregation: Aggregation,
+    pub metrics: crate::metrics::Metrics,
     pub kubelets: crate::proxy::kubelet::Kubelets,
     /// Definitions (by uid) whose objects are being removed.
     pub finalizing: Mutex<HashSet<String>>,

@@ -83,6 +83,10 @@ impl ResourceCache {
         Snapshot { entries, revision, more }
     }
 
+    pub fn len(&self) -> usize {
+        self.read().objects.len()
+    }
+
     /// Every object.
     pub fn all(&self) -> Vec<Arc<Object>> {
         self.read().objects.values().map(|e| e.object.clone()).collect()

@@ -15,6 +15,7 @@ mod identities;
 mod kubectl;
 mod lists;
 mod logs;
+mod metrics;
 mod objects;
 mod owners;
 mod permissions;
