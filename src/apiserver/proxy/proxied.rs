@@ -8,16 +8,18 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TY
 use http::{HeaderName, HeaderValue, Method};
 use rand::seq::IndexedRandom;
 use rustls::ClientConfig;
-use serde_json::Value;
-use skiff_api::ApiError;
+use serde_json::{Value, json};
+use skiff_api::{ApiError, Gvk};
 use skiff_base::chain;
 
 use super::forward::{Security, Upstream, outbound, upgrade_of};
 use super::page::Page;
 use super::rewrite::Rewriter;
-use crate::call::{Call, Target};
+use crate::admission::{self, Operation, Request};
+use crate::call::{Call, Target, decode};
 use crate::http::compress;
 use crate::path::create::key_of;
+use crate::path::warn_all;
 use crate::registry::Row;
 use crate::reply::{Payload, Reply};
 use crate::server::Server;
@@ -77,6 +79,8 @@ impl Server {
             _ => self.proxied_node(target)?,
         };
         let path = rest(&call.path);
+        let mut warnings = Vec::new();
+        self.may_connect(call, row, target, path, &mut warnings).await?;
         let query = &call.wire.query;
         if path.is_empty() && matches!(call.method, Method::GET | Method::HEAD) && upgrade_of(&call.headers).is_none() {
             let mut reply = Reply::text(301, "");
@@ -106,7 +110,34 @@ impl Server {
         })?;
         let reply = self.pass_back(call, response, sender);
         let prepend = call.path.strip_suffix(path).unwrap_or(&call.path).to_owned();
-        Ok(rewritten(reply, Rewriter { prepend, hosts: [upstream.address(), asked] }))
+        let mut reply = rewritten(reply, Rewriter { prepend, hosts: [upstream.address(), asked] });
+        warn_all(&mut reply, &warnings);
+        Ok(reply)
+    }
+
+    /// Asks webhooks about the connection.
+    async fn may_connect(
+        &self,
+        call: &Call,
+        row: &Row,
+        target: &Target,
+        path: &str,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), ApiError> {
+        let kind = Gvk::new("", "v1", &format!("{}ProxyOptions", row.kind()));
+        let options = json!({"kind": &*kind.kind, "apiVersion": "v1", "path": decode(path, false)});
+        let asked = Request {
+            server: self,
+            user: &call.user,
+            row,
+            operation: Operation::Connect,
+            subresource: "proxy",
+            of: Some(kind),
+            key: key_of(target),
+            old: None,
+            dry_run: false,
+        };
+        admission::connect(&asked, &options, warnings).await
     }
 
     async fn proxied_pod(&self, row: &Arc<Row>, target: &Target) -> Result<Upstream, ApiError> {

@@ -192,5 +192,19 @@ async fn connections_can_be_denied() {
         (&asked["kind"]["kind"], &asked["subResource"], &asked["object"]["stdin"], &asked["name"]),
         (&json!("PodAttachOptions"), &json!("attach"), &json!(true), &json!("p"))
     );
+
+    // A proxy, too: nothing listens there, but the webhook is asked before that shows.
+    let rules = json!({"rules": [{"operations": ["CONNECT"], "apiGroups": [""], "apiVersions": ["v1"],
+        "resources": ["pods/proxy"]}]});
+    let hooks = vec![hook(&cluster, "p.example.org", address, &[], rules)];
+    let configuration = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "proxies"}, "webhooks": hooks});
+    cluster.create(VALIDATING, configuration).await;
+    let podip = json!({"status": {"podIP": "192.0.2.7", "podIPs": [{"ip": "192.0.2.7"}]}});
+    assert_eq!(cluster.patch("/api/v1/namespaces/default/pods/p/status", "merge", podip).await.0, 200);
+    let (status, _) = cluster.ask("GET", "/api/v1/namespaces/default/pods/p/proxy/a/b/", Value::Null).await;
+    assert_eq!(status, 400);
+    let asked = seen.lock().expect("no panic").last().expect("asked").clone();
+    assert_eq!(asked["object"], json!({"kind": "PodProxyOptions", "apiVersion": "v1", "path": "/a/b/"}));
     cluster.stop().await;
 }
