@@ -10,24 +10,23 @@
 
 #[path = "../tests/harness/mod.rs"]
 mod harness;
+mod measure;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use harness::Machine;
+use measure::{inside, ms, processes, pss, rate, until};
 use serde_json::{Value, json};
 use skiff_api::k8s::api::apps::v1::Deployment;
 use skiff_api::k8s::api::core::v1::{ConfigMap, Node, Pod};
-use skiff_client::{Client, DeleteOptions, HttpTransport, ListOptions, PatchKind, Selector, Update};
+use skiff_client::{Client, DeleteOptions, ListOptions, PatchKind, Selector, Update};
 
 const PODS: usize = 20;
 const REPLICAS: usize = 100;
-const RATE_TIME: Duration = Duration::from_secs(3);
 const LIST_SIZE: usize = 1000;
 
 fn main() {
@@ -50,21 +49,6 @@ fn main() {
     });
     report["pss_kib_after_load"] = pss(&machine);
     println!("{}", serde_json::to_string_pretty(&report).expect("JSON"));
-}
-
-/// Runs on threads inside of the machine's network.
-fn inside<T, F>(machine: &Machine, work: impl FnOnce(Client) -> F + Send + 'static) -> T
-where
-    T: Send + 'static,
-    F: Future<Output = T>,
-{
-    let kubeconfig = machine.inside.must(&["cat", "/etc/skiff/skiff.yaml"]);
-    let thread = machine.inside.on_thread(move || {
-        let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("tokio");
-        let transport = HttpTransport::from_kubeconfig(&kubeconfig, None).expect("the kubeconfig");
-        tokio.block_on(work(Client::new(Arc::new(transport))))
-    });
-    thread.join().expect("the measurement does not panic")
 }
 
 fn start(machine: &mut Machine) -> Value {
@@ -92,43 +76,6 @@ fn start(machine: &mut Machine) -> Value {
     });
     machine.wait_ready();
     json!({"readyz": ms(times.0), "node_ready": ms(times.1), "everything": ms(began.elapsed())})
-}
-
-async fn until<F: Future<Output = bool>>(mut look: impl FnMut() -> F) {
-    while !look().await {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-fn ms(time: Duration) -> f64 {
-    (time.as_secs_f64() * 10_000.0).round() / 10.0
-}
-
-/// Our processes (not the containers'), by their part of memory, in KiB.
-fn pss(machine: &Machine) -> Value {
-    let mut parts = BTreeMap::new();
-    for (pid, role) in processes(machine) {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let line = rollup.lines().find(|l| l.starts_with("Pss:")).unwrap_or("Pss: 0");
-        let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
-        *parts.entry(role).or_insert(0) += kib;
-    }
-    let total: u64 = parts.values().sum();
-    json!({"total": total, "parts": parts})
-}
-
-fn processes(machine: &Machine) -> Vec<(u32, String)> {
-    let own = |pid: u32| {
-        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let words: Vec<String> = command.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
-        let ours = words.first()?.contains("skiff") || words.first()?.starts_with("/proc/self");
-        let mounts = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
-        let here = mounts(&pid.to_string()) == mounts(&machine.inside.pid().to_string());
-        (ours && here).then(|| (pid, words.get(1).cloned().unwrap_or_default()))
-    };
-    let pids =
-        fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_string_lossy().parse().ok());
-    pids.filter_map(own).collect()
 }
 
 fn idle(machine: &Machine) -> Value {
@@ -283,21 +230,4 @@ async fn rates(client: Client, clients: usize) -> Value {
     assert!(answer.status().is_success());
     json!({"create_per_s": create, "get_per_s": get, format!("list_{LIST_SIZE}_per_s"): list,
         "deletecollection": {"objects": made, "ms": ms(began.elapsed())}})
-}
-
-/// Calls per second of so many clients that each wait for their answer.
-async fn rate<F>(clients: usize, call: impl Fn(u64) -> F) -> u64
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let began = Instant::now();
-    let done = AtomicU64::new(0);
-    let one = || async {
-        while began.elapsed() < RATE_TIME {
-            let i = done.fetch_add(1, Ordering::Relaxed);
-            tokio::spawn(call(i)).await.expect("the call does not panic");
-        }
-    };
-    futures::future::join_all((0..clients).map(|_| one())).await;
-    (done.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64()).round() as u64
 }
