@@ -83,6 +83,10 @@ struct Parts {
 }
 
 impl Parts {
+    fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.modified.is_empty() && self.added.is_empty()
+    }
+
     /// A value that is owned as a whole.
     fn of_leaf(old: Option<&Value>, new: Option<&Value>) -> Self {
         let mut parts = Self::default();
@@ -113,6 +117,10 @@ impl Parts {
 
 /// At least one of the two is there.
 fn compare(old: Option<&Value>, new: Option<&Value>, ty: Typed<'_>) -> Parts {
+    // Most of an object stays as it is.
+    if old == new {
+        return Parts::default();
+    }
     let null = &Value::Null;
     let (a, b) = (old.unwrap_or(null), new.unwrap_or(null));
     // Null takes the other's shape.
@@ -162,7 +170,8 @@ fn compare_entries(old: Option<&Value>, new: Option<&Value>, ty: Typed<'_>) -> P
     }
     let children = names.into_iter().filter_map(|name| {
         let (a, b) = (entry_of(old, name, ty), entry_of(new, name, ty));
-        (a.is_some() || b.is_some()).then(|| (Element::field(name), compare(a, b, ty.entry(name))))
+        let parts = (a.is_some() || b.is_some()).then(|| compare(a, b, ty.entry(name)))?;
+        (!parts.is_empty()).then(|| (Element::field(name), parts))
     });
     Parts::collect(children)
 }

@@ -4,12 +4,14 @@
 use serde_json::{Map, Value, json};
 
 use super::check::check;
+use super::entries;
 use super::fields::{Comparison, fields_of};
 use super::owners::{Owners, is_reset};
 use super::set::Set;
 use super::shape::Typed;
 use super::write::{self, Conflict, Versions, Writer};
 use crate::resource::Gvk;
+use crate::schema::Type;
 use crate::status::{ApiError, Cause, Details};
 
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -23,6 +25,7 @@ const ANNOTATIONS_MAX_B: usize = 256 << 10;
 pub fn track(live: Option<&Value>, new: &mut Value, writer: &Writer<'_>, versions: &dyn Versions) {
     let given = new.get_mut("metadata").and_then(Value::as_object_mut).and_then(|m| m.remove("managedFields"));
     let given = given.filter(|_| writer.subresource.is_empty()).unwrap_or(Value::Null);
+    let Err(given) = track_standing(live, given, new, writer, versions) else { return };
     let owners = match Owners::parse(&given) {
         _ if is_reset(&given) => Owners::default(),
         Some(owners) if !owners.is_empty() => owners,
@@ -34,6 +37,37 @@ pub fn track(live: Option<&Value>, new: &mut Value, writer: &Writer<'_>, version
     }
     let nothing = json!({});
     write::update(live.unwrap_or(&nothing), new, writer, owners, versions).write(new);
+}
+
+/// The same where the list of the live object stands and one version tells all; if not, what was given is given back.
+fn track_standing(
+    live: Option<&Value>,
+    given: Value,
+    new: &mut Value,
+    writer: &Writer<'_>,
+    versions: &dyn Versions,
+) -> Result<(), Value> {
+    let standing = live.and_then(|live| live.get("metadata")?.get("managedFields"));
+    let (Some(live), Some(Value::Array(entries))) = (live, standing) else { return Err(given) };
+    let schema = versions.schema(writer.api_version);
+    let stands = given.is_null() || Some(&given) == standing;
+    if entries.is_empty() || !stands || !matches!(schema, Some(Type::Builtin(_))) {
+        return Err(given);
+    }
+    let ours = Comparison::of(live, new, Typed::root(schema.as_ref())).without_trees(writer.ignored);
+    let mut list = match given {
+        Value::Array(list) => list,
+        _ => entries.clone(),
+    };
+    if entries::update(&mut list, ours, writer).is_none() {
+        return Err(Value::Array(list));
+    }
+    if let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut)
+        && !list.is_empty()
+    {
+        metadata.insert("managedFields".to_owned(), Value::Array(list));
+    }
+    Ok(())
 }
 
 /// One request to apply.

@@ -3,7 +3,8 @@
 //! Bottom-up: [`element`] is a step of a path, [`set`] a tree of them in the form `fieldsV1`; [`shape`] says of a value at
 //! its type whether it is owned as one or by its parts; [`fields`] gives the fields of a value and the difference of two;
 //! [`merge`] puts a configuration into an object and takes fields out; [`check`] says what does not fit the type;
-//! [`owners`] is the list in the metadata; [`write`] what a write does to it; [`manager`] the requests' rules around that
+//! [`owners`] is the list in the metadata; [`write`] what a write does to it, [`entries`] the same for the most of them, which
+//! leave most of the list as it is; [`manager`] the requests' rules around that
 //! (resets, `before-first-apply`, kubectl's annotation), [`scale`] the view of the subresource.
 //!
 //! The semantics are those of upstream's structured-merge-diff; the types are [`crate::schema::Type`], so custom
@@ -16,6 +17,7 @@
 
 mod check;
 mod element;
+mod entries;
 mod fields;
 mod manager;
 mod merge;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::set::Set;
 
 /// So many updaters are told apart; the oldest beyond that become one.
-const MAX_UPDATERS: usize = 10;
+pub(super) const MAX_UPDATERS: usize = 10;
 const OLD_UPDATES: &str = "ancient-changes";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,7 +68,7 @@ impl Owner {
         })
     }
 
-    fn to_value(&self) -> Value {
+    pub(super) fn to_value(&self) -> Value {
         let mut entry = Map::new();
         for (field, text) in [
             ("manager", self.manager.as_str()),
@@ -162,11 +162,11 @@ impl Owners {
 
     /// Unites the oldest updaters, one entry for each version, until few enough are left.
     pub fn cap(&mut self) {
-        let mut updaters: Vec<Owner> =
-            self.0.iter().filter(|owner| owner.operation == Operation::Update).cloned().collect();
-        if updaters.len() <= MAX_UPDATERS {
+        let is_updater = |owner: &&Owner| owner.operation == Operation::Update;
+        if self.0.iter().filter(is_updater).count() <= MAX_UPDATERS {
             return;
         }
+        let mut updaters: Vec<Owner> = self.0.iter().filter(is_updater).cloned().collect();
         let age = |owner: &Owner| (owner.time.clone().unwrap_or_default(), identity(owner));
         updaters.sort_by_cached_key(age);
         let mut left = updaters.len();

@@ -95,7 +95,11 @@ impl Patch {
     ) -> Result<Value, ApiError> {
         let Made { gvk, schema, custom } = of;
         let patched = self.apply(old, schema)?;
-        let shown = if self.kind == Kind::Strategic { go_print(&self.body) } else { patched.to_string() };
+        // Only who is refused is shown it.
+        let shown = || match self.kind {
+            Kind::Strategic => go_print(&self.body),
+            _ => self.apply(old, schema).map(|patched| patched.to_string()).unwrap_or_default(),
+        };
         let mut strict = self.strict.clone();
         let patched = match schema {
             None => patched,
@@ -107,7 +111,7 @@ impl Patch {
                 let decoded = conformed.map_err(|e| {
                     let words = format!("cannot be handled as a {}: ", gvk.kind);
                     let why = e.message.split_once(&words).map(|(_, why)| why.to_owned());
-                    why.map_or(e, |why| invalid_patch(&shown, &why))
+                    why.map_or(e, |why| invalid_patch(&shown(), &why))
                 })?;
                 strict.extend(decoded.strict);
                 decoded.value
@@ -115,7 +119,7 @@ impl Patch {
         };
         match validation {
             FieldValidation::Strict if !strict.is_empty() => {
-                return Err(invalid_patch(&shown, &format!("strict decoding error: {}", strict.join(", "))));
+                return Err(invalid_patch(&shown(), &format!("strict decoding error: {}", strict.join(", "))));
             }
             FieldValidation::Warn => complaints.extend(strict),
             FieldValidation::Strict | FieldValidation::Ignore => {}
