@@ -58,6 +58,7 @@ pub fn runtime_options(place: &PlaceArgs, registries: Option<PathBuf>) -> Runtim
 
 pub fn run(arguments: ServerArgs) -> Result<ExitCode> {
     require_root("skiff server")?;
+    skiff_linux::memory::set_up();
     log::start(arguments.log_level, arguments.log_format);
     raise_file_limit();
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start tokio")?;

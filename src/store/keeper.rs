@@ -30,6 +30,7 @@ pub(crate) struct Keeper {
 
 enum Job {
     Checkpoint { full: bool, done: Done },
+    Trim,
     Stop { done: oneshot::Sender<()> },
 }
 
@@ -57,6 +58,12 @@ impl Keeper {
         answer.await.ok()
     }
 
+    /// Gives freed memory back to the system, when the thread comes to it.
+    pub fn trim(&self) {
+        // One that is busy does so by itself, after each checkpoint.
+        let _ = self.jobs.try_send(Job::Trim);
+    }
+
     /// Closes the generation.
     pub async fn stop(&self) {
         let (done, answer) = oneshot::channel();
@@ -81,6 +88,7 @@ impl Thread {
                     }
                     drop(done.send(result));
                 }
+                Job::Trim => skiff_linux::memory::trim(),
                 Job::Stop { done } => {
                     drop(self.generation.take());
                     // Who asked may have gone away.

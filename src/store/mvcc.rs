@@ -110,6 +110,11 @@ impl Mvcc {
         !self.history.is_empty()
     }
 
+    /// What the history takes, about.
+    pub fn history_bytes(&self) -> usize {
+        self.history_bytes
+    }
+
     /// Starts from a checkpoint: `load` every record, then `loaded`.
     pub fn load(&mut self, record: Record) {
         let version = Version { created: record.created, modified: record.modified, value: Some(record.value) };

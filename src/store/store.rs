@@ -40,6 +40,11 @@ const CHECKPOINT_LOG_BYTES: u64 = 24 << 20;
 const SEGMENTS_AT_START: usize = 3;
 /// After a checkpoint that failed.
 const CHECKPOINT_RETRY: Duration = Duration::from_secs(15);
+/// Memory is given back when the log has grown by a segment and then hardly anything was written for this long ...
+const TRIM_WHEN_QUIET: Duration = Duration::from_secs(2);
+const QUIET_BYTES: u64 = 256 << 10;
+/// ... and when the history shrinks by so much.
+const TRIM_HISTORY_BYTES: usize = 2 << 20;
 /// Changes of volatile keys take revisions that no disk knows of. So many are allowed beyond what the log knows; a start
 /// jumps over as many, so that no revision is ever given out twice.
 const VOLATILE_REVISIONS: u64 = 10_000;
@@ -106,6 +111,7 @@ impl Store {
         }
         store.inner.spawn_keeping();
         store.inner.spawn_compaction(keep_history);
+        store.inner.spawn_trimming();
         Ok(store)
     }
 
@@ -427,7 +433,7 @@ impl Inner {
 
     /// Compacts what is older than `keep`; sleeps while there is no history.
     fn spawn_compaction(self: &Arc<Self>, keep: Duration) {
-        let state = self.state.clone();
+        let (state, keeper) = (self.state.clone(), self.keeper.clone());
         let token = self.scope.token().clone();
         self.scope.spawn(async move {
             loop {
@@ -442,9 +448,38 @@ impl Inner {
                         () = token.cancelled() => return,
                         () = tokio::time::sleep(keep) => {}
                     }
+                    let before = state.read().mvcc.history_bytes();
                     state.compact(mark);
-                    history = state.read().mvcc.has_history();
+                    let held = state.read();
+                    if held.mvcc.history_bytes() + TRIM_HISTORY_BYTES < before {
+                        keeper.trim();
+                    }
+                    history = held.mvcc.has_history();
                 }
+            }
+        });
+    }
+
+    /// Gives back what a load took; sleeps while little is written.
+    fn spawn_trimming(self: &Arc<Self>) {
+        let (log, keeper) = (self.log.shared.clone(), self.keeper.clone());
+        let token = self.scope.token().clone();
+        self.scope.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = token.cancelled() => return,
+                    () = log.swollen.notified() => {}
+                }
+                let mut is_quiet = false;
+                while !is_quiet {
+                    let before = log.written();
+                    tokio::select! {
+                        () = token.cancelled() => return,
+                        () = tokio::time::sleep(TRIM_WHEN_QUIET) => {}
+                    }
+                    is_quiet = log.written() < before + QUIET_BYTES;
+                }
+                keeper.trim();
             }
         });
     }
