@@ -34,6 +34,8 @@ const HTTP2_WINDOW: u32 = 256 << 10;
 /// What a client may send before it is read, on all streams of a connection together. Where a body is passed on, another
 /// server decides when it is read: 32 such uploads stand still before they hold up the client's other requests.
 const HTTP2_CONNECTION_WINDOW: u32 = 8 << 20;
+/// What waits for a client that does not read, on each stream.
+const HTTP2_SEND_BUFFER: usize = 128 << 10;
 const MAX_HEADERS: u32 = 64 << 10;
 
 /// Tells hyper to run its tasks in our scope.
@@ -134,6 +136,7 @@ async fn connection(server: Arc<Server>, mut stream: TcpStream, tls: TlsAcceptor
             .max_concurrent_streams(HTTP2_STREAMS)
             .initial_stream_window_size(HTTP2_WINDOW)
             .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+            .max_send_buf_size(HTTP2_SEND_BUFFER)
             .max_header_list_size(MAX_HEADERS)
             .keep_alive_interval(Some(Duration::from_secs(30)))
             .serve_connection(io, service);

@@ -242,6 +242,8 @@ impl Frames {
             Source::History(after) => {
                 let after = *after;
                 self.recall(after)?;
+                // There may be nothing to tell for long, and much to look at.
+                tokio::task::yield_now().await;
                 return Ok(true);
             }
             Source::Ring(subscription) if at_once => match subscription.ready() {
