@@ -7,7 +7,7 @@ mod scalar;
 mod walk;
 
 use crate::resource::Gvk;
-use crate::schema::Type;
+use crate::schema::{ObjectType, Type};
 use crate::status::ApiError;
 use crate::yaml;
 
@@ -116,7 +116,9 @@ fn decode_protobuf(body: &[u8], expected: &Gvk, schema: Option<&Type>) -> Result
     if envelope.content_type == "application/json" {
         return decode(envelope.raw, Media::Json, expected, schema);
     }
-    let object = schema.and_then(Type::object).filter(|object| !object.name.is_empty()).ok_or_else(|| {
+    // Of kinds that are newer than the list of numbers nothing could be read.
+    let is_numbered = |object: &&ObjectType| object.fields.iter().any(|field| !field.tags.is_empty());
+    let object = schema.and_then(Type::object).filter(is_numbered).ok_or_else(|| {
         cannot_be_handled(expected, "the kind has no protobuf encoding; send JSON (application/json) instead")
     })?;
     let mut values = protobuf::object(object, envelope.raw).map_err(wrong)?;

@@ -95,6 +95,8 @@ impl Parser<'_> {
             }
             '"' => Node::Text(self.string()),
             '(' => self.reference(),
+            // A reference without a description of its own: `__gen.subschema_for::<...>()`.
+            '_' => self.bare_reference(),
             _ => {
                 let end = self.rest.find([',', '\n']).expect("a word ends");
                 self.rest = &self.rest[end..];
@@ -103,12 +105,22 @@ impl Parser<'_> {
         }
     }
 
-    /// Behind the parenthesis, which may hold a block that sets a description.
-    fn reference(&mut self) -> Node {
+    fn definition(&mut self) -> String {
         let (_, rest) = self.rest.split_once("subschema_for::<").expect("references are the only calls");
         let (path, rest) = rest.split_once('>').expect("a type's path ends");
         self.rest = rest;
-        let definition = definition_of(path);
+        definition_of(path)
+    }
+
+    fn bare_reference(&mut self) -> Node {
+        let definition = self.definition();
+        self.rest = self.rest.strip_prefix("()").expect("a call without arguments");
+        Node::Reference(definition, String::new())
+    }
+
+    /// Behind the parenthesis, which may hold a block that sets a description.
+    fn reference(&mut self) -> Node {
+        let definition = self.definition();
         if let Some(rest) = self.rest.strip_prefix("())") {
             self.rest = rest;
             return Node::Reference(definition, String::new());

@@ -206,6 +206,32 @@ fn pod_in_protobuf() -> Vec<u8> {
     [b"k8s\0".as_slice(), &envelope].concat()
 }
 
+/// Also where the object was read before, with the owners of its fields.
+#[test]
+fn every_kind_has_its_metadata_in_protobuf() {
+    use Part::Bytes;
+    let owned = message(&[(1, Bytes(br#"{"f:a":{}}"#))]);
+    let entry = message(&[(1, Bytes(b"m")), (2, Bytes(b"Update")), (6, Bytes(b"FieldsV1")), (7, Bytes(&owned))]);
+    let meta = message(&[(1, Bytes(b"x")), (17, Bytes(&entry))]);
+    let object = message(&[(1, Bytes(&meta))]);
+    for descriptor in crate::kinds::builtin() {
+        let gvk = &descriptor.gvk;
+        let Some(ty) = schema::lookup(gvk).filter(|ty| ty.object().is_some_and(|o| o.field("metadata").is_some()))
+        else {
+            continue;
+        };
+        let kind = message(&[(1, Bytes(gvk.api_version().as_bytes())), (2, Bytes(gvk.kind.as_bytes()))]);
+        let body = [b"k8s\0".as_slice(), &message(&[(1, Bytes(&kind)), (2, Bytes(&object))])].concat();
+        let read = decode(&body, Media::Protobuf, gvk, Some(&ty)).unwrap_or_else(|e| panic!("{gvk:?}: {}", e.message));
+        assert_eq!(
+            read.value["metadata"],
+            json!({"name": "x", "managedFields": [{"manager": "m", "operation": "Update", "fieldsType": "FieldsV1",
+                "fieldsV1": {"f:a": {}}}]}),
+            "{gvk:?}"
+        );
+    }
+}
+
 #[test]
 fn protobuf_reads_without_gos_noise() {
     let gvk = Gvk::new("", "v1", "Pod");
