@@ -218,6 +218,104 @@ metadata: {name: robot-token, annotations: {kubernetes.io/service-account.name: 
     });
 }
 
+fn base64(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+/// A new key and a request for it, both PEM.
+fn signing_request(name: &str, group: &str) -> (String, String) {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, group);
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    (key.serialize_pem(), params.serialize_request(&key).expect("a request").pem().expect("PEM"))
+}
+
+/// The manifest of a request for a client's certificate.
+fn signing_manifest(name: &str, signer: &str, pem: &str, more_usages: &str) -> String {
+    let request = base64(pem);
+    format!(
+        "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: {name}}}\n\
+         spec:\n  signerName: kubernetes.io/{signer}\n  usages: [client auth, digital signature{more_usages}]\n  \
+         request: {request}\n"
+    )
+}
+
+#[test]
+fn certificates_are_asked_for_approved_and_used() {
+    let machine = Machine::with_server();
+    let directory = machine.directory.path();
+    let (key, pem) = signing_request("jane", "devs");
+    let manifest = directory.join("request.yaml");
+    let write = |text: &str| fs::write(&manifest, text).expect("write the manifest");
+    let path = manifest.to_str().expect("text");
+    let request = |name: &str, signer: &str, pem: &str, more: &str| {
+        write(&signing_manifest(name, signer, pem, more));
+        says(
+            &machine,
+            &format!("create -f {path}"),
+            &format!("certificatesigningrequest.certificates.k8s.io/{name} created"),
+        );
+    };
+    request("jane", "kube-apiserver-client", &pem, "");
+    says(&machine, "get csr jane", "Pending");
+    says(&machine, "certificate approve jane", "certificatesigningrequest.certificates.k8s.io/jane approved");
+    machine.until(&["csr", "jane"], "{.status.conditions[0].reason}", "KubectlApprove");
+    let certificate =
+        eventually("the certificate", LIMIT, || match machine.jsonpath(&["csr", "jane"], "{.status.certificate}") {
+            Ok(text) if !text.is_empty() => Ok(text),
+            other => Err(format!("{other:?}")),
+        });
+    says(&machine, "get csr jane", "Approved,Issued");
+    let config = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+         clusters: [{{name: c, cluster: {{server: \"https://127.0.0.1:6443\", insecure-skip-tls-verify: true}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+         users: [{{name: u, user: {{client-certificate-data: {certificate}, client-key-data: {}}}}}]\n",
+        base64(&key)
+    );
+    let kubeconfig = directory.join("jane.yaml");
+    fs::write(&kubeconfig, config).expect("write the kubeconfig");
+    let (done, said) = upstream(&machine, &["--kubeconfig", kubeconfig.to_str().expect("text"), "auth", "whoami"]);
+    assert!(done && said.contains("jane") && said.contains("[devs system:authenticated]"), "{said}");
+
+    // What was denied stays so; what no signer would sign fails.
+    request("denied", "kube-apiserver-client", &pem, "");
+    says(&machine, "certificate deny denied", "certificatesigningrequest.certificates.k8s.io/denied denied");
+    says(&machine, "get csr denied", "Denied");
+    says(&machine, "certificate approve denied", "certificate signing request \"denied\" is already Denied");
+    request("odd", "kube-apiserver-client", &pem, ", server auth");
+    says(&machine, "certificate approve odd", "approved");
+    let failed = r#"{.status.conditions[?(@.type=="Failed")].message}"#;
+    machine.until(&["csr", "odd"], failed, "invalid usage for client certificate: server auth");
+    says(&machine, "get csr odd", "Approved,Failed");
+
+    // Kubelets wait for nobody, once they may have what they ask for.
+    let (_, node) = signing_request("system:node:node-2", "system:nodes");
+    write(&signing_manifest("node-2", "kube-apiserver-client-kubelet", &node, ""));
+    let token = ["--as=system:bootstrap:abcdef", "--as-group=system:bootstrappers"].join(" ");
+    says(
+        &machine,
+        "create clusterrolebinding bootstrap --clusterrole=system:node-bootstrapper --group=system:bootstrappers",
+        "created",
+    );
+    says(&machine, &format!("create -f {path} {token}"), "node-2 created");
+    says(
+        &machine,
+        "create clusterrolebinding approve --group=system:bootstrappers \
+         --clusterrole=system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+        "created",
+    );
+    let message = "Auto approving kubelet client certificate after SubjectAccessReview.";
+    machine.until(&["csr", "node-2"], "{.status.conditions[0].message}", message);
+    eventually("it is signed", LIMIT, || match machine.jsonpath(&["csr", "node-2"], "{.status.certificate}") {
+        Ok(text) if !text.is_empty() => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
 #[test]
 fn the_audit_log_tells_who_and_no_secret() {
     let mut machine = Machine::new();

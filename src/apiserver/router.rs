@@ -236,13 +236,8 @@ impl Server {
             },
             "approval" if known("approval") => match verb {
                 "get" => self.get(call, row, &key_of(target)).await,
-                "update" | "patch" => {
-                    self.check_approver(call, row, target).await?;
-                    match verb {
-                        "update" => self.update(call, row, target, Part::Approval).await,
-                        _ => self.patch(call, row, target, Part::Approval).await,
-                    }
-                }
+                "update" => self.update(call, row, target, Part::Approval).await,
+                "patch" => self.patch(call, row, target, Part::Approval).await,
                 _ => Err(method_not_allowed()),
             },
             "binding" if known("binding") => match verb {

@@ -9,13 +9,15 @@
 //! `replicas` (ReplicaSet and ReplicationController, one engine), `deployment`, `endpoints` (Endpoints
 //! and EndpointSlices), `namespace` and `garbage` (both ask `discovery` what there is), `node_ipam`,
 //! `node_lifecycle`, `pod_gc`, `service_account`, `root_ca`, `cluster_role_aggregation`, `resource_quota`, `disruption`,
-//! `job`, `daemon_set`, `stateful_set`, `cron_job`, `ttl_after_finished`, `tokens` (of secrets), `token_cleaner`.
+//! `job`, `daemon_set`, `stateful_set`, `cron_job`, `ttl_after_finished`, `tokens` (of secrets), `token_cleaner`,
+//! `certificates` (signing requests).
 //!
 //! Invariants: a reconciler gets a key and reads the caches; it may run twice or late and does no harm;
 //! whoever creates or deletes several objects keeps expectations, since the cache lags its own writes.
 //!
 //! Must not know: the store, the API server.
 
+mod certificates;
 mod cluster_role_aggregation;
 mod cron_job;
 mod daemon_set;
@@ -115,6 +117,7 @@ pub fn start(informers: &Informers, clients: Clients, options: Options, scope: &
     ttl_after_finished::start(&context);
     tokens::start(&context);
     token_cleaner::start(&context);
+    certificates::start(&context);
 }
 
 /// Runs a reconciler once its caches are filled.

@@ -13,7 +13,7 @@ use skiff_pki::{ClusterPki, ServerNames};
 use crate::{Context, Options};
 
 /// Keys of a cluster that ends with the test.
-fn pki() -> Arc<ClusterPki> {
+pub fn pki() -> Arc<ClusterPki> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     Arc::new(ClusterPki::ensure(directory.path(), &ServerNames::default()).expect("keys"))
 }

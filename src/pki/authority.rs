@@ -6,11 +6,14 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, date_time_ymd,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, PublicKeyData,
+    SanType, date_time_ymd,
 };
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::x509::X509Name;
 
-use crate::Error;
+use crate::{Error, der};
 
 const AUTHORITY_YEARS: i32 = 10;
 const LEAF_YEARS: i32 = 1;
@@ -49,6 +52,14 @@ impl ServerNames {
     }
 }
 
+/// Of an authority's certificate.
+pub(crate) struct IssuerFacts {
+    /// DER.
+    pub subject: Vec<u8>,
+    pub key_id: Option<Vec<u8>>,
+    pub ends: Timestamp,
+}
+
 /// Signs certificates.
 pub(crate) struct Authority {
     pem: String,
@@ -84,9 +95,34 @@ impl Authority {
         &self.issuer
     }
 
-    /// When it ends, in seconds since 1970.
-    pub(crate) fn ends_s(&self) -> i64 {
-        with_certificate(&self.pem, |certificate| certificate.validity().not_after.timestamp()).unwrap_or(i64::MAX)
+    /// What certificates say of who signed them.
+    pub(crate) fn facts(&self) -> Option<IssuerFacts> {
+        let read = |certificate: &X509Certificate<'_>| {
+            let key_id = certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+                _ => None,
+            });
+            let ends = Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()?;
+            Some(IssuerFacts { subject: certificate.subject().as_raw().to_vec(), key_id, ends })
+        };
+        with_certificate(&self.pem, read).flatten()
+    }
+
+    /// How its key signs, as a DER AlgorithmIdentifier; `None` for keys that are not made here.
+    pub(crate) fn algorithm(&self) -> Option<Vec<u8>> {
+        const ECDSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+        const ECDSA_SHA384: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3];
+        const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
+        const RSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 11];
+        let key = self.issuer.key().algorithm();
+        let (oid, parameters): (&[u8], &[u8]) = match () {
+            () if *key == PKCS_ECDSA_P256_SHA256 => (ECDSA_SHA256, &[]),
+            () if *key == PKCS_ECDSA_P384_SHA384 => (ECDSA_SHA384, &[]),
+            () if *key == PKCS_ED25519 => (ED25519, &[]),
+            () if *key == PKCS_RSA_SHA256 => (RSA_SHA256, &[5, 0]),
+            () => return None,
+        };
+        Some(der::value(der::SEQUENCE, &[&der::oid(oid), parameters]))
     }
 
     pub(crate) fn sign_server(&self, user: &str, groups: &[&str], names: &ServerNames) -> Result<KeyPairPem, Error> {
@@ -144,9 +180,16 @@ pub fn days_left(pem: &str, now: Timestamp) -> Option<i64> {
 pub fn subject(der: &[u8]) -> Option<(String, Vec<String>)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let name = certificate.subject();
-    let user = name.iter_common_name().next()?.as_str().ok()?.to_owned();
-    let groups = name.iter_organization().filter_map(|o| o.as_str().ok().map(str::to_owned)).collect();
-    Some((user, groups))
+    Some((user_of(name)?, groups_of(name)))
+}
+
+/// The last common name, as Go reads subjects.
+pub(crate) fn user_of(subject: &X509Name<'_>) -> Option<String> {
+    Some(subject.iter_common_name().last()?.as_str().ok()?.to_owned())
+}
+
+pub(crate) fn groups_of(subject: &X509Name<'_>) -> Vec<String> {
+    subject.iter_organization().filter_map(|o| o.as_str().ok().map(str::to_owned)).collect()
 }
 
 /// SHA-256 of a DER certificate, in hexadecimal digits.

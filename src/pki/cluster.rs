@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 
 use crate::authority::{Authority, belong_together, covers, days_left, issued_by};
@@ -99,23 +99,23 @@ impl ClusterPki {
     /// What the request asks for, by the authority of clients.
     pub fn sign_client_request(
         &self,
-        request: Request,
+        request: &Request,
         usages: &[String],
-        life_s: i64,
+        life: SignedDuration,
         now: Timestamp,
     ) -> Result<String, Error> {
-        self.client_ca.sign_request(request, usages, life_s, now)
+        self.client_ca.sign_request(request, usages, life, now)
     }
 
     /// What the request asks for, by the authority of servers.
     pub fn sign_server_request(
         &self,
-        request: Request,
+        request: &Request,
         usages: &[String],
-        life_s: i64,
+        life: SignedDuration,
         now: Timestamp,
     ) -> Result<String, Error> {
-        self.server_ca.sign_request(request, usages, life_s, now)
+        self.server_ca.sign_request(request, usages, life, now)
     }
 
     /// Signs and checks service-account tokens.

@@ -18,8 +18,11 @@ pub enum Error {
     Name(String),
     #[error("a certificate holds at most two groups, more were asked for {0:?}")]
     Groups(String),
-    #[error("read a certificate signing request")]
-    Request(#[source] rcgen::Error),
+    /// What is wrong with a certificate signing request.
+    #[error("{0}")]
+    Request(String),
+    #[error("sign what is asked for {subject:?}: {why}")]
+    Refused { subject: String, why: String },
     #[error("make a service-account key")]
     ServiceAccountKey,
 }

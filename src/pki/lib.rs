@@ -1,6 +1,6 @@
 //! Certificate authorities, certificates, service-account keys, kubeconfig files.
 //!
-//! Bottom-up: [`authority`] signs certificates, [`request`] what others ask to be signed, [`token`] signs and checks service-account tokens,
+//! Bottom-up: [`der`] writes values, [`authority`] signs certificates, [`request`] what others ask to be signed, [`token`] signs and checks service-account tokens,
 //! [`kubeconfig()`] writes what clients read, [`ClusterPki`] keeps a cluster's keys in a directory.
 //!
 //! Three authorities, as k3s has them: one vouches for servers (clients hold it), one for clients
@@ -13,6 +13,7 @@
 
 mod authority;
 mod cluster;
+mod der;
 mod error;
 mod kubeconfig;
 mod request;
@@ -22,5 +23,5 @@ pub use authority::{KeyPairPem, ServerNames, days_left, fingerprint, subject};
 pub use cluster::ClusterPki;
 pub use error::Error;
 pub use kubeconfig::{kubeconfig, write_kubeconfig};
-pub use request::Request;
+pub use request::{Request, check_certificates, ends};
 pub use token::{ServiceAccountKey, TokenError};

@@ -1,8 +1,18 @@
-//! Who asks for a certificate is who made the request, whatever the request says.
+//! CertificateApproval, CertificateSigning and CertificateSubjectRestriction; and that who asks for a certificate is who
+//! made the request, whatever the request says.
 
+use base64::Engine as _;
 use serde_json::{Map, Value};
+use skiff_api::ApiError;
 
-use crate::auth::User;
+use super::{Operation, Request};
+use crate::auth::{Attributes, User};
+
+/// The signer of what speaks to the API. Its certificates give no one everything.
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+const MASTERS: &str = "system:masters";
+pub(super) const KUBELET_SIGNERS: [&str; 2] =
+    ["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
 
 pub(super) fn create(user: &User, request: &mut Value) {
     let Some(spec) = request.get_mut("spec").and_then(Value::as_object_mut) else { return };
@@ -21,4 +31,53 @@ pub(super) fn create(user: &User, request: &mut Value) {
             user.extra.iter().map(|(key, values)| (key.clone(), values.clone().into())).collect();
         spec.insert("extra".to_owned(), extra.into());
     }
+}
+
+pub(super) async fn check(request: &Request<'_>, object: &Value) -> Result<(), ApiError> {
+    if !request.row.is("certificates.k8s.io", "certificatesigningrequests") {
+        return Ok(());
+    }
+    let Some(old) = request.old else { return check_subject(request, object) };
+    let signer = old["spec"]["signerName"].as_str().unwrap_or_default();
+    let changed = |field: &str| old["status"][field] != object["status"][field];
+    let verb = match (request.operation, request.subresource) {
+        (Operation::Update, "approval") => "approve",
+        (Operation::Update, "status") if changed("certificate") || changed("conditions") => "sign",
+        _ => return Ok(()),
+    };
+    if may(request, verb, signer) {
+        return Ok(());
+    }
+    // A role that was granted a moment ago counts.
+    request.server.cache.fresh().await?;
+    match may(request, verb, signer) {
+        true => Ok(()),
+        false => Err(request.forbidden(&format!("user not permitted to {verb} requests with signerName {signer:?}"))),
+    }
+}
+
+/// Who approves or signs needs that verb on the request's signer, or on all of the signer's domain.
+fn may(request: &Request<'_>, verb: &str, signer: &str) -> bool {
+    let domain = format!("{}/*", signer.split_once('/').map_or(signer, |(domain, _)| domain));
+    [signer, &domain].into_iter().any(|name| {
+        let asked =
+            Attributes { verb, group: "certificates.k8s.io", resource: "signers", name, ..Attributes::default() };
+        request.server.authorizer.is_allowed(request.user, &asked)
+    })
+}
+
+pub(super) fn parse(object: &Value) -> Result<skiff_pki::Request, skiff_pki::Error> {
+    let text = object["spec"]["request"].as_str().unwrap_or_default();
+    skiff_pki::Request::parse(&base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default())
+}
+
+fn check_subject(request: &Request<'_>, object: &Value) -> Result<(), ApiError> {
+    if request.operation != Operation::Create || object["spec"]["signerName"] != CLIENT_SIGNER {
+        return Ok(());
+    }
+    let parsed = parse(object).map_err(|error| request.forbidden(&format!("failed to parse CSR: {error}")))?;
+    if parsed.organizations.iter().any(|group| group == MASTERS) {
+        return Err(request.forbidden(&format!("use of {CLIENT_SIGNER} signer with {MASTERS} group is not allowed")));
+    }
+    Ok(())
 }

@@ -2,7 +2,8 @@
 //!
 //! [`mutate`] comes before the kind's own preparation and validation, [`validate`] after it:
 //! NamespaceLifecycle, LimitRanger, ServiceAccount, NodeRestriction, TaintNodesByCondition, PodSecurity, Priority,
-//! DefaultTolerationSeconds, DefaultStorageClass, DefaultIngressClass, RuntimeClass, MutatingAdmissionWebhook,
+//! DefaultTolerationSeconds, DefaultStorageClass, RuntimeClass, CertificateApproval, CertificateSigning,
+//! CertificateSubjectRestriction, DefaultIngressClass, MutatingAdmissionWebhook,
 //! ValidatingAdmissionWebhook; and last of all ResourceQuota, whose reservation is kept when the object is committed.
 
 mod certificate;
@@ -140,6 +141,9 @@ pub(crate) async fn validate(
         }
     }
     priority::check_class(request, object).await?;
+    if let Some(object) = object {
+        certificate::check(request, object).await?;
+    }
     webhook::validate(request, object, warnings).await?;
     let Some(object) = object else { return Ok(Reservation::none()) };
     quota::reserve(request, object).await

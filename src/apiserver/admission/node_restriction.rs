@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use skiff_api::ApiError;
 
-use super::{Operation, Request};
+use super::{Operation, Request, certificate};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const LEASES: &str = "kube-node-lease";
@@ -48,6 +48,7 @@ pub(super) fn check(request: &Request<'_>, object: Option<&Value>) -> Result<(),
             Some(format!("unexpected operation {:?}, node {node:?} can only update PVC status", verb(request)))
         }
         ("coordination.k8s.io", "leases", _) => check_lease(request, node),
+        ("certificates.k8s.io", "certificatesigningrequests", _) => check_signing(request, object),
         ("storage.k8s.io", "csinodes", _) => (&*request.key.name != node)
             .then(|| "can only access CSINode with the same name as the requesting node".to_owned()),
         _ => None,
@@ -64,6 +65,19 @@ fn verb(request: &Request<'_>) -> &'static str {
         Operation::Update => "UPDATE",
         Operation::Delete => "DELETE",
         Operation::Connect => "CONNECT",
+    }
+}
+
+/// A node asks for certificates of its own name alone.
+fn check_signing(request: &Request<'_>, object: Option<&Value>) -> Option<String> {
+    let object = object.filter(|_| request.operation == Operation::Create)?;
+    if !certificate::KUBELET_SIGNERS.iter().any(|signer| object["spec"]["signerName"] == *signer) {
+        return None;
+    }
+    match certificate::parse(object) {
+        Ok(parsed) if parsed.common_name == request.user.name => None,
+        Ok(_) => Some(format!("can only create a node CSR with CN={}", request.user.name)),
+        Err(error) => Some(format!("unable to parse csr: {error}")),
     }
 }
 

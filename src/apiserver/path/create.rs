@@ -9,7 +9,7 @@ use skiff_api::{ApiError, Object, ObjectKey};
 use super::options::{Write, WriteOptions, read_row_object};
 use super::ownership::{self, Author};
 use super::update::{MODIFIED, Part, TRIES};
-use super::warn_all;
+use super::{signing, warn_all};
 use crate::admission::{self, Operation, Request, namespace};
 use crate::call::{Call, Target};
 use crate::encode::{self, Encoder, IncludeObject};
@@ -104,7 +104,10 @@ impl Server {
         ownership::put_back(&mut value, managed_fields);
         // What was just set may be what others follow (the labels of a Job).
         strategy.default(&mut value);
-        let causes = strategy.validate(&value);
+        let mut causes = strategy.validate(&value);
+        if signing::is_request(row) {
+            causes.splice(0..0, signing::check_new(&value));
+        }
         if !causes.is_empty() {
             return Err(ApiError::invalid(row.group(), row.kind(), meta::text(&value, "name"), causes));
         }

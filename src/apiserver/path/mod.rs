@@ -1,7 +1,6 @@
 //! The one path of all requests on objects: built-in kinds and custom resources, over HTTP and in process.
 
 mod apply;
-mod approval;
 pub(crate) mod continuation;
 pub(crate) mod create;
 pub(crate) mod delete;
@@ -13,6 +12,7 @@ pub(crate) mod options;
 pub(crate) mod ownership;
 pub(crate) mod patch;
 pub(crate) mod scale;
+mod signing;
 mod socket;
 pub(crate) mod special;
 pub(crate) mod update;

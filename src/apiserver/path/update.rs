@@ -9,7 +9,7 @@ use skiff_api::{ApiError, Object, ObjectKey};
 use super::create::{New, is_too_large, key_of, parse, place};
 use super::options::{Write, WriteOptions, read_row_object};
 use super::ownership::{self, Author, KindVersions, Ownership};
-use super::warn_all;
+use super::{signing, warn_all};
 use crate::admission::{self, Operation, Request, Reservation};
 use crate::auth::User;
 use crate::call::{Call, Target};
@@ -247,14 +247,21 @@ impl Server {
             strategy.default(&mut new);
         }
         let managed_fields = ownership::take(&mut new);
-        let causes = if change.part == Part::Approval {
-            super::approval::decide(&mut new, &old, &skiff_base::time::now_rfc3339());
+        let causes = if matches!(change.part, Part::Status | Part::Approval) {
+            match change.part {
+                Part::Approval => signing::decide(&mut new, &old),
+                _ => strategy.prepare_status_update(&mut new, &old),
+            }
+            let signing = signing::is_request(row);
+            if signing {
+                signing::fill_times(&mut new, &old, &skiff_base::time::now_rfc3339());
+            }
             ownership::put_back(&mut new, managed_fields);
-            strategy.validate_status_update(&new, &old)
-        } else if change.part == Part::Status {
-            strategy.prepare_status_update(&mut new, &old);
-            ownership::put_back(&mut new, managed_fields);
-            strategy.validate_status_update(&new, &old)
+            let mut causes = strategy.validate_status_update(&new, &old);
+            if signing {
+                causes.extend(signing::check_change(change.part, &new, &old));
+            }
+            causes
         } else if let Part::Fields(part) = change.part {
             strategy.prepare_part_update(part, &mut new, &old);
             ownership::put_back(&mut new, managed_fields);

@@ -4,6 +4,7 @@ mod admission;
 mod aggregation;
 mod apply;
 mod audit;
+mod certificates;
 mod crud;
 mod custom_documents;
 mod custom_schemas;

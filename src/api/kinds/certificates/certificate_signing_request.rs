@@ -1,4 +1,4 @@
-//! CertificateSigningRequest.
+//! CertificateSigningRequest. What is in its request and its certificate is for those to check who can read X.509.
 
 use k8s_openapi::api::certificates::v1 as certificates;
 use serde_json::Value;
@@ -39,6 +39,8 @@ const USAGES: &[&str] = &[
     "signing",
     "timestamping",
 ];
+/// They exclude each other, and stay.
+const VERDICTS: &[&str] = &["Approved", "Denied"];
 const SPEC: Path<'static> = Path::new("spec");
 const CONDITIONS: Path<'static> = Path::new("status.conditions");
 
@@ -70,29 +72,26 @@ impl Kind for CertificateSigningRequests {
         }
     }
 
-    /// Who signs says nothing of whether it may be signed: that has a subresource of its own.
+    /// Who signs says nothing of whether it may be signed: that has a subresource of its own. Where a verdict was added
+    /// or taken away, that stays, to be refused.
     fn prepare_status_update(request: &mut Value, old: &Value) {
-        let decided = |c: &&Value| matches!(c.text("type"), "Approved" | "Denied");
-        let mut conditions: Vec<Value> =
-            request.list("status.conditions").iter().filter(|c| !decided(c)).cloned().collect();
-        conditions.extend(old.list("status.conditions").iter().filter(decided).cloned());
-        if let Some(status) = request.get_mut("status").and_then(Value::as_object_mut) {
-            status.remove("conditions");
-            if !conditions.is_empty() {
-                status.insert("conditions".to_owned(), conditions.into());
+        for verdict in VERDICTS {
+            let is = |c: &&mut Value| c.text("type") == *verdict;
+            let before: Vec<&Value> =
+                old.list("status.conditions").iter().filter(|c| c.text("type") == *verdict).collect();
+            let Some(conditions) = request.pointer_mut("/status/conditions").and_then(Value::as_array_mut) else {
+                continue;
+            };
+            if conditions.iter_mut().filter(is).count() == before.len() {
+                for (now, before) in conditions.iter_mut().filter(is).zip(before) {
+                    now.clone_from(before);
+                }
             }
         }
     }
 
     fn validate(request: &certificates::CertificateSigningRequest, errors: &mut Errors) {
         let spec = &request.spec;
-        let bytes = &spec.request.0;
-        if bytes.is_empty() {
-            errors.required(&SPEC.child("request"), "");
-        } else if !is_request(bytes) {
-            let message = "PEM block type must be CERTIFICATE REQUEST";
-            errors.invalid(&SPEC.child("request"), &spec.request, message);
-        }
         usages(spec.usages.as_deref().unwrap_or_default(), &SPEC.child("usages"), errors);
         signer_name(&spec.signer_name, &SPEC.child("signerName"), errors);
         if let Some(seconds) = spec.expiration_seconds.filter(|s| *s < SHORTEST_S) {
@@ -124,7 +123,7 @@ impl Kind for CertificateSigningRequests {
             && certificate(request).as_ref() != Some(&before)
         {
             let path = Path::new("status.certificate");
-            errors.forbidden(&path, "updates may not set certificate content when it is already set");
+            errors.forbidden(&path, "updates may not modify existing certificate content");
         }
     }
 
@@ -155,17 +154,9 @@ fn condition(request: &Value) -> String {
     words.join(",")
 }
 
-fn is_request(bytes: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(bytes);
-    let text = text.trim();
-    ["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"].iter().any(|kind| {
-        text.contains(&format!("-----BEGIN {kind}-----")) && text.contains(&format!("-----END {kind}-----"))
-    })
-}
-
 fn usages(usages: &[String], path: &Path<'_>, errors: &mut Errors) {
     if usages.is_empty() {
-        errors.required(path, "usages must be specified");
+        errors.required(path, "");
     }
     for (i, usage) in usages.iter().enumerate() {
         if !USAGES.contains(&usage.as_str()) {
@@ -220,23 +211,20 @@ fn conditions(
             "False" | "Unknown" => {}
             status => errors.not_supported(&path.child("status"), status, &["False", "True", "Unknown"]),
         }
-        let opposite = match kind {
-            "Approved" => "Denied",
-            "Denied" => "Approved",
-            _ => "",
-        };
-        if new[..i].iter().any(|c| c.type_ == opposite) {
-            let message = format!("{kind} and {opposite} conditions are mutually exclusive");
-            errors.invalid(&path.child("type"), kind, &message);
+        let is_verdict = |kind: &str| VERDICTS.contains(&kind);
+        if is_verdict(kind) && new[..i].iter().any(|c| is_verdict(&c.type_) && c.type_ != kind) {
+            let message = "Approved and Denied conditions are mutually exclusive";
+            errors.invalid(&path.child("type"), kind, message);
         }
         if new[..i].iter().any(|c| c.type_ == kind) {
             errors.duplicate(&path.child("type"), kind);
         }
     }
-    for before in old.iter().filter(|c| matches!(c.type_.as_str(), "Approved" | "Denied" | "Failed")) {
-        if !new.iter().any(|c| c.type_ == before.type_) {
-            let message = format!("updates may not remove a condition of type {:?}", before.type_);
-            errors.forbidden(&CONDITIONS, &message);
+    for kind in ["Approved", "Denied", "Failed"] {
+        let count =
+            |list: &[certificates::CertificateSigningRequestCondition]| list.iter().filter(|c| c.type_ == kind).count();
+        if count(&new) < count(&old) {
+            errors.forbidden(&CONDITIONS, &format!("updates may not remove a condition of type {kind:?}"));
         }
     }
 }
