@@ -69,14 +69,12 @@ impl Server {
 
     /// What nobody waits for at the start: it is only there to be read.
     async fn ensure_defaults(&self) -> Result<(), Error> {
-        let now = skiff_base::time::now_rfc3339();
         let registry = self.registry.load();
         let groups = registry.groups();
         let served = groups.iter().flat_map(|(group, versions)| versions.iter().map(|version| (*group, *version)));
         let reviews = [("authentication.k8s.io", "v1"), ("authorization.k8s.io", "v1")];
         let services = defaults::api_services(served.chain(reviews));
-        let all = services.into_iter().chain(defaults::flow_control(&now));
-        let made: Vec<Result<(), Error>> = stream::iter(all.map(|one| self.ensure_with_status(one)))
+        let made: Vec<Result<(), Error>> = stream::iter(services.into_iter().map(|one| self.ensure_with_status(one)))
             .buffer_unordered(DEFAULTS_PARALLEL)
             .collect()
             .await;

@@ -8,7 +8,7 @@
 //! - [`cache`]: all objects in memory, fed by one watch on the store; lists and watches live from it.
 //! - [`registry`]: what is served; [`crd`]: what CustomResourceDefinitions add to it. [`encode`]: objects to bytes, spliced; tables and metadata lists.
 //! - [`request`]: what is asked for, in upstream's words. [`audit`]: the record of it; [`metrics`]: its figures.
-//! - [`auth`]: who asks and what they may. [`admission`], [`services`]: what is filled in and refused.
+//! - [`auth`]: who asks and what they may. [`flow`]: how much of it at a time. [`admission`], [`services`]: what is filled in and refused.
 //! - [`path`]: get, list, watch, create, update, patch, delete; scale; binding, eviction (under disruption budgets), finalize, token.
 //! - [`discovery`], [`openapi`], [`health`], [`reviews`], [`logs`]: what is no stored object.
 //! - [`address`]: where Services of the cluster are reached. [`hook`]: the server as a client of webhooks.
@@ -45,6 +45,7 @@ mod discovery;
 mod encode;
 mod error;
 mod expiry;
+mod flow;
 mod health;
 mod hook;
 mod http;
@@ -130,6 +131,7 @@ impl ApiServer {
             cache: cache.clone(),
             registry: ArcSwap::from_pointee(registry),
             services,
+            flow: Arc::default(),
             documents: openapi::Documents::default(),
             kubelets: proxy::kubelet::Kubelets::default(),
             finalizing: Mutex::default(),
@@ -144,6 +146,7 @@ impl ApiServer {
         server.reconcile_roles().await?;
         scope.spawn(bootstrap::keep_system_objects(server.clone(), bootstrap::REPAIR_INTERVAL));
         scope.spawn(expiry::expire_events(server.clone()));
+        scope.spawn(flow::follow(server.clone()));
         scope.spawn(crd::follow(server.clone()));
         scope.spawn(aggregation::follow(server.clone()));
         server.ready.store(true, Ordering::Release);

@@ -44,14 +44,14 @@ impl Server {
     }
 
     /// The answer to a request that goes no further than this.
-    pub(crate) async fn refuse(&self, call: &Call, error: ApiError) -> Reply {
+    pub(crate) async fn refuse(&self, call: &Call, reply: Reply) -> Reply {
         let info = RequestInfo::of(call);
         let begun = self.metrics.begin(&info);
         // Strangers may ask for anything: what they name is not told apart.
-        self.metrics.answered(call, &info, &begun, error.code, || false);
+        self.metrics.answered(call, &info, &begun, reply.status.as_u16(), || false);
         match self.audit.as_ref().and_then(|audit| audit.begin(call, &info)) {
-            Some(recorder) => recorder.responded(call, error.into()).await,
-            None => error.into(),
+            Some(recorder) => recorder.responded(call, reply).await,
+            None => reply,
         }
     }
 

@@ -15,6 +15,7 @@ use crate::aggregation::Aggregation;
 use crate::audit::{Audit, AuditOptions};
 use crate::auth::Authorizer;
 use crate::cache::{Cache, ResourceCache};
+use crate::flow::Flow;
 use crate::openapi::Documents;
 use crate::registry::Registry;
 use crate::services::Allocator;
@@ -59,6 +60,7 @@ pub(crate) struct Server {
     pub audit: Option<Audit>,
     pub registry: ArcSwap<Registry>,
     pub services: Arc<Allocator>,
+    pub flow: Arc<Flow>,
     pub documents: Documents,
     pub aggregation: Aggregation,
     pub metrics: crate::metrics::Metrics,

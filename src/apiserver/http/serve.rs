@@ -9,22 +9,18 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use skiff_api::ApiError;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Instrument;
 
 use super::compress;
 use crate::auth::{API_AUDIENCE, User, impersonate};
 use crate::call::Call;
-use crate::error::retry_after;
+use crate::flow::{self, Permit};
 use crate::proxy::forward::upgrade_of;
 use crate::proxy::wire::{Peer, Wire, is_passed_on};
 use crate::reply::{Payload, Reply};
 use crate::server::Server;
 use crate::storage::MAX_OBJECT;
 
-/// Requests under way that are not watches or logs; upstream's two limits, added.
-const MAX_IN_FLIGHT: usize = 600;
-static IN_FLIGHT: Semaphore = Semaphore::const_new(MAX_IN_FLIGHT);
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 const BODY_LIMIT: Duration = Duration::from_secs(30);
@@ -70,8 +66,11 @@ async fn answer(
     mut request: Request<Incoming>,
 ) -> Result<Reply, ApiError> {
     let path = request.uri().path();
-    let passed_on = is_passed_on(path) || server.aggregation.takes(path);
-    let long = passed_on || is_long_running(request.method(), request.uri());
+    let aggregated = server.aggregation.takes(path);
+    let passed_on = is_passed_on(path) || aggregated;
+    // What takes a seat until its answer begins.
+    let begins = aggregated || is_watch(request.method(), request.uri());
+    let long = passed_on || begins || is_log(request.method(), request.uri());
     let taken_over = passed_on || (long && upgrade_of(request.headers()).is_some());
     let upgrade = taken_over.then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
@@ -81,21 +80,47 @@ async fn answer(
         Err((user, error)) => {
             let mut call = Call::new(parts.method, &parts.uri, parts.headers, Bytes::new(), user);
             call.source = source;
-            return Ok(server.refuse(&call, error).await);
+            return Ok(server.refuse(&call, error.into()).await);
         }
     };
-    let permit = admit(long)?;
-    let (body, wire) = match upgrade {
-        Some(upgrade) => (Bytes::new(), Wire::new(upgrade, body, source, parts.uri.query().unwrap_or_default())),
-        // Nothing that strangers may ask for has a body: theirs takes no memory.
-        None if user.is_anonymous() => (Bytes::new(), Wire::default()),
-        None => (read_body(&parts.headers, body).await?, Wire::default()),
-    };
-    let span = tracing::debug_span!("request", method = %parts.method, path = parts.uri.path(), user = user.name);
-    let mut call = Call::new(parts.method, &parts.uri, parts.headers, body, user);
-    call.wire = wire;
+    let mut call = Call::new(parts.method, &parts.uri, parts.headers, Bytes::new(), user);
     (call.source, call.impersonator) = (source, impersonator);
+    let body = match upgrade {
+        Some(upgrade) => {
+            call.wire = Wire::new(upgrade, body, source, parts.uri.query().unwrap_or_default());
+            None
+        }
+        None => Some(body),
+    };
+    if long && !begins {
+        return carry_out(server, call, body, None, true).await;
+    }
+    let class = server.flow.classify(&call);
+    let reply = match server.flow.admit(&class).await {
+        Ok(permit) => carry_out(server, call, body, permit, begins).await,
+        Err(flow::Refused) => Ok(server.refuse(&call, flow::too_many()).await),
+    };
+    let mut reply = reply.unwrap_or_else(Reply::from);
+    class.mark(&mut reply.headers);
+    Ok(reply)
+}
+
+/// What is long (watches, logs, what is passed on) has no limit of time, and its permit is given back when its answer
+/// begins.
+async fn carry_out(
+    server: &Arc<Server>,
+    mut call: Call,
+    body: Option<Incoming>,
+    permit: Option<Permit>,
+    long: bool,
+) -> Result<Reply, ApiError> {
+    // Nothing that strangers may ask for has a body: theirs takes no memory.
+    if let Some(body) = body.filter(|_| !call.user.is_anonymous()) {
+        call.body = read_body(&call.headers, body).await?;
+    }
+    let span = tracing::debug_span!("request", method = %call.method, path = call.path, user = call.user.name);
     if long {
+        let _permit = permit;
         return Ok(server.handle(&call).instrument(span).await);
     }
     let timed_out = |_| {
@@ -126,21 +151,13 @@ async fn answer(
     }
 }
 
-/// Watches, logs and what is passed on live as long as their client wants.
-fn is_long_running(method: &Method, uri: &http::Uri) -> bool {
+fn is_watch(method: &Method, uri: &http::Uri) -> bool {
     let query = uri.query().unwrap_or("");
-    let watches = query.contains("watch=") || query.ends_with("watch") || query.contains("watch&");
-    method == Method::GET && (watches || uri.path().ends_with("/log"))
+    method == Method::GET && (query.contains("watch=") || query.ends_with("watch") || query.contains("watch&"))
 }
 
-fn admit(long: bool) -> Result<Option<SemaphorePermit<'static>>, ApiError> {
-    if long {
-        return Ok(None);
-    }
-    IN_FLIGHT
-        .try_acquire()
-        .map(Some)
-        .map_err(|_| retry_after(ApiError::new(429, "TooManyRequests", "too many requests, please try again later"), 1))
+fn is_log(method: &Method, uri: &http::Uri) -> bool {
+    method == Method::GET && uri.path().ends_with("/log")
 }
 
 /// The user whom the request is answered for, and who acts as that one. The error comes with whom it is about.

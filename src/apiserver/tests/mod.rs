@@ -12,6 +12,7 @@ mod custom_versions;
 mod customs;
 mod discovery;
 mod equivalence;
+mod flow;
 mod identities;
 mod kubectl;
 mod lists;
