@@ -10,13 +10,14 @@
 //! and EndpointSlices), `namespace` and `garbage` (both ask `discovery` what there is), `node_ipam`,
 //! `node_lifecycle`, `pod_gc`, `service_account`, `root_ca`, `cluster_role_aggregation`, `resource_quota`, `disruption`,
 //! `job`, `daemon_set`, `stateful_set`, `cron_job`, `ttl_after_finished`, `tokens` (of secrets), `token_cleaner`,
-//! `certificates` (signing requests).
+//! `bootstrap_signer`, `certificates` (signing requests).
 //!
 //! Invariants: a reconciler gets a key and reads the caches; it may run twice or late and does no harm;
 //! whoever creates or deletes several objects keeps expectations, since the cache lags its own writes.
 //!
 //! Must not know: the store, the API server.
 
+mod bootstrap_signer;
 mod certificates;
 mod cluster_role_aggregation;
 mod cron_job;
@@ -117,6 +118,7 @@ pub fn start(informers: &Informers, clients: Clients, options: Options, scope: &
     ttl_after_finished::start(&context);
     tokens::start(&context);
     token_cleaner::start(&context);
+    bootstrap_signer::start(&context);
     certificates::start(&context);
 }
 

@@ -13,10 +13,13 @@ use crate::{Context, drive};
 const TYPE: &str = "bootstrap.kubernetes.io/token";
 const NAMESPACE: &str = "kube-system";
 
+/// All bootstrap tokens.
+pub fn selector() -> Selector {
+    Selector { namespace: NAMESPACE.to_owned(), fields: format!("type={TYPE}"), ..Selector::default() }
+}
+
 pub fn start(context: &Context) {
-    let fields = format!("type={TYPE}");
-    let selector = Selector { namespace: NAMESPACE.to_owned(), fields, ..Selector::default() };
-    let secrets = context.informers.selected::<Secret>(selector);
+    let secrets = context.informers.selected::<Secret>(selector());
     let queue = Queue::new(Cleaner::NAME);
     let adding = queue.clone();
     secrets.subscribe(move |change| {
@@ -54,7 +57,7 @@ impl Reconciler for Cleaner {
 }
 
 /// `None`: it has no end. What is no time has passed.
-fn time_left(secret: &Secret, now: Timestamp) -> Option<Duration> {
+pub fn time_left(secret: &Secret, now: Timestamp) -> Option<Duration> {
     let end = &secret.data.as_ref()?.get("expiration")?.0;
     if end.is_empty() {
         return None;

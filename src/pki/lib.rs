@@ -24,4 +24,4 @@ pub use cluster::ClusterPki;
 pub use error::Error;
 pub use kubeconfig::{kubeconfig, write_kubeconfig};
 pub use request::{Request, check_certificates, ends};
-pub use token::{ServiceAccountKey, TokenError};
+pub use token::{ServiceAccountKey, TokenError, detached_signature};
