@@ -96,6 +96,61 @@ async fn tokens_live_as_long_as_what_they_are_bound_to() {
     cluster.stop().await;
 }
 
+fn url_decoded(text: &str) -> Vec<u8> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).expect("base64")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_die_with_secrets_nodes_and_time() {
+    let cluster = Cluster::start().await;
+    with_account(&cluster).await;
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let secrets = "/api/v1/namespaces/default/secrets";
+    cluster.create(secrets, json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}})).await;
+    cluster.create("/api/v1/nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}})).await;
+    let review = async |token: &str| {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+        cluster.create("/apis/authentication.k8s.io/v1/tokenreviews", review).await["status"].clone()
+    };
+    let status = async |token: &str| ask(&with_token(&cluster, token), "GET", "/api", Bytes::new(), &[]).await.status;
+    for (kind, object) in [("Secret", format!("{secrets}/s")), ("Node", "/api/v1/nodes/n".to_owned())] {
+        let name = object.rsplit_once('/').expect("a path").1;
+        let bound = json!({"spec": {"boundObjectRef": {"kind": kind, "apiVersion": "v1", "name": name}}});
+        let made = cluster.create(path, bound).await;
+        let token = made["status"]["token"].as_str().expect("a token").to_owned();
+        assert_eq!(status(&token).await, 200, "{kind}");
+        assert_eq!(cluster.ask("DELETE", &object, Value::Null).await.0, 200);
+        assert_eq!(status(&token).await, 401, "{kind}");
+        let told = review(&token).await;
+        assert_eq!(told["error"], "[invalid bearer token, service account token has been invalidated]", "{kind}");
+    }
+    let made = cluster.create(path, json!({})).await;
+    let token = made["status"]["token"].as_str().expect("a token").to_owned();
+    assert_eq!(review(&token).await["audiences"], json!(["https://kubernetes.default.svc.cluster.local"]));
+    let mut claims: Value =
+        serde_json::from_slice(&url_decoded(token.split('.').nth(1).expect("claims"))).expect("JSON");
+    for (field, value, expect) in [
+        ("exp", json!(1000), "[invalid bearer token, service account token has expired]"),
+        ("nbf", json!(99_999_999_999_i64), "[invalid bearer token, service account token is not valid yet]"),
+        ("iss", json!("https://elsewhere"), "invalid bearer token"),
+        (
+            "aud",
+            json!(["vault"]),
+            "[invalid bearer token, token audiences [\"vault\"] is invalid for the target audiences \
+             [\"https://kubernetes.default.svc.cluster.local\"]]",
+        ),
+    ] {
+        let kept = claims[field].clone();
+        claims[field] = value;
+        let token = cluster.pki.service_account_key().sign(&claims).expect("signed");
+        claims[field] = kept;
+        assert_eq!(status(&token).await, 401, "{field}");
+        assert_eq!(review(&token).await, json!({"authenticated": false, "user": {}, "error": expect}), "{field}");
+    }
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_in_process_are_judged_too() {
     let cluster = Cluster::start().await;
@@ -204,8 +259,21 @@ async fn the_issuer_is_found_by_its_accounts() {
     let account = with_token(&cluster, token);
     let document = ask(&account, "GET", "/.well-known/openid-configuration", Bytes::new(), &[]).await.value();
     assert_eq!(document["issuer"], "https://kubernetes.default.svc.cluster.local");
-    let keys = ask(&account, "GET", "/openid/v1/jwks", Bytes::new(), &[]).await.value();
-    assert_eq!(keys["keys"][0]["alg"], "ES256");
+    let found = document["jwks_uri"].as_str().expect("a place").split_once("/openid").expect("ours").1;
+    let keys = ask(&account, "GET", &format!("/openid{found}"), Bytes::new(), &[]).await.value();
+    // As anyone would who trusts the issuer.
+    let (signed, signature) = token.rsplit_once('.').expect("a signature");
+    let (header, claims) = signed.split_once('.').expect("a header and claims");
+    let header: Value = serde_json::from_slice(&url_decoded(header)).expect("JSON");
+    let key = keys["keys"].as_array().into_iter().flatten().find(|key| key["kid"] == header["kid"]).expect("the key");
+    assert_eq!((&key["kty"], &key["crv"], &key["alg"]), (&json!("EC"), &json!("P-256"), &header["alg"]));
+    let coordinate = |name: &str| url_decoded(key[name].as_str().expect("a coordinate"));
+    let point = [vec![4], coordinate("x"), coordinate("y")].concat();
+    ring::signature::UnparsedPublicKey::new(&ring::signature::ECDSA_P256_SHA256_FIXED, point)
+        .verify(signed.as_bytes(), &url_decoded(signature))
+        .expect("signed with the published key");
+    let claims: Value = serde_json::from_slice(&url_decoded(claims)).expect("JSON");
+    assert_eq!((&claims["iss"], &claims["aud"]), (&document["issuer"], &json!([document["issuer"]])));
     let nobody = with_token(&cluster, "");
     assert_eq!(ask(&nobody, "GET", "/openid/v1/jwks", Bytes::new(), &[]).await.status, 403);
     cluster.stop().await;

@@ -125,6 +125,66 @@ async fn refusals_and_grants() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subresources_are_refused_by_name() {
+    let cluster = Cluster::start().await;
+    let core = "/api/v1/namespaces/default";
+    let apps = "/apis/apps/v1/namespaces/default";
+    let certificates = "/apis/certificates.k8s.io/v1";
+    for (base, resource, group, name, parts) in [
+        (
+            core,
+            "pods",
+            "",
+            "p",
+            "get/status update/status patch/status get/log create/exec get/exec create/attach \
+            get/attach create/portforward get/portforward get/proxy create/proxy create/binding create/eviction \
+            update/ephemeralcontainers patch/ephemeralcontainers update/resize",
+        ),
+        (core, "services", "", "s", "get/status get/proxy update/proxy patch/proxy delete/proxy"),
+        (core, "serviceaccounts", "", "a", "create/token"),
+        (core, "replicationcontrollers", "", "r", "get/scale"),
+        (apps, "deployments", "apps", "d", "get/scale update/scale patch/scale get/status"),
+        ("/api/v1", "nodes", "", "n", "get/proxy create/proxy update/status"),
+        ("/api/v1", "namespaces", "", "x", "update/finalize get/status"),
+        (
+            certificates,
+            "certificatesigningrequests",
+            "certificates.k8s.io",
+            "c",
+            "update/approval patch/approval update/status",
+        ),
+    ] {
+        for part in parts.split_whitespace() {
+            let (verb, part) = part.split_once('/').expect("a verb and a part");
+            let method = match verb {
+                "get" => "GET",
+                "create" => "POST",
+                "update" => "PUT",
+                "patch" => "PATCH",
+                _ => "DELETE",
+            };
+            let place = match (base, resource) {
+                // A namespace is in itself.
+                (_, "namespaces") => "in the namespace \"x\"",
+                (base, _) if base.contains("namespaces") => "in the namespace \"default\"",
+                _ => "at the cluster scope",
+            };
+            let what = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+            let expect = format!(
+                "{what} \"{name}\" is forbidden: User \"u\" cannot {verb} resource \"{resource}/{part}\" in API group \"{group}\" {place}"
+            );
+            let path = format!("{base}/{resource}/{name}/{part}");
+            assert_eq!(asked(&cluster, "u", method, &path, Value::Null).await, (403, expect), "{method} {path}");
+        }
+    }
+    for (method, verb) in [("GET", "get"), ("POST", "post"), ("PUT", "put"), ("DELETE", "delete"), ("PATCH", "patch")] {
+        let expect = format!("forbidden: User \"u\" cannot {verb} path \"/logs/x\"");
+        assert_eq!(asked(&cluster, "u", method, "/logs/x", Value::Null).await, (403, expect));
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_grants_what_they_do_not_hold() {
     let cluster = Cluster::start().await;
     let (roles, bindings) =
