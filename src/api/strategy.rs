@@ -42,6 +42,10 @@ pub trait Strategy: Send + Sync + 'static {
     fn warnings(&self, _object: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
     }
+    /// The same where only the status is written.
+    fn status_warnings(&self, _object: &Value) -> Vec<String> {
+        Vec::new()
+    }
     /// Seconds between a delete and the end, for kinds that are deleted gracefully (pods);
     /// `asked` is `gracePeriodSeconds` of the request. `None`: removed at once.
     fn grace_period_s(&self, _object: &Value, _asked: Option<i64>) -> Option<i64> {

@@ -56,6 +56,10 @@ pub(crate) trait Kind: Send + Sync + 'static {
     fn warnings(_object: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
     }
+    /// The same where only the status is written.
+    fn status_warnings(_object: &Value) -> Vec<String> {
+        Vec::new()
+    }
     fn grace_period_s(_object: &Value, _asked: Option<i64>) -> Option<i64> {
         None
     }
@@ -211,6 +215,10 @@ impl<K: Kind> Strategy for Adapter<K> {
 
     fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
         K::warnings(object, old)
+    }
+
+    fn status_warnings(&self, object: &Value) -> Vec<String> {
+        K::status_warnings(object)
     }
 
     fn grace_period_s(&self, object: &Value, asked: Option<i64>) -> Option<i64> {

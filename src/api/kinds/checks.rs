@@ -104,7 +104,7 @@ pub(crate) fn file_mode(mode: Option<i32>, path: &Path<'_>, errors: &mut Errors)
 }
 
 /// An address as old readers take it: with leading zeros, which mean nothing to them and eights to others.
-fn sloppy_ip(value: &str) -> Option<IpAddr> {
+pub(crate) fn sloppy_ip(value: &str) -> Option<IpAddr> {
     value.parse().ok().or_else(|| without_zeros(value).parse::<Ipv4Addr>().ok().map(IpAddr::V4))
 }
 
@@ -116,7 +116,7 @@ fn without_zeros(value: &str) -> String {
     value.split('.').map(part).collect::<Vec<_>>().join(".")
 }
 
-fn is_mapped(ip: IpAddr) -> bool {
+pub(crate) fn is_mapped(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some())
 }
 
@@ -130,6 +130,18 @@ pub(crate) fn ip(value: &str, path: &Path<'_>, errors: &mut Errors) -> bool {
         _ => {}
     }
     errors.len() == before
+}
+
+/// The same in the one form that there is for each.
+pub(crate) fn canonical_ip(value: &str, path: &Path<'_>, errors: &mut Errors) -> bool {
+    if !ip(value, path, errors) {
+        return false;
+    }
+    let canonical = value.parse::<IpAddr>().map(|ip| ip.to_string()).unwrap_or_default();
+    if value != canonical {
+        errors.invalid(path, value, &format!("must be in canonical form ({canonical:?})"));
+    }
+    value == canonical
 }
 
 /// An address of something that can be reached: not unspecified, loopback or link-local.
@@ -166,7 +178,7 @@ pub(crate) fn is_ipv4(value: &str) -> bool {
 }
 
 /// An address and the length of its prefix, read like [`sloppy_ip`].
-fn sloppy_cidr(value: &str) -> Option<(IpAddr, u8)> {
+pub(crate) fn sloppy_cidr(value: &str) -> Option<(IpAddr, u8)> {
     let (ip, bits) = value.split_once('/')?;
     let ip = sloppy_ip(ip)?;
     let bits = bits.parse().ok().filter(|_| bits.bytes().all(|b| b.is_ascii_digit()))?;
@@ -174,7 +186,7 @@ fn sloppy_cidr(value: &str) -> Option<(IpAddr, u8)> {
 }
 
 /// The network without the bits behind its prefix.
-fn masked((ip, bits): (IpAddr, u8)) -> IpAddr {
+pub(crate) fn masked((ip, bits): (IpAddr, u8)) -> IpAddr {
     match ip {
         IpAddr::V4(ip) => {
             Ipv4Addr::from(u32::from(ip) & u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0)).into()

@@ -31,6 +31,7 @@ mod resource;
 mod row;
 pub mod scheduling;
 mod storage;
+mod warnings;
 
 use std::sync::Arc;
 
@@ -80,6 +81,8 @@ mod tests_rbac;
 mod tests_storage;
 #[cfg(test)]
 mod tests_validation;
+#[cfg(test)]
+mod tests_warnings;
 #[cfg(test)]
 mod tests_workloads;
 

@@ -290,3 +290,22 @@ fn rows_of_the_others() {
         assert_eq!(Value::from(cells(group, of, object)), expect, "{of}");
     }
 }
+
+#[test]
+fn what_is_read_only_or_only_a_name_does_not_stay() {
+    let secrets =
+        json!({"metadata": {"name": "a"}, "secrets": [{"name": "s", "namespace": "other", "kind": "Secret"}]});
+    assert_eq!(created("", "ServiceAccount", secrets)["secrets"], json!([{"name": "s"}]));
+
+    let slices = &kind("discovery.k8s.io", "EndpointSlice").strategy;
+    let hosts = |host: &str| json!({"kubernetes.io/hostname": host});
+    let old = json!({"metadata": {"generation": 1}, "endpoints": [{"deprecatedTopology": hosts("a")}]});
+    assert_eq!(created("discovery.k8s.io", "EndpointSlice", old.clone())["endpoints"], json!([{}]));
+    let mut same = old.clone();
+    slices.prepare_update(&mut same, &old);
+    assert_eq!(same["endpoints"], old["endpoints"]);
+    let mut new = json!({"metadata": {"generation": 1}, "endpoints": [
+        {"deprecatedTopology": hosts("a"), "hostname": "x"}, {"deprecatedTopology": hosts("b")}]});
+    slices.prepare_update(&mut new, &old);
+    assert_eq!(new["endpoints"], json!([{"nodeName": "a", "hostname": "x"}, {}]));
+}

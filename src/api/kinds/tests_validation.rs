@@ -491,8 +491,37 @@ fn wrong_others() {
             "EndpointSlice",
             json!({"metadata": meta, "addressType": "IPv4", "endpoints": [{"addresses": ["::1"]}], "ports": [{}, {}]}),
             vec![
-                "endpoints[0].addresses[0]: Invalid value: \"::1\": must be a valid IPv4 address",
                 "ports[1].name: Duplicate value: \"\"",
+                "endpoints[0].addresses: Invalid value: \"::1\": must be an IPv4 address",
+                "endpoints[0].addresses[0]: Invalid value: \"::1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
+            ],
+        ),
+        (
+            "discovery.k8s.io",
+            "EndpointSlice",
+            json!({"metadata": meta, "addressType": "IPv6", "endpoints": [
+                {"addresses": ["fd00::01"], "hints": {"forZones": [{"name": "a"}, {"name": "a"}, {"name": ""}],
+                    "forNodes": [{"name": "-"}]}},
+                {"addresses": ["10.0.0.1"]}]}),
+            vec![
+                "endpoints[0].addresses[0]: Invalid value: \"fd00::01\": must be in canonical form (\"fd00::1\")",
+                "endpoints[0].hints.forZones[1].name: Duplicate value: \"a\"",
+                "endpoints[0].hints.forNodes[0].name: Invalid value: \"-\": a lowercase RFC 1123 subdomain must consist of \
+                 lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character \
+                 (e.g. 'example.com', regex used for validation is \
+                 '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+                "endpoints[1].addresses: Invalid value: \"10.0.0.1\": must be an IPv6 address",
+            ],
+        ),
+        (
+            "discovery.k8s.io",
+            "EndpointSlice",
+            json!({"metadata": meta, "addressType": "FQDN", "endpoints": [{"addresses": ["", "a.", "a.b."]}],
+                "ports": [{"port": 0}]}),
+            vec![
+                "endpoints[0].addresses[0]: Required value",
+                "endpoints[0].addresses[1]: Invalid value: \"a\": should be a domain with at least two segments separated by \
+                 dots",
             ],
         ),
         (
@@ -616,42 +645,6 @@ fn wrong_others() {
     assert_eq!(
         validate_update("", "Node", node, &[("/spec/podCIDRs", json!(["10.0.1.0/24"]))]),
         ["spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid"]
-    );
-}
-
-#[test]
-fn warnings() {
-    let warnings =
-        |of: (&str, &str), object: Value, old: Option<&Value>| kind(of.0, of.1).strategy.warnings(&object, old);
-    let odd = json!({"terminationGracePeriodSeconds": -1, "nodeSelector": {"beta.kubernetes.io/os": "linux"},
-        "imagePullSecrets": [{"name": "a"}, {"name": "a"}],
-        "containers": [{"env": [{"name": "A"}, {"name": "A"}, {"name": "A", "value": "x:$(A)"}],
-            "resources": {"limits": {"memory": "100m"}},
-            "ports": [{"name": "p", "containerPort": 1}, {"name": "p", "containerPort": 1}]}]});
-    let expect = |prefix: &str| {
-        [
-            "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
-            "spec.imagePullSecrets[1].name: duplicate name \"a\"",
-            "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
-            "spec.containers[0].resources.limits[memory]: fractional byte value \"100m\" is invalid, must be an integer",
-            "spec.containers[0].ports[1]: duplicate port name \"p\" with spec.containers[0].ports[0], services and probes \
-             that select ports by name will use spec.containers[0].ports[0]",
-            "spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]",
-            "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1",
-        ]
-        .map(|text| text.replace("spec.", &format!("{prefix}spec.")))
-        .to_vec()
-    };
-    let pod = json!({"metadata": {"name": "p"}, "spec": odd});
-    assert_eq!(warnings(("", "Pod"), pod.clone(), None), expect(""));
-    assert_eq!(warnings(("", "Pod"), pod.clone(), Some(&pod)), Vec::<String>::new());
-    let deployment = json!({"metadata": {"name": "d"}, "spec": {"template": {"spec": odd}}});
-    assert_eq!(warnings(("apps", "Deployment"), deployment.clone(), None), expect("spec.template."));
-    assert_eq!(warnings(("apps", "Deployment"), deployment.clone(), Some(&deployment)), Vec::<String>::new());
-    assert_eq!(
-        warnings(("", "Pod"), json!({"metadata": {"name": "a.b"}}), None),
-        ["metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is \
-          recommended: [must not contain dots]"]
     );
 }
 

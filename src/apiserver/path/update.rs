@@ -274,7 +274,11 @@ impl Server {
         if !causes.is_empty() {
             return Err(ApiError::invalid(row.group(), row.kind(), &change.key.name, causes));
         }
-        warnings.extend(strategy.warnings(&new, Some(&old)));
+        match change.part {
+            Part::Main | Part::Scale => warnings.extend(strategy.warnings(&new, Some(&old))),
+            Part::Status => warnings.extend(strategy.status_warnings(&new)),
+            Part::Approval | Part::Fields(_) | Part::Own => {}
+        }
         if change.part == Part::Scale {
             return Ok((new, Reservation::none()));
         }

@@ -102,7 +102,9 @@ impl Kind for DaemonSets {
     }
 
     fn warnings(set: &Value, old: Option<&Value>) -> Vec<String> {
-        pod::warnings::workload(set, old)
+        let mut out = Vec::new();
+        pod::warnings::workload(set, old, &mut out);
+        out
     }
 
     fn cells(set: &Value, row: &mut Row) {

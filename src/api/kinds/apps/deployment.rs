@@ -100,7 +100,9 @@ impl Kind for Deployments {
     }
 
     fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
-        pod::warnings::workload(object, old)
+        let mut out = pod::warnings::named(object, old);
+        pod::warnings::workload(object, old, &mut out);
+        out
     }
 
     fn cells(object: &Value, row: &mut Row) {

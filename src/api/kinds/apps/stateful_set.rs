@@ -118,7 +118,16 @@ impl Kind for StatefulSets {
     }
 
     fn warnings(set: &Value, old: Option<&Value>) -> Vec<String> {
-        pod::warnings::workload(set, old)
+        let mut out = Vec::new();
+        pod::warnings::workload(set, old, &mut out);
+        for (i, claim) in set.list("spec.volumeClaimTemplates").iter().enumerate() {
+            crate::kinds::warnings::claim(claim.at("spec"), &format!("spec.volumeClaimTemplates[{i}]"), &mut out);
+        }
+        if set.int("spec.revisionHistoryLimit") < 0 {
+            let message = "a negative value retains all historical revisions; a value >= 0 is recommended";
+            out.push(format!("spec.revisionHistoryLimit: {message}"));
+        }
+        out
     }
 
     fn cells(set: &Value, row: &mut Row) {

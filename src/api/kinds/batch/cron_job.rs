@@ -69,10 +69,11 @@ impl Kind for CronJobs {
     }
 
     fn warnings(cron: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut out = pod::warnings::workload_at(cron, old, "spec.jobTemplate.spec.template");
-        if cron.text("spec.schedule").contains("TZ") {
+        let mut out = pod::warnings::named(cron, old);
+        super::job::warnings(cron, old, "spec.jobTemplate.spec", &mut out);
+        if old.is_some() && cron.text("spec.schedule").contains("TZ") {
             out.push(
-                "CRON_TZ or TZ used in spec.schedule is not officially supported, see \
+                "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see \
                  https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details"
                     .to_owned(),
             );

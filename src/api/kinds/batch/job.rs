@@ -78,15 +78,8 @@ impl Kind for Jobs {
     }
 
     fn warnings(job: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut out = pod::warnings::workload(job, old);
-        let indexed = job.text("spec.completionMode") == "Indexed";
-        if indexed && job.int("spec.completions") > 100_000 && job.int("spec.parallelism") > 10_000 {
-            out.push(
-                "In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes \
-                 might not be able to track completedIndexes when a big number of indexes fail"
-                    .to_owned(),
-            );
-        }
+        let mut out = pod::warnings::named(job, old);
+        self::warnings(job, old, "spec", &mut out);
         out
     }
 
@@ -99,6 +92,22 @@ impl Kind for Jobs {
         row.containers(job.at("spec.template.spec"));
         row.push(row::selector(job.at("spec.selector")));
     }
+}
+
+/// Of the specification of a job, where the whole one is new or changed.
+pub(super) fn warnings(object: &Value, old: Option<&Value>, path: &str, out: &mut Vec<String>) {
+    if old.is_some_and(|old| old.at("spec") == object.at("spec")) {
+        return;
+    }
+    let spec = object.at(path);
+    let indexed = spec.text("completionMode") == "Indexed";
+    if indexed && spec.int("completions") > 100_000 && spec.int("parallelism") > 10_000 {
+        out.push(format!(
+            "{path}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, \
+             Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
+        ));
+    }
+    pod::warnings::template(object, old, &format!("{path}.template"), out);
 }
 
 fn spec(spec: &mut Map<String, Value>) {

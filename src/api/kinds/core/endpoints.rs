@@ -11,9 +11,12 @@ use crate::kinds::checks::{
 use crate::kinds::facts::{self, AGE, Facts, NAME};
 use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::Row;
+use crate::kinds::warnings;
 
 /// How many endpoints a row shows.
 const SHOWN: usize = 3;
+/// Whose endpoints they are; those of the controller are in good form.
+const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 
 pub(super) struct EndpointsKind;
 
@@ -43,6 +46,21 @@ impl Kind for EndpointsKind {
 
     fn deprecation() -> Option<&'static str> {
         Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+    }
+
+    fn warnings(object: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        if object.at("metadata.labels").get(MANAGED_BY).is_some_and(|by| by == "endpoint-controller") {
+            return out;
+        }
+        for (i, subset) in object.list("subsets").iter().enumerate() {
+            for list in ["addresses", "notReadyAddresses"] {
+                for (j, address) in subset.list(list).iter().enumerate() {
+                    warnings::ip(address.text("ip"), &format!("subsets[{i}].{list}[{j}].ip"), &mut out);
+                }
+            }
+        }
+        out
     }
 
     fn cells(object: &Value, row: &mut Row) {

@@ -11,6 +11,7 @@ use crate::kinds::core::pod::validate::{resource_value, taint_effect};
 use crate::kinds::facts::{self, AGE, Facts, NAME, wide};
 use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::Row;
+use crate::kinds::warnings;
 use crate::names;
 use crate::strategy::Subresource;
 
@@ -105,6 +106,20 @@ impl Kind for Nodes {
                 errors.duplicate(&path.child("addresses").index(i), address);
             }
         }
+    }
+
+    fn warnings(node: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        if !node.at("spec.configSource").is_null() {
+            out.push("spec.configSource: the feature is removed".to_owned());
+        }
+        if !node.text("spec.externalID").is_empty() {
+            out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        for (i, range) in node.list("spec.podCIDRs").iter().enumerate() {
+            warnings::cidr(range.as_str().unwrap_or_default(), &format!("spec.podCIDRs[{i}]"), &mut out);
+        }
+        out
     }
 
     fn cells(node: &Value, row: &mut Row) {

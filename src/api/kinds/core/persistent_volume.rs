@@ -12,6 +12,7 @@ use crate::kinds::core::pod::{defaults, validate};
 use crate::kinds::facts::{self, AGE, Col, Facts, NAME, wide};
 use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::kinds::row::Row;
+use crate::kinds::warnings;
 use crate::strategy::Subresource;
 
 pub(super) const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -29,6 +30,19 @@ const NOT_SOURCE: &[&str] = &[
     "storageClassName",
     "volumeAttributesClassName",
     "volumeMode",
+];
+const OLD_ANNOTATIONS: &[(&str, &str)] = &[
+    (CLASS_ANNOTATION, "deprecated since v1.8; use \"storageClassName\" attribute instead"),
+    ("volume.beta.kubernetes.io/mount-options", "deprecated since v1.31; use \"mountOptions\" attribute instead"),
+];
+/// Sources on their way out, their names in messages, and what is said of them.
+const OLD_SOURCES: &[(&str, &str, &str)] = &[
+    ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+    ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+    ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+    ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+    ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+    ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
 ];
 const INLINE: &str = "may not be specified in the context of inline volumes";
 
@@ -115,6 +129,24 @@ impl Kind for PersistentVolumes {
             let message = "update from non-nil value to nil is forbidden";
             errors.forbidden(&path.child("volumeAttributesClassName"), message);
         }
+    }
+
+    fn warnings(volume: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        warnings::annotations(volume, OLD_ANNOTATIONS, "", &mut out);
+        if volume.text("spec.persistentVolumeReclaimPolicy") == "Recycle" {
+            let message = "The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic \
+                           provisioning.";
+            out.push(format!("spec.persistentVolumeReclaimPolicy: {message}"));
+        }
+        let terms = "spec.nodeAffinity.required.nodeSelectorTerms";
+        for (i, term) in volume.list(terms).iter().enumerate() {
+            warnings::expressions(term, "matchExpressions", false, &format!("{terms}[{i}]"), &mut out);
+        }
+        for (_, name, what) in OLD_SOURCES.iter().filter(|(source, ..)| volume.at("spec").at(source).is_object()) {
+            out.push(format!("spec.{name}: {what}"));
+        }
+        out
     }
 
     fn cells(volume: &Value, row: &mut Row) {

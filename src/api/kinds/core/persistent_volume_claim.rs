@@ -17,6 +17,7 @@ use crate::kinds::core::pod::{defaults, validate};
 use crate::kinds::facts::{self, AGE, Facts, NAME};
 use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::kinds::row::Row;
+use crate::kinds::warnings;
 use crate::quantity::Quantity;
 use crate::strategy::Subresource;
 
@@ -114,6 +115,14 @@ impl Kind for PersistentVolumeClaims {
                 nonnegative_quantity(amount, &amounts.key(name), errors);
             }
         }
+    }
+
+    fn warnings(claim: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        let class = "deprecated since v1.8; use \"storageClassName\" attribute instead";
+        warnings::annotations(claim, &[(CLASS_ANNOTATION, class)], "", &mut out);
+        warnings::claim(claim.at("spec"), "spec", &mut out);
+        out
     }
 
     fn cells(claim: &Value, row: &mut Row) {

@@ -36,6 +36,12 @@ impl Kind for PodTemplates {
         pod::validate::template(object.template.as_ref().unwrap_or(&empty), &Path::new("template"), errors);
     }
 
+    fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        pod::warnings::template(object, old, "template", &mut out);
+        out
+    }
+
     fn cells(object: &Value, row: &mut Row) {
         row.name(object);
         row.containers(object.at("template.spec"));

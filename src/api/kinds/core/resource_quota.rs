@@ -13,6 +13,7 @@ use crate::kinds::core::pod::{defaults::resource_list, validate};
 use crate::kinds::facts::{AGE, Facts, NAME, text};
 use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::kinds::row::Row;
+use crate::quantity::Quantity;
 use crate::strategy::Subresource;
 
 /// Names without a domain that a quota can be of.
@@ -108,6 +109,25 @@ impl Kind for ResourceQuotas {
         let path = Path::new("status");
         amounts(status.hard.as_ref(), &path.child("hard"), errors);
         amounts(status.used.as_ref(), &path.child("used"), errors);
+    }
+
+    fn warnings(quota: &Value, old: Option<&Value>) -> Vec<String> {
+        if old.is_some() {
+            return Vec::new();
+        }
+        let hard = |name: &str| quota.at("spec.hard").get(name)?.as_str()?.parse::<Quantity>().ok();
+        let mut out = Vec::new();
+        for name in ["cpu", "memory", "storage", "ephemeral-storage"] {
+            let mut asked = format!("requests.{name}");
+            if hard(&asked).is_none() && matches!(name, "cpu" | "memory") {
+                name.clone_into(&mut asked);
+            }
+            let limit_name = format!("limits.{name}");
+            if let Some((request, limit)) = hard(&asked).zip(hard(&limit_name)).filter(|(r, l)| r > l) {
+                out.push(format!("ResourceQuota {asked} ({request}) should be less than {limit_name} ({limit})"));
+            }
+        }
+        out
     }
 
     fn cells(quota: &Value, row: &mut Row) {

@@ -13,6 +13,7 @@ use crate::kinds::checks::{dns_label, dns_subdomain, ip, port_number, text};
 use crate::kinds::facts::{self, AGE, Facts, NAME};
 use crate::kinds::peek::Peek;
 use crate::kinds::row::Row;
+use crate::kinds::warnings;
 use crate::names;
 use crate::strategy::Subresource;
 
@@ -110,12 +111,16 @@ impl Kind for Ingresses {
 
     fn warnings(ingress: &Value, old: Option<&Value>) -> Vec<String> {
         let annotated = ingress.at("metadata.annotations").get(CLASS_ANNOTATION).is_some();
-        if old.is_none() && annotated {
+        if old.is_none() && annotated && ingress.at("spec.ingressClassName").is_null() {
             let message =
                 "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead";
             return vec![message.to_owned()];
         }
         Vec::new()
+    }
+
+    fn status_warnings(ingress: &Value) -> Vec<String> {
+        warnings::balancer(ingress)
     }
 
     fn cells(ingress: &Value, row: &mut Row) {

@@ -12,6 +12,7 @@ use crate::kinds::checks::{PROTOCOLS, cidr, label_selector, one_of_if_set, port_
 use crate::kinds::facts::{AGE, Facts, NAME, text};
 use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::kinds::row::{self, Row};
+use crate::kinds::warnings;
 
 const TYPES: &[&str] = &["Egress", "Ingress"];
 const SPEC: Path<'static> = Path::new("spec");
@@ -65,6 +66,23 @@ impl Kind for NetworkPolicies {
         for (i, kind) in types.iter().enumerate().filter(|(_, kind)| !TYPES.contains(&kind.as_str())) {
             errors.not_supported(&list.index(i), kind, TYPES);
         }
+    }
+
+    fn warnings(policy: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        for (rules, peers) in [("ingress", "from"), ("egress", "to")] {
+            for (i, rule) in policy.at("spec").list(rules).iter().enumerate() {
+                for (j, peer) in rule.list(peers).iter().enumerate() {
+                    let path = format!("spec.{rules}[{i}].{peers}[{j}].ipBlock");
+                    warnings::cidr(peer.text("ipBlock.cidr"), &format!("{path}.cidr"), &mut out);
+                    for (k, except) in peer.list("ipBlock.except").iter().enumerate() {
+                        let path = format!("{path}.except[{k}]");
+                        warnings::cidr(except.as_str().unwrap_or_default(), &path, &mut out);
+                    }
+                }
+            }
+        }
+        out
     }
 
     fn cells(policy: &Value, row: &mut Row) {

@@ -13,6 +13,7 @@ use crate::kinds::core::pod;
 use crate::kinds::facts::{AGE, Facts, NAME, text};
 use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::Row;
+use crate::kinds::warnings;
 
 pub(super) struct RuntimeClasses;
 
@@ -64,6 +65,12 @@ impl Kind for RuntimeClasses {
 
     fn validate_update(class: &node::RuntimeClass, old: &node::RuntimeClass, errors: &mut Errors) {
         immutable(&class.handler, &old.handler, &Path::new("handler"), errors);
+    }
+
+    fn warnings(class: &Value, _old: Option<&Value>) -> Vec<String> {
+        let labels = class.map("scheduling.nodeSelector").into_iter().flatten();
+        let old = labels.filter_map(|(label, _)| warnings::old_label(label));
+        old.map(|what| format!("scheduling.nodeSelector: {what}")).collect()
     }
 
     fn cells(class: &Value, row: &mut Row) {

@@ -18,6 +18,9 @@ const TOKEN_MIN_S: i64 = 600;
 const TOKEN_MAX_S: i64 = 1 << 32;
 const UPDATE_PERIOD_MIN_S: i64 = 10;
 
+const TOKENS_IN_SECRETS: &str = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true \
+                                 to prevent possible logging of tokens in volume attributes";
+
 pub(super) struct CsiDrivers;
 
 impl Kind for CsiDrivers {
@@ -87,6 +90,15 @@ impl Kind for CsiDrivers {
             &path.child("volumeLifecycleModes"),
             errors,
         );
+    }
+
+    fn warnings(driver: &Value, old: Option<&Value>) -> Vec<String> {
+        let tokens = "spec.tokenRequests";
+        let changed = old.is_none_or(|old| old.at(tokens) != driver.at(tokens));
+        if driver.count(tokens) > 0 && changed && driver.at("spec.serviceAccountTokenInSecrets").is_null() {
+            return vec![TOKENS_IN_SECRETS.to_owned()];
+        }
+        Vec::new()
     }
 
     fn cells(driver: &Value, row: &mut Row) {

@@ -10,6 +10,7 @@ use crate::kinds::core::pod::defaults::canonical_quantity;
 use crate::kinds::facts::{Facts, NAME, text};
 use crate::kinds::peek::Peek;
 use crate::kinds::row::Row;
+use crate::kinds::warnings;
 
 pub(super) struct CsiStorageCapacities;
 
@@ -44,6 +45,17 @@ impl Kind for CsiStorageCapacities {
     fn validate_update(new: &storage::CSIStorageCapacity, old: &storage::CSIStorageCapacity, errors: &mut Errors) {
         immutable(&new.node_topology, &old.node_topology, &Path::new("nodeTopology"), errors);
         immutable(&new.storage_class_name, &old.storage_class_name, &Path::new("storageClassName"), errors);
+    }
+
+    fn warnings(capacity: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        warnings::expressions(capacity.at("nodeTopology"), "matchExpressions", false, "nodeTopology", &mut out);
+        for (label, _) in capacity.map("nodeTopology.matchLabels").into_iter().flatten() {
+            if let Some(what) = warnings::old_label(label) {
+                out.push(format!("nodeTopology.matchLabels.{label}: {what}"));
+            }
+        }
+        out
     }
 
     fn cells(capacity: &Value, row: &mut Row) {

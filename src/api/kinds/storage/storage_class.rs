@@ -12,6 +12,7 @@ use crate::kinds::checks::{immutable, one_of_if_set, qualified_name};
 use crate::kinds::facts::{AGE, Facts, NAME, text};
 use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::Row;
+use crate::kinds::warnings;
 
 const IS_DEFAULT: [&str; 2] =
     ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
@@ -56,6 +57,18 @@ impl Kind for StorageClasses {
         immutable(&class.provisioner, &old.provisioner, &Path::new("provisioner"), errors);
         immutable(&class.reclaim_policy, &old.reclaim_policy, &Path::new("reclaimPolicy"), errors);
         immutable(&class.volume_binding_mode, &old.volume_binding_mode, &Path::new("volumeBindingMode"), errors);
+    }
+
+    fn warnings(class: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        for (i, topology) in class.list("allowedTopologies").iter().enumerate() {
+            for (j, expression) in topology.list("matchLabelExpressions").iter().enumerate() {
+                if let Some(what) = warnings::old_label(expression.text("key")) {
+                    out.push(format!("allowedTopologies[{i}].matchLabelExpressions[{j}].key: {what}"));
+                }
+            }
+        }
+        out
     }
 
     fn cells(class: &Value, row: &mut Row) {

@@ -3,6 +3,7 @@
 pub(in crate::kinds) mod defaults;
 mod match_label_keys;
 mod part;
+mod paths;
 mod qos;
 mod row;
 pub(in crate::kinds) mod validate;
@@ -134,8 +135,11 @@ impl Kind for Pods {
     }
 
     fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
-        let unchanged = old.is_some_and(|old| old.get("spec") == object.get("spec"));
-        if unchanged { Vec::new() } else { warnings::pod(object) }
+        if old.is_some() { Vec::new() } else { warnings::pod(object) }
+    }
+
+    fn status_warnings(pod: &Value) -> Vec<String> {
+        warnings::status(pod)
     }
 
     fn grace_period_s(object: &Value, asked: Option<i64>) -> Option<i64> {

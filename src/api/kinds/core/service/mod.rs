@@ -2,6 +2,7 @@
 
 mod defaults;
 mod validate;
+mod warnings;
 
 use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
@@ -13,8 +14,6 @@ use crate::kinds::peek::{Fill, Peek};
 use crate::kinds::row::{self, Row};
 use crate::names;
 use crate::strategy::Subresource;
-
-const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 
 pub(super) struct Services;
 
@@ -82,24 +81,12 @@ impl Kind for Services {
         validate::status(service, errors);
     }
 
-    fn warnings(service: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut out = Vec::new();
-        if old.is_some_and(|old| old.get("spec") == service.get("spec")) {
-            return out;
-        }
-        let headless = service.text("spec.clusterIP") == "None";
-        if headless && service.text("spec.sessionAffinity") == "ClientIP" {
-            out.push("spec.SessionAffinity is ignored for headless services".to_owned());
-        }
-        if service.text("spec.type") == "ExternalName" && service.count("spec.externalIPs") > 0 {
-            out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
-        }
-        if service.map("metadata.annotations").is_some_and(|a| a.contains_key(TOPOLOGY_HINTS)) {
-            out.push(format!(
-                "metadata.annotations[{TOPOLOGY_HINTS}]: deprecated, please use service.kubernetes.io/topology-mode instead"
-            ));
-        }
-        out
+    fn warnings(service: &Value, _old: Option<&Value>) -> Vec<String> {
+        warnings::service(service)
+    }
+
+    fn status_warnings(service: &Value) -> Vec<String> {
+        crate::kinds::warnings::balancer(service)
     }
 
     fn cells(service: &Value, row: &mut Row) {
