@@ -149,6 +149,14 @@ async fn tables_and_metadata() {
         assert_eq!(row["object"]["kind"], "PartialObjectMetadata");
         assert!(row["object"]["metadata"]["resourceVersion"].is_string() && row["object"].get("data").is_none());
     }
+    // What is no object has no table.
+    let review = json!({"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}});
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let only_table = accept("Table").replace(",application/json", "");
+    for (accept, status) in [(only_table, 406), (accept("Table"), 201)] {
+        let answer = cluster.ask_with("POST", path, review.clone(), &[("accept", &accept)]).await;
+        assert_eq!(answer.status, status, "{accept}");
+    }
     let table = ask(format!("{CONFIG_MAPS}?includeObject=Object"), "Table").await;
     assert_eq!(table["rows"][0]["object"]["data"]["k"], "v");
     let list = ask(CONFIG_MAPS.to_owned(), "PartialObjectMetadataList").await;
