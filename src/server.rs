@@ -33,8 +33,6 @@ use crate::log;
 /// On the DNS service: the domain that it serves, for `skiff wait`.
 pub const DOMAIN_ANNOTATION: &str = "skiff.dev/cluster-domain";
 
-/// As upstream.
-const MAX_PODS: u32 = 110;
 const KUBELET_PORT: u16 = 10250;
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 const NODE_CIDR_MASK: u8 = 24;
@@ -136,6 +134,7 @@ fn check(arguments: &ServerArgs, facts: &Facts) -> Result<Option<AuditOptions>> 
     if arguments.disable_agent {
         return Ok(audit);
     }
+    kubelet_settings(arguments)?;
     if arguments.node.node_ip.is_some_and(|ip| !is_own(ip)) {
         bail!("--node-ip {} is no address of this machine", facts.node_ip);
     }
@@ -322,11 +321,19 @@ fn kubelet_options(arguments: &ServerArgs, facts: &Facts, pki: &ClusterPki) -> R
         listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, KUBELET_PORT)),
         serving: pki.kubelet_serving(&facts.node_name, &[IpAddr::V4(facts.node_ip)])?,
         client_ca_pem: pki.client_ca_pem().to_owned(),
-        max_pods: MAX_PODS,
+        settings: kubelet_settings(arguments)?,
         allowed_unsafe_sysctls: arguments.node.allowed_unsafe_sysctls.clone(),
         cluster_cidr: network_cidr(arguments.cluster_cidr),
         service_cidr: network_cidr(arguments.service_cidr),
     })
+}
+
+/// Static pods are looked for where k3s has them, beside the images.
+fn kubelet_settings(arguments: &ServerArgs) -> Result<skiff_kubelet::Settings> {
+    let place = arguments.place.data_dir.join("agent/pod-manifests");
+    let given = std::iter::once(format!("pod-manifest-path={}", place.display()));
+    let all: Vec<String> = given.chain(arguments.node.kubelet_arg.iter().cloned()).collect();
+    skiff_kubelet::Settings::parse(&all).map_err(|why| anyhow::anyhow!("--kubelet-arg {why}"))
 }
 
 fn network_cidr(cidr: crate::cli::Cidr) -> skiff_network::Cidr {
@@ -461,6 +468,7 @@ mod tests {
             ("--cluster-dns=10.99.0.10", "not one of the service addresses 10.43.0.0/16"),
             ("--resolv-conf=/no/such", "--resolv-conf /no/such: there is no such file"),
             ("--private-registry=/no/such", "--private-registry /no/such"),
+            ("--kubelet-arg=eviction-hard=memory<1Gi", "--kubelet-arg eviction-hard: \"memory\" is not known"),
         ] {
             let error = checked(&["--node-name=a", flag]).expect_err(flag).to_string();
             assert!(error.contains(expect), "{flag}: {error}");

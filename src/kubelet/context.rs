@@ -11,6 +11,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::admit;
 use crate::engine::Engine;
+use crate::metrics::Counters;
 use crate::options::Options;
 use crate::pod::{self, PodUid, Role};
 use crate::pulled::Pulled;
@@ -42,6 +43,7 @@ pub(crate) struct Context {
     pub(crate) pulls: Semaphore,
     /// Who may use the images.
     pub(crate) pulled: Pulled,
+    pub(crate) counters: Counters,
     /// Told when an image came or went.
     pub(crate) images_changed: Arc<Notify>,
     pub(crate) scope: Scope,

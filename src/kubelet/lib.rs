@@ -1,12 +1,12 @@
 //! The node agent: makes the pods that are bound to this node run, and says how they are.
 //!
-//! Bottom-up. Pure: `pod` asks a Pod object, `quantity`, `resources` (quality of service, cgroup values), `resize`, `expand`
+//! Bottom-up. Pure: `settings`, `pod` asks a Pod object, `quantity`, `resources` (quality of service, cgroup values), `resize`, `expand`
 //! (`$(VAR)`), `fields` (downward API), `admit` (whether a pod is taken at all), `unsupported`, `environment`, `etc_files` (hosts, resolv.conf), `backoff`, `plan` (what to do
 //! with containers), `slot` (what is known of a container), `status` (what the API is told).
 //! With effects: `engine` is the seam to runtime and network, `source` observes ConfigMaps and Secrets, `token` asks for
 //! service-account tokens, `pulled` knows who may use an image, `image`, `volume`, `leftovers`, `container`, `sandbox`, `hook`, `probe` (on `http_get`, `grpc_health`).
 //! Above: `worker`, one for each pod; `pods` hands events to them and ends what has no pod; `node` registers and keeps
-//! the heartbeat; `logs`, `stream`, `stats`, `connections` and `server` answer on port 10250.
+//! the heartbeat; `logs`, `stream`, `stats`, `metrics`, `auth` (who may ask), `connections` and `server` answer on port 10250.
 //!
 //! Invariants: a pod's containers are decided on by its worker alone; a UID never goes back to an earlier phase;
 //! nothing polls; a stop of the agent touches no container; whatever a pod made on the host is found by name.
@@ -14,6 +14,7 @@
 //! Must not know: the store, the API server.
 
 mod admit;
+mod auth;
 mod backoff;
 mod connections;
 mod container;
@@ -29,6 +30,7 @@ mod http_get;
 mod image;
 mod leftovers;
 mod logs;
+mod metrics;
 mod node;
 mod options;
 mod plan;
@@ -43,6 +45,7 @@ mod resize;
 mod resources;
 mod sandbox;
 mod server;
+mod settings;
 mod slot;
 mod source;
 mod start;
@@ -59,4 +62,5 @@ mod worker;
 pub use leftovers::PodPlaces;
 pub use node::VERSION;
 pub use options::{Error, Options};
+pub use settings::Settings;
 pub use start::{Kubelet, start};

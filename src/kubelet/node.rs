@@ -144,7 +144,7 @@ pub(crate) fn plan_status(
     old: &NodeStatus,
     now: Timestamp,
 ) -> NodeStatus {
-    let capacity = facts.capacity(options.max_pods);
+    let capacity = facts.capacity(options.settings.max_pods);
     let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
     NodeStatus {
         addresses: Some(vec![

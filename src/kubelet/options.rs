@@ -3,10 +3,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Pod, Taint};
+use serde_json::{Value, json};
 use skiff_network::Cidr;
 use skiff_pki::KeyPairPem;
 
 use crate::pod::{self, PodUid};
+use crate::settings::Settings;
 
 /// Everything that differs between nodes; many agents can run on one machine.
 #[derive(Debug, Clone)]
@@ -28,7 +30,7 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     /// Given at the first registration only.
     pub taints: Vec<Taint>,
-    pub max_pods: u32,
+    pub settings: Settings,
     /// Sysctls that pods may set besides the safe ones; a prefix ends in `*`.
     pub allowed_unsafe_sysctls: Vec<String>,
     /// `0.0.0.0:10250`.
@@ -41,6 +43,26 @@ pub struct Options {
 }
 
 impl Options {
+    /// As `/configz` tells it.
+    pub(crate) fn configz(&self) -> Value {
+        let mut config = self.settings.show();
+        let own = [
+            ("kind", json!("KubeletConfiguration")),
+            ("apiVersion", json!("kubelet.config.k8s.io/v1beta1")),
+            ("address", json!(self.listen.ip().to_string())),
+            ("port", json!(self.listen.port())),
+            ("authentication", json!({"anonymous": {"enabled": false}, "webhook": {"enabled": true}})),
+            ("authorization", json!({"mode": "Webhook"})),
+            ("clusterDNS", json!([self.cluster_dns])),
+            ("clusterDomain", json!(self.cluster_domain)),
+            ("resolvConf", json!(self.resolv_conf)),
+            ("allowedUnsafeSysctls", json!(self.allowed_unsafe_sysctls)),
+            ("imagePullCredentialsVerificationPolicy", json!("NeverVerifyPreloadedImages")),
+        ];
+        config.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        json!({"kubeletconfig": config})
+    }
+
     pub(crate) fn pods_directory(&self) -> PathBuf {
         self.root_directory.join("pods")
     }
@@ -72,6 +94,11 @@ pub enum Error {
     },
     #[error("use the kubelet's certificates: {0}")]
     Certificate(String),
+    #[error(
+        "another program listens on {address}, mostly another kubelet of this machine: end it (`ss -ltnp` names it), or \
+         run this server without a node (--disable-agent)"
+    )]
+    Taken { address: SocketAddr },
     #[error("listen on {address}")]
     Listen {
         address: SocketAddr,

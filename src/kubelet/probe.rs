@@ -11,7 +11,8 @@ use skiff_runtime::ContainerId;
 use tokio::time::Instant;
 
 use crate::context::Context;
-use crate::pod::Role;
+use crate::metrics::ProbeKey;
+use crate::pod::{self, Role};
 use crate::{grpc_health, http_get};
 
 /// Waits between the tries of [`knock`].
@@ -126,6 +127,14 @@ pub(crate) async fn run(ctx: Arc<Context>, subject: Subject, stop: CancellationT
         } else {
             result
         };
+        ctx.counters.probe(ProbeKey {
+            pod_uid: pod::uid(&subject.pod).0,
+            namespace: pod::namespace(&subject.pod).to_owned(),
+            pod: pod::name(&subject.pod).to_owned(),
+            container: subject.container.name.clone(),
+            kind: subject.kind.as_str(),
+            result: if result.is_ok() { "successful" } else { "failed" },
+        });
         if let Err(output) = &result {
             let kind = subject.kind.as_str();
             let message = format!("{kind} probe failed: {output}");

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -21,54 +21,47 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use serde_json::{Value, json};
-use skiff_base::chain;
-use skiff_runtime::{ContainerId, ContainerState, RuntimeEvent};
+use skiff_base::{CancellationToken, chain};
+use skiff_runtime::{ContainerId, ContainerState, RuntimeEvent, SandboxState};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, mpsc};
 use tokio_rustls::TlsAcceptor;
 
+use crate::auth::{self, Auth, Caller};
 use crate::connections;
 use crate::context::Context;
 use crate::logs::{self, Ending, LogOptions};
+use crate::metrics::Process;
 use crate::options::{Error, Options};
 use crate::pod;
 use crate::pods::Pods;
-use crate::stats;
+use crate::stats::Rates;
 use crate::stream::Streams;
 
 pub(crate) type Body = BoxBody<Bytes, io::Error>;
 
-/// Who may ask for more than health.
-const API_SERVER: &str = "kube-apiserver";
-const MASTERS: &str = "system:masters";
 /// A client that does not finish its handshake is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections at once; more wait to be accepted. Followed logs hold theirs for long.
 const MAX_CONNECTIONS: usize = 1024;
-/// Who is not trusted has nothing to ask for longer: health is told at once.
-const ANONYMOUS_LIMIT: Duration = Duration::from_secs(30);
+/// How long a connection stays on which nobody was let in yet.
+const STRANGER_LIMIT: Duration = Duration::from_secs(30);
+/// For the head of a request, the idle time before it included.
+const HEADER_LIMIT: Duration = Duration::from_secs(180);
+const PING_AFTER: Duration = Duration::from_secs(30);
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The time in milliseconds that rates of `/stats/summary` are measured over.
+const WINDOW: HeaderName = HeaderName::from_static("x-window-ms");
 /// Chunks of a log that wait for a slow client.
 const CHUNKS: usize = 4;
-
-/// Who asks, as the client certificate says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Caller {
-    Anonymous,
-    User { name: String, groups: Vec<String> },
-}
-
-impl Caller {
-    fn is_trusted(&self) -> bool {
-        matches!(self, Self::User { name, groups } if name == API_SERVER || groups.iter().any(|g| g == MASTERS))
-    }
-}
 
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) ctx: Arc<Context>,
     pub(crate) pods: Arc<Pods>,
     pub(crate) streams: Streams,
+    auth: Arc<Auth>,
+    rates: Arc<Rates>,
 }
 
 pub(crate) fn tls(options: &Options) -> Result<TlsAcceptor, Error> {
@@ -98,11 +91,15 @@ pub(crate) fn tls(options: &Options) -> Result<TlsAcceptor, Error> {
 
 /// Serves until the agent stops.
 pub(crate) fn spawn(ctx: &Arc<Context>, pods: Arc<Pods>, streams: Streams, listener: TcpListener, tls: TlsAcceptor) {
-    let server = Server { ctx: ctx.clone(), pods, streams };
+    let auth = Arc::new(Auth::new(ctx.client.clone(), &ctx.options.node_name));
+    let server = Server { ctx: ctx.clone(), pods, streams, auth, rates: Arc::default() };
     connections::take(&ctx.scope, listener, MAX_CONNECTIONS, move |stream| serve(server.clone(), tls.clone(), stream));
 }
 
 async fn serve(server: Server, tls: TlsAcceptor, stream: TcpStream) {
+    if let Err(error) = skiff_streaming::notice_dead_peers(&stream) {
+        tracing::debug!(%error, "a connection without keep-alive");
+    }
     let stream = match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(e)) => {
@@ -112,49 +109,77 @@ async fn serve(server: Server, tls: TlsAcceptor, stream: TcpStream) {
         Err(_) => return,
     };
     let subject = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| skiff_pki::subject(c));
-    let caller = match subject {
-        Some((name, groups)) => Caller::User { name, groups },
-        None => Caller::Anonymous,
-    };
-    let limited = !caller.is_trusted();
+    let certificate = subject.map(|(name, groups)| Caller::of_certificate(name, groups));
+    let let_in = CancellationToken::new();
+    let known = let_in.clone();
     let service = service_fn(move |request| {
-        let (server, caller) = (server.clone(), caller.clone());
-        async move { Ok::<_, Infallible>(server.answer(request, &caller).await) }
+        let (server, certificate, let_in) = (server.clone(), certificate.clone(), let_in.clone());
+        async move { Ok::<_, Infallible>(server.admit(request, certificate, &let_in).await) }
     });
-    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_AFTER);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    let served = if limited {
-        match tokio::time::timeout(ANONYMOUS_LIMIT, connection).await {
-            Ok(served) => served,
-            Err(_) => return,
+    let stranger = async {
+        if tokio::time::timeout(STRANGER_LIMIT, known.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
         }
-    } else {
-        connection.await
     };
-    if let Err(e) = served {
-        tracing::debug!(error = %e, "a connection ended early");
+    tokio::select! {
+        served = connection => {
+            if let Err(e) = served {
+                tracing::debug!(error = %e, "a connection ended early");
+            }
+        }
+        () = stranger => {}
     }
 }
 
 impl Server {
-    async fn answer(&self, request: Request<Incoming>, caller: &Caller) -> Response<Body> {
+    /// Lets those in who may ask for what they ask; a client certificate says who it is, else a token does.
+    async fn admit(
+        &self,
+        request: Request<Incoming>,
+        certificate: Option<Caller>,
+        let_in: &CancellationToken,
+    ) -> Response<Body> {
+        let caller = match certificate {
+            Some(caller) => Some(caller),
+            None => self.auth.bearer(request.headers()).await,
+        };
+        let Some(caller) = caller else { return text(StatusCode::UNAUTHORIZED, "Unauthorized") };
+        let asked = auth::plan_attributes(request.method(), request.uri().path());
+        let whose = format!(
+            "user={}, verb={}, resource=nodes, subresource(s)=[{}]",
+            caller.name,
+            asked.verb,
+            asked.subresources.join(" ")
+        );
+        match self.auth.allows(&caller, &asked).await {
+            Ok(true) => {}
+            Ok(false) => return text(StatusCode::FORBIDDEN, &format!("Forbidden ({whose})\n")),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "an access can't be reviewed");
+                return text(StatusCode::INTERNAL_SERVER_ERROR, &format!("Authorization error ({whose})\n"));
+            }
+        }
+        let_in.cancel();
+        self.answer(request).await
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        if let ["healthz" | "livez"] = parts.as_slice() {
-            return text(StatusCode::OK, "ok");
-        }
-        match caller {
-            Caller::Anonymous => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
-            Caller::User { name, .. } if !caller.is_trusted() => {
-                let message = format!("Forbidden (user={name}, verb=get, resource=nodes, subresource(s)=[proxy])");
-                return text(StatusCode::FORBIDDEN, &message);
-            }
-            Caller::User { .. } => {}
-        }
         match (request.method(), parts.as_slice()) {
+            (&Method::GET, ["healthz" | "livez", ..]) => text(StatusCode::OK, "ok"),
+            (&Method::GET, ["configz"]) => json_reply(&self.ctx.options.configz()),
+            (&Method::GET, ["metrics"]) => self.own_metrics().await,
+            (&Method::GET, ["metrics", "probes"]) => typed(&self.ctx.counters.probes(), METRICS),
             (&Method::GET, ["pods"]) => self.pods(false),
             (&Method::GET, ["runningpods"]) => self.pods(true),
-            (&Method::GET, ["stats", "summary"] | ["metrics", "resource" | "cadvisor"]) => self.usage(&parts).await,
+            (&Method::GET, ["stats", "summary"] | ["metrics", "resource" | "cadvisor"]) => {
+                self.usage(&parts, request.uri().query().unwrap_or_default()).await
+            }
             (&Method::GET, ["containerLogs", namespace, pod, container]) => {
                 self.container_logs(namespace, pod, container, request.uri().query().unwrap_or_default()).await
             }
@@ -180,24 +205,40 @@ impl Server {
             .filter_map(|p| serde_json::to_value(&**p).ok())
             .collect();
         let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items});
-        let mut response = text(StatusCode::OK, &list.to_string());
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response
+        json_reply(&list)
     }
 
-    async fn usage(&self, parts: &[&str]) -> Response<Body> {
-        let usage = match stats::collect(&self.ctx, &self.pods).await {
-            Ok(usage) => usage,
+    async fn own_metrics(&self) -> Response<Body> {
+        let running = |c: &skiff_runtime::Container| matches!(c.state, ContainerState::Running { .. });
+        let (containers, sandboxes) = tokio::join!(self.ctx.engine.containers(), self.ctx.engine.sandboxes());
+        let (containers, sandboxes) = match (containers, sandboxes) {
+            (Ok(containers), Ok(sandboxes)) => (containers, sandboxes),
+            (Err(e), _) | (_, Err(e)) => return text(StatusCode::INTERNAL_SERVER_ERROR, &chain(&e).to_string()),
+        };
+        let ready = sandboxes.iter().filter(|s| s.state == SandboxState::Ready).count();
+        let (name, running) = (&self.ctx.options.node_name, containers.iter().filter(|c| running(c)).count());
+        typed(&self.ctx.counters.own(name, ready, running, &Process::read()), METRICS)
+    }
+
+    async fn usage(&self, parts: &[&str], query: &str) -> Response<Body> {
+        // Whoever wants nothing else wants rates, and waits for them.
+        let wait = query.split('&').any(|pair| pair == "only_cpu_and_memory=true");
+        let (usage, window) = match self.rates.collect(&self.ctx, &self.pods, wait).await {
+            Ok(found) => found,
             Err(e) => return text(StatusCode::INTERNAL_SERVER_ERROR, &chain(&e).to_string()),
         };
-        let (body, kind) = match parts {
-            ["stats", ..] => (usage.summary().to_string(), "application/json"),
-            [_, "resource"] => (usage.resource_metrics(), METRICS),
-            _ => (usage.cadvisor_metrics(), METRICS),
-        };
-        let mut response = text(StatusCode::OK, &body);
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        response
+        match parts {
+            ["stats", ..] => {
+                let mut response = json_reply(&usage.summary());
+                if let Some(window) = window {
+                    let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+                    response.headers_mut().insert(WINDOW, HeaderValue::from(window_ms));
+                }
+                response
+            }
+            [_, "resource"] => typed(&usage.resource_metrics(), METRICS),
+            _ => typed(&usage.cadvisor_metrics(), METRICS),
+        }
     }
 
     async fn container_logs(&self, namespace: &str, name: &str, container: &str, query: &str) -> Response<Body> {
@@ -373,6 +414,16 @@ pub(crate) fn decode(value: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+fn typed(body: &str, kind: &'static str) -> Response<Body> {
+    let mut response = text(StatusCode::OK, body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn json_reply(value: &Value) -> Response<Body> {
+    typed(&value.to_string(), "application/json")
+}
+
 pub(crate) fn text(status: StatusCode, text: &str) -> Response<Body> {
     let body = Full::new(Bytes::from(text.to_owned())).map_err(|never| match never {}).boxed();
     let mut response = Response::new(body);
@@ -420,17 +471,5 @@ mod tests {
             let pod: Pod = serde_json::from_value(pod).expect("a pod");
             assert_eq!(waiting_reason(&pod, "a"), expected);
         }
-    }
-
-    #[test]
-    fn callers() {
-        let user = |name: &str, groups: &[&str]| Caller::User {
-            name: name.to_owned(),
-            groups: groups.iter().map(|g| (*g).to_owned()).collect(),
-        };
-        assert!(user("kube-apiserver", &[]).is_trusted());
-        assert!(user("admin", &["system:masters"]).is_trusted());
-        assert!(!user("system:node:a", &["system:nodes"]).is_trusted());
-        assert!(!Caller::Anonymous.is_trusted());
     }
 }

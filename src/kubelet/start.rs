@@ -1,6 +1,6 @@
 //! Puts the agent together, in the order that makes the node ready soonest.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,8 +58,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
     }
     let facts = MachineFacts::read(&options.root_directory);
     let tls = server::tls(&options)?;
-    let listener =
-        TcpListener::bind(options.listen).await.map_err(|source| Error::Listen { address: options.listen, source })?;
+    let listener = TcpListener::bind(options.listen).await.map_err(|source| listen_error(options.listen, source))?;
     let mut options = options;
     // A port of 0 is for tests: what was given is what is told.
     if let Ok(address) = listener.local_addr() {
@@ -101,7 +100,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         secrets: Sources::new(client.clone(), scope.clone()),
         tokens: Tokens::new(client.clone()),
         shares: Default::default(),
-        allocatable: facts.capacity(options.max_pods),
+        allocatable: facts.capacity(options.settings.max_pods),
         memory_capacity: facts.memory_bytes,
         host: admit::Host {
             app_armor: SecurityModules::detect().app_armor,
@@ -110,6 +109,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         routes: Default::default(),
         pulls: Semaphore::new(PARALLEL_PULLS),
         pulled: records,
+        counters: Default::default(),
         images_changed: images_changed.clone(),
         scope: scope.clone(),
         client,
@@ -117,6 +117,13 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
     });
     run(&ctx, &network, &pods, streams, node, facts, listener, tls, images).await?;
     Ok(Kubelet { network, images_changed })
+}
+
+fn listen_error(address: SocketAddr, source: std::io::Error) -> Error {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => Error::Taken { address },
+        _ => Error::Listen { address, source },
+    }
 }
 
 /// Everything that goes on in the background from here.

@@ -15,7 +15,7 @@
 //!
 //! Bottom-up: [`websocket`] and [`spdy`]'s decoder turn bytes into frames and know nothing of connections; `pipe` has
 //! the ends that users hold and the task that writes; [`channels`] and [`spdy`]'s session read a connection and hand
-//! out such ends; [`remote`] is an exec or attach over either.
+//! out such ends; [`remote`] is an exec or attach over either. `peer` notices who is gone.
 //!
 //! Invariants: every queue and buffer has a bound, so who does not read is not written to and slows only its own
 //! connection; whatever a peer sends ends at most its own connection, never this process; a connection's two tasks end
@@ -24,12 +24,14 @@
 //! Must not know: Kubernetes' objects, HTTP beyond the upgrade's headers.
 
 pub mod channels;
+mod peer;
 mod pipe;
 pub mod remote;
 pub mod spdy;
 pub mod upgrade;
 pub mod websocket;
 
+pub use peer::notice_dead_peers;
 pub use pipe::{Gone, Incoming, Outgoing};
 pub use remote::Remote;
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nix::sys::socket::{setsockopt, sockopt};
 use skiff_base::{Scope, chain};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -86,21 +85,9 @@ pub(crate) async fn accept_all(server: Arc<Server>, listener: TcpListener, tls: 
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A client that vanished without a word is given up after about two minutes, also where nothing is sent to it
-/// (an idle port-forward).
-fn notice_dead_peers(stream: &TcpStream) -> nix::Result<()> {
-    const IDLE_S: u32 = 60;
-    const INTERVAL_S: u32 = 15;
-    const PROBES: u32 = 4;
-    setsockopt(stream, sockopt::KeepAlive, &true)?;
-    setsockopt(stream, sockopt::TcpKeepIdle, &IDLE_S)?;
-    setsockopt(stream, sockopt::TcpKeepInterval, &INTERVAL_S)?;
-    setsockopt(stream, sockopt::TcpKeepCount, &PROBES)
-}
-
 async fn connection(server: Arc<Server>, mut stream: TcpStream, tls: TlsAcceptor) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
-    notice_dead_peers(&stream)?;
+    skiff_streaming::notice_dead_peers(&stream)?;
     let peer = stream.peer_addr()?.ip();
     let handshake = async {
         let mut first = [0u8; 1];

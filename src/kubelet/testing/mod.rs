@@ -20,6 +20,7 @@ use crate::context::Context;
 use crate::options::Options;
 use crate::pods::Pods;
 use crate::pulled::Pulled;
+use crate::settings::Settings;
 use crate::source::Sources;
 use crate::token::Tokens;
 
@@ -61,7 +62,7 @@ impl World {
             resolv_conf: at("resolv.conf"),
             labels: BTreeMap::new(),
             taints: Vec::new(),
-            max_pods: 110,
+            settings: Settings::default(),
             allowed_unsafe_sysctls: Vec::new(),
             listen: "127.0.0.1:0".parse().expect("an address"),
             serving: KeyPairPem { certificate: String::new(), key: String::new() },
@@ -97,6 +98,7 @@ impl World {
             routes: Mutex::default(),
             pulls: Semaphore::new(4),
             pulled: Pulled::open(&self.options().data_directory, &[]).expect("opened"),
+            counters: Default::default(),
             images_changed: Arc::default(),
             scope: self.scope.clone(),
         });

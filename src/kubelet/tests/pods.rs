@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use skiff_base::Scope;
 use skiff_client::fake::FakeTransport;
 use skiff_client::{Client, Informers};
-use skiff_kubelet::{Kubelet, Options};
+use skiff_kubelet::{Kubelet, Options, Settings};
 use skiff_network::Cidr;
 use skiff_pki::{ClusterPki, KeyPairPem, ServerNames};
 use skiff_runtime::SandboxState;
@@ -63,7 +63,7 @@ impl World {
             resolv_conf: at("resolv.conf"),
             labels: BTreeMap::new(),
             taints: Vec::new(),
-            max_pods: 110,
+            settings: Settings::default(),
             allowed_unsafe_sysctls: Vec::new(),
             listen: SocketAddr::new(localhost, self.port),
             serving: self.pki.kubelet_serving("node-1", &[localhost]).expect("a certificate"),
@@ -174,7 +174,7 @@ async fn the_life_of_a_pod() {
     let ip = world.pod("web")["status"]["podIP"].as_str().expect("an address").to_owned();
     world.eventually("an answer", async |_| fetch(&ip).await.is_some_and(|a| a.ends_with("hello\n"))).await;
 
-    let trusted = world.pki.client("kube-apiserver", &[]).expect("an identity");
+    let trusted = world.pki.client("kube-apiserver", &["system:masters"]).expect("an identity");
     let stranger = world.pki.client("system:node:x", &["system:nodes"]).expect("an identity");
     let path = "/containerLogs/default/web/web";
     // The program answers before its words have come through the pipe.
@@ -192,7 +192,17 @@ async fn the_life_of_a_pod() {
     assert!(summary.contains("\"podRef\"") && summary.contains("\"workingSetBytes\""), "{summary}");
     assert_eq!(world.ask(path, None).await.0, "HTTP/1.1 401 Unauthorized");
     assert_eq!(world.ask(path, Some(&stranger)).await.0, "HTTP/1.1 403 Forbidden");
-    assert_eq!(world.ask("/healthz", None).await.1, "ok");
+    assert_eq!(world.ask("/healthz", Some(&trusted)).await.1, "ok");
+    assert_eq!(world.ask("/healthz", None).await.0, "HTTP/1.1 401 Unauthorized");
+    let (_, own) = world.ask("/metrics", Some(&trusted)).await;
+    assert!(own.lines().any(|line| line == "kubelet_running_containers{container_state=\"running\"} 1"), "{own}");
+    let (_, probes) = world.ask("/metrics/probes", Some(&trusted)).await;
+    assert!(probes.contains("probe_type=\"Readiness\",result=\"successful\""), "{probes}");
+    let (_, cadvisor) = world.ask("/metrics/cadvisor", Some(&trusted)).await;
+    let received = "container_network_receive_bytes_total{interface=\"eth0\",namespace=\"default\",pod=\"web\"} ";
+    assert!(cadvisor.lines().any(|line| line.starts_with(received)), "{cadvisor}");
+    let (_, configz) = world.ask("/configz", Some(&trusted)).await;
+    assert!(configz.contains("\"imageGCHighThresholdPercent\":85"), "{configz}");
     assert_eq!(world.ask("/containerLogs/default/none/web", Some(&trusted)).await.0, "HTTP/1.1 404 Not Found");
     assert_eq!(world.ask("/exec/default/web/web", Some(&trusted)).await.0, "HTTP/1.1 400 Bad Request");
 

@@ -36,6 +36,7 @@ pub(crate) async fn clean(ctx: &Arc<Context>, uid: &PodUid, sandboxes: &[Sandbox
         good = false;
     }
     ctx.tokens.forget(uid);
+    ctx.counters.forget(uid);
     good
 }
 

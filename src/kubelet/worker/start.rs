@@ -128,7 +128,9 @@ impl Start {
             self.send(Event::Exited { id: id.clone(), exit: never_ran("Killed", "") }).await;
             return Ok(());
         }
-        if let Err(e) = self.ctx.engine.start_container(id).await {
+        let started = self.ctx.engine.start_container(id).await;
+        self.ctx.counters.started_container(started.is_ok());
+        if let Err(e) = started {
             let message = chain(&e).to_string();
             self.event(EventKind::Warning, "Failed", format!("Error: {message}"));
             self.send(Event::Exited { id: id.clone(), exit: never_ran("StartError", &message) }).await;

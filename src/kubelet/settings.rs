@@ -1,0 +1,336 @@
+//! What upstream's kubelet is told by flags or its configuration file, by the names of its flags (`--kubelet-arg`): when
+//! the node is under pressure, when images go, how it shuts down.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use skiff_api::duration;
+use skiff_api::quantity::Quantity;
+
+/// What of the machine may run out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Signal {
+    MemoryAvailable,
+    NodefsAvailable,
+    NodefsInodesFree,
+    ImagefsAvailable,
+    ImagefsInodesFree,
+    PidAvailable,
+}
+
+impl Signal {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::MemoryAvailable,
+        Self::NodefsAvailable,
+        Self::NodefsInodesFree,
+        Self::ImagefsAvailable,
+        Self::ImagefsInodesFree,
+        Self::PidAvailable,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::MemoryAvailable => "memory.available",
+            Self::NodefsAvailable => "nodefs.available",
+            Self::NodefsInodesFree => "nodefs.inodesFree",
+            Self::ImagefsAvailable => "imagefs.available",
+            Self::ImagefsInodesFree => "imagefs.inodesFree",
+            Self::PidAvailable => "pid.available",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|signal| signal.name() == name)
+    }
+}
+
+/// How much there has to be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Amount {
+    /// Bytes, inodes or processes.
+    Absolute(i64),
+    /// Of the capacity, 0 to 1.
+    Share(f64),
+}
+
+impl Amount {
+    pub(crate) fn of(self, capacity: i64) -> i64 {
+        match self {
+            Self::Absolute(amount) => amount,
+            Self::Share(share) => (capacity as f64 * share) as i64,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        match text.strip_suffix('%') {
+            Some(number) => {
+                number.parse().ok().filter(|n| (0.0..=100.0).contains(n)).map(|n: f64| Self::Share(n / 100.0))
+            }
+            None => text.parse::<Quantity>().ok().filter(|q| !q.is_negative()).map(|q| Self::Absolute(q.value())),
+        }
+    }
+
+    fn show(self) -> String {
+        match self {
+            Self::Absolute(amount) => amount.to_string(),
+            Self::Share(share) => format!("{}%", share * 100.0),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Threshold {
+    pub(crate) signal: Signal,
+    pub(crate) value: Amount,
+    /// How long it is to last before pods go; zero for a hard threshold.
+    pub(crate) grace: Duration,
+    pub(crate) is_hard: bool,
+    /// How much more than the value there has to be before it is over.
+    pub(crate) min_reclaim: Option<Amount>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    pub(crate) thresholds: Vec<Threshold>,
+    /// How long a condition stays after its cause.
+    pub(crate) pressure_transition: Duration,
+    /// The longest grace period of a pod that a soft threshold ends.
+    pub(crate) max_pod_grace_s: i64,
+    /// Percent of the disk in use.
+    pub(crate) image_gc_high: u8,
+    pub(crate) image_gc_low: u8,
+    pub(crate) image_min_age: Duration,
+    /// How often the machine is looked at.
+    pub(crate) housekeeping: Duration,
+    /// Manifests of pods that run without an API server's leave.
+    pub(crate) pod_manifest_path: Option<PathBuf>,
+    /// When the machine goes down: all of the time that pods get, and how much of it is for critical ones.
+    pub(crate) shutdown_grace: Duration,
+    pub(crate) shutdown_grace_critical: Duration,
+    pub(crate) max_pods: u32,
+}
+
+/// Upstream's defaults, but for a machine that goes down: upstream gives pods no time then unless told to.
+impl Default for Settings {
+    fn default() -> Self {
+        let mut settings = Self {
+            thresholds: Vec::new(),
+            pressure_transition: Duration::from_secs(5 * 60),
+            max_pod_grace_s: 0,
+            image_gc_high: 85,
+            image_gc_low: 80,
+            image_min_age: Duration::from_secs(2 * 60),
+            housekeeping: Duration::from_secs(10),
+            pod_manifest_path: None,
+            shutdown_grace: Duration::from_secs(30),
+            shutdown_grace_critical: Duration::from_secs(10),
+            max_pods: 110,
+        };
+        let hard = [
+            (Signal::MemoryAvailable, Amount::Absolute(100 << 20)),
+            (Signal::NodefsAvailable, Amount::Share(0.10)),
+            (Signal::NodefsInodesFree, Amount::Share(0.05)),
+            (Signal::ImagefsAvailable, Amount::Share(0.15)),
+            (Signal::ImagefsInodesFree, Amount::Share(0.05)),
+        ];
+        settings.thresholds = hard.into_iter().map(|(signal, value)| Threshold::hard(signal, value)).collect();
+        settings
+    }
+}
+
+impl Threshold {
+    pub(crate) fn hard(signal: Signal, value: Amount) -> Self {
+        Self { signal, value, grace: Duration::ZERO, is_hard: true, min_reclaim: None }
+    }
+}
+
+impl Settings {
+    /// From `name=value` (dashes before the name are fine). What is not known is an error: it would be ignored.
+    pub fn parse(arguments: &[String]) -> Result<Self, String> {
+        let mut settings = Self::default();
+        let (mut soft, mut graces, mut reclaims) = (Vec::new(), Vec::new(), Vec::new());
+        for argument in arguments {
+            let (name, value) = argument
+                .trim_start_matches("--")
+                .split_once('=')
+                .ok_or_else(|| format!("{argument:?} is not of the form name=value"))?;
+            let wrong = |what: &str| format!("{name}: {value:?} is no {what}");
+            let time =
+                || duration::parse_ns(value).ok().and_then(|ns| u64::try_from(ns).ok()).map(Duration::from_nanos);
+            let time = || time().ok_or_else(|| wrong("duration such as 30s or 5m"));
+            let percent = || value.parse::<u8>().ok().filter(|n| *n <= 100).ok_or_else(|| wrong("percentage"));
+            match name {
+                "eviction-hard" => {
+                    let hard = thresholds(value, '<', Amount::parse).map_err(|why| format!("{name}: {why}"))?;
+                    settings.thresholds = hard.into_iter().map(|(s, v)| Threshold::hard(s, v)).collect();
+                }
+                "eviction-soft" => {
+                    soft = thresholds(value, '<', Amount::parse).map_err(|why| format!("{name}: {why}"))?;
+                }
+                "eviction-soft-grace-period" => {
+                    let parse = |text: &str| duration::parse_ns(text).ok().and_then(|ns| u64::try_from(ns).ok());
+                    graces = thresholds(value, '=', parse).map_err(|why| format!("{name}: {why}"))?;
+                }
+                "eviction-minimum-reclaim" => {
+                    reclaims = thresholds(value, '=', Amount::parse).map_err(|why| format!("{name}: {why}"))?;
+                }
+                "eviction-pressure-transition-period" => settings.pressure_transition = time()?,
+                "eviction-max-pod-grace-period" => {
+                    settings.max_pod_grace_s = value.parse().map_err(|_| wrong("number of seconds"))?;
+                }
+                "image-gc-high-threshold" => settings.image_gc_high = percent()?,
+                "image-gc-low-threshold" => settings.image_gc_low = percent()?,
+                "minimum-image-ttl-duration" => settings.image_min_age = time()?,
+                "housekeeping-interval" => settings.housekeeping = time()?.max(Duration::from_millis(100)),
+                "pod-manifest-path" => settings.pod_manifest_path = Some(PathBuf::from(value)),
+                "shutdown-grace-period" => settings.shutdown_grace = time()?,
+                "shutdown-grace-period-critical-pods" => settings.shutdown_grace_critical = time()?,
+                "max-pods" => settings.max_pods = value.parse().map_err(|_| wrong("number of pods"))?,
+                other => {
+                    return Err(format!("{other:?} is not known: there are {}", KNOWN.join(", ")));
+                }
+            }
+        }
+        for (signal, value) in soft {
+            let grace = graces.iter().find(|(of, _)| *of == signal).map(|(_, ns)| Duration::from_nanos(*ns));
+            let grace = grace.ok_or_else(|| {
+                format!("grace period must be specified for the soft eviction threshold {}", signal.name())
+            })?;
+            settings.thresholds.push(Threshold { grace, is_hard: false, ..Threshold::hard(signal, value) });
+        }
+        for threshold in &mut settings.thresholds {
+            threshold.min_reclaim = reclaims.iter().find(|(of, _)| *of == threshold.signal).map(|(_, amount)| *amount);
+        }
+        if settings.image_gc_low >= settings.image_gc_high {
+            return Err(format!(
+                "image-gc-low-threshold {} has to be below image-gc-high-threshold {}",
+                settings.image_gc_low, settings.image_gc_high
+            ));
+        }
+        if settings.shutdown_grace_critical > settings.shutdown_grace {
+            return Err("shutdown-grace-period-critical-pods is a part of shutdown-grace-period".to_owned());
+        }
+        Ok(settings)
+    }
+
+    /// As KubeletConfiguration has it, for `/configz`.
+    pub(crate) fn show(&self) -> Map<String, Value> {
+        let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
+        let of = |is_hard: bool| -> Map<String, Value> {
+            let own = self.thresholds.iter().filter(|t| t.is_hard == is_hard);
+            own.map(|t| (t.signal.name().to_owned(), t.value.show().into())).collect()
+        };
+        let value = json!({
+            "evictionHard": of(true), "evictionSoft": of(false),
+            "evictionPressureTransitionPeriod": seconds(self.pressure_transition),
+            "evictionMaxPodGracePeriod": self.max_pod_grace_s,
+            "imageGCHighThresholdPercent": self.image_gc_high, "imageGCLowThresholdPercent": self.image_gc_low,
+            "imageMinimumGCAge": seconds(self.image_min_age), "maxPods": self.max_pods,
+            "shutdownGracePeriod": seconds(self.shutdown_grace),
+            "shutdownGracePeriodCriticalPods": seconds(self.shutdown_grace_critical),
+            "staticPodPath": self.pod_manifest_path,
+        });
+        match value {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+}
+
+const KNOWN: [&str; 14] = [
+    "eviction-hard",
+    "eviction-soft",
+    "eviction-soft-grace-period",
+    "eviction-minimum-reclaim",
+    "eviction-pressure-transition-period",
+    "eviction-max-pod-grace-period",
+    "image-gc-high-threshold",
+    "image-gc-low-threshold",
+    "minimum-image-ttl-duration",
+    "housekeeping-interval",
+    "pod-manifest-path",
+    "shutdown-grace-period",
+    "shutdown-grace-period-critical-pods",
+    "max-pods",
+];
+
+/// `signal<value,...`; an empty text is none.
+fn thresholds<T>(text: &str, between: char, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<(Signal, T)>, String> {
+    let mut found: Vec<(Signal, T)> = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (signal, value) =
+            part.split_once(between).ok_or_else(|| format!("{part:?} is not of the form signal{between}value"))?;
+        let signal = Signal::parse(signal.trim()).ok_or_else(|| {
+            let known = Signal::ALL.map(Signal::name).join(", ");
+            format!("{signal:?} is not known: there are {known}")
+        })?;
+        if found.iter().any(|(other, _)| *other == signal) {
+            return Err(format!("{} is there twice", signal.name()));
+        }
+        found.push((signal, parse(value.trim()).ok_or_else(|| format!("{value:?} can't be read"))?));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Settings, String> {
+        Settings::parse(&arguments.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn thresholds_are_read() {
+        assert_eq!(parse(&[]), Ok(Settings::default()));
+        let settings = parse(&[
+            "eviction-hard=memory.available<1Gi,nodefs.available<5%",
+            "--eviction-soft=memory.available<2Gi",
+            "eviction-soft-grace-period=memory.available=1m30s",
+            "eviction-minimum-reclaim=memory.available=500Mi",
+        ])
+        .expect("valid");
+        let reclaim = Some(Amount::Absolute(500 << 20));
+        assert_eq!(
+            settings.thresholds,
+            [
+                Threshold {
+                    min_reclaim: reclaim,
+                    ..Threshold::hard(Signal::MemoryAvailable, Amount::Absolute(1 << 30))
+                },
+                Threshold::hard(Signal::NodefsAvailable, Amount::Share(0.05)),
+                Threshold {
+                    grace: Duration::from_secs(90),
+                    is_hard: false,
+                    min_reclaim: reclaim,
+                    ..Threshold::hard(Signal::MemoryAvailable, Amount::Absolute(2 << 30))
+                },
+            ]
+        );
+        assert_eq!(Amount::Share(0.1).of(1000), 100);
+        assert_eq!(settings.show()["evictionHard"]["nodefs.available"], "5%");
+        assert!(parse(&["eviction-hard="]).expect("none").thresholds.is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (argument, expect) in [
+            ("eviction-hard", "name=value"),
+            ("eviction-hard=memory<1Gi", "\"memory\" is not known: there are memory.available"),
+            ("eviction-hard=memory.available<x", "can't be read"),
+            ("eviction-hard=memory.available<101%", "can't be read"),
+            ("eviction-hard=memory.available=1Gi", "signal<value"),
+            ("eviction-hard=memory.available<1,memory.available<2", "twice"),
+            ("eviction-soft=memory.available<1Gi", "grace period must be specified"),
+            ("image-gc-high-threshold=101", "no percentage"),
+            ("image-gc-high-threshold=80", "has to be below"),
+            ("shutdown-grace-period=5s", "is a part of"),
+            ("eviction-pressure-transition-period=5", "no duration"),
+            ("cgroup-driver=systemd", "is not known: there are eviction-hard"),
+        ] {
+            let error = parse(&[argument]).expect_err(argument);
+            assert!(error.contains(expect), "{argument}: {error}");
+        }
+    }
+}
