@@ -149,8 +149,8 @@ pub struct NodeArgs {
     /// Sysctls that pods may set besides the safe ones; a prefix ends in *
     #[arg(long, value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
-    /// A flag of upstream's kubelet, NAME=VALUE: those of eviction, image collection, static pods and shutdown
-    /// (eviction-hard, image-gc-high-threshold, pod-manifest-path, shutdown-grace-period, max-pods, ...)
+    /// A flag of upstream's kubelet, NAME=VALUE: those of eviction, image collection and static pods
+    /// (eviction-hard, image-gc-high-threshold, pod-manifest-path, max-pods, ...)
     #[arg(long)]
     pub kubelet_arg: Vec<String>,
 }

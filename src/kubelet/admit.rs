@@ -1,8 +1,12 @@
 //! Whether this node takes a pod that it has not begun to run: a pure function of the pod and the node.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{AppArmorProfile, Pod};
 
 use crate::pod;
+use crate::pressure::Condition;
+use crate::resources::{self, Qos};
 
 /// Why a pod is not taken, in upstream's words: reason and message of its status and of the event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +40,15 @@ const SAFE_SYSCTLS: [&str; 12] = [
     "net.ipv4.tcp_wmem",
 ];
 
+const MEMORY_PRESSURE: &str = "node.kubernetes.io/memory-pressure";
 const APP_ARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 
-pub(crate) fn admit(pod: &Pod, host: &Host) -> Result<(), Rejection> {
+pub(crate) fn admit(pod: &Pod, host: &Host, pressure: &BTreeSet<Condition>) -> Result<(), Rejection> {
+    if !bears(pod, pressure) {
+        let names: Vec<&str> = pressure.iter().map(|condition| condition.name()).collect();
+        let message = format!("The node had condition: [{}]. ", names.join(" "));
+        return Err(Rejection { reason: "Evicted", message });
+    }
     if pod::spec(pod).os.as_ref().is_some_and(|os| os.name != "linux") {
         let message = "Failed to admit pod as the OS field doesn't match node OS".to_owned();
         return Err(Rejection { reason: "PodOSNotSupported", message });
@@ -51,6 +61,24 @@ pub(crate) fn admit(pod: &Pod, host: &Host) -> Result<(), Rejection> {
         return Err(Rejection { reason: "AppArmor", message });
     }
     Ok(())
+}
+
+/// Whether a pod may begin on a node that lacks something: a critical one may, and for lack of memory alone one that asks
+/// for some, or that says it bears it.
+fn bears(pod: &Pod, pressure: &BTreeSet<Condition>) -> bool {
+    if pressure.is_empty() || pod::is_critical(pod) {
+        return true;
+    }
+    if pressure.iter().any(|condition| *condition != Condition::Memory) {
+        return false;
+    }
+    let tolerates = pod::spec(pod).tolerations.iter().flatten().any(|toleration| {
+        let key = toleration.key.as_deref().unwrap_or_default();
+        let effect = toleration.effect.as_deref().unwrap_or_default();
+        (key == MEMORY_PRESSURE || (key.is_empty() && toleration.operator.as_deref() == Some("Exists")))
+            && (effect.is_empty() || effect == "NoSchedule")
+    });
+    resources::qos(pod) != Qos::BestEffort || tolerates
 }
 
 fn check_sysctls(pod: &Pod, host: &Host) -> Result<(), String> {
@@ -154,13 +182,41 @@ mod tests {
                 spec["containers"] = json!([{"name": "c"}]);
             }
             let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("a pod");
-            let found = admit(&pod, host).err().map(|r| format!("{}: {}", r.reason, r.message)).unwrap_or_default();
+            let found = admit(&pod, host, &BTreeSet::new())
+                .err()
+                .map(|r| format!("{}: {}", r.reason, r.message))
+                .unwrap_or_default();
             assert_eq!(found, expected, "{spec}");
         }
         let annotated: Pod = serde_json::from_value(json!({"spec": {"containers": []},
             "metadata": {"annotations": {"container.apparmor.security.beta.kubernetes.io/c": "runtime/default"}}}))
         .expect("a pod");
-        assert_eq!(admit(&annotated, &bare).map_err(|r| r.reason), Err("AppArmor"));
+        assert_eq!(admit(&annotated, &bare, &BTreeSet::new()).map_err(|r| r.reason), Err("AppArmor"));
+    }
+
+    #[test]
+    fn who_begins_under_pressure() {
+        let memory = [Condition::Memory];
+        let disk = [Condition::Memory, Condition::Disk];
+        let asks = json!({"containers": [{"name": "c", "resources": {"requests": {"memory": "1Mi"}}}]});
+        let bears = json!({"containers": [{"name": "c"}],
+            "tolerations": [{"key": MEMORY_PRESSURE, "operator": "Exists", "effect": "NoSchedule"}]});
+        let critical = json!({"containers": [{"name": "c"}], "priority": 2_000_000_000});
+        let plain = json!({"containers": [{"name": "c"}]});
+        let said = |names: &str| format!("Evicted: The node had condition: [{names}]. ");
+        for (spec, pressure, expected) in [
+            (&plain, &[][..], String::new()),
+            (&plain, &memory, said("MemoryPressure")),
+            (&asks, &memory, String::new()),
+            (&bears, &memory, String::new()),
+            (&asks, &disk, said("MemoryPressure DiskPressure")),
+            (&critical, &disk, String::new()),
+        ] {
+            let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("a pod");
+            let judged = admit(&pod, &Host::default(), &pressure.iter().copied().collect());
+            let found = judged.err().map(|r| format!("{}: {}", r.reason, r.message)).unwrap_or_default();
+            assert_eq!(found, expected, "{spec}");
+        }
     }
 
     #[test]

@@ -12,8 +12,10 @@ use tokio::sync::{Notify, Semaphore};
 use crate::admit;
 use crate::engine::Engine;
 use crate::metrics::Counters;
+use crate::node;
 use crate::options::Options;
 use crate::pod::{self, PodUid, Role};
+use crate::pressure::Pressure;
 use crate::pulled::Pulled;
 use crate::resize::Shares;
 use crate::source::Sources;
@@ -44,6 +46,7 @@ pub(crate) struct Context {
     /// Who may use the images.
     pub(crate) pulled: Pulled,
     pub(crate) counters: Counters,
+    pub(crate) pressure: Pressure,
     /// Told when an image came or went.
     pub(crate) images_changed: Arc<Notify>,
     pub(crate) scope: Scope,
@@ -52,6 +55,10 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn event(&self, pod: &Pod, kind: EventKind, reason: &str, message: impl Into<String>) {
         self.recorder.record(EventRecorder::reference(pod), kind, reason, message);
+    }
+
+    pub(crate) fn node_event(&self, kind: EventKind, reason: &str, message: impl Into<String>) {
+        self.recorder.record(node::reference(&self.options.node_name), kind, reason, message);
     }
 
     pub(crate) fn container_event(

@@ -2,7 +2,7 @@
 //! them out, so that the life of a pod is tested without either.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,6 +19,8 @@ pub(crate) trait Engine: Send + Sync + 'static {
     async fn image(&self, reference: &str) -> Result<Option<Image>, Error>;
     async fn images(&self) -> Result<Vec<Image>, Error>;
     async fn pull(&self, reference: &str, auth: Option<&RegistryAuth>) -> Result<Image, Error>;
+    /// Fails where a container needs it.
+    async fn remove_image(&self, id: &ImageId) -> Result<(), Error>;
     async fn mount_image(&self, id: &ImageId, target: &Path) -> Result<(), Error>;
 
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox, Error>;
@@ -33,6 +35,8 @@ pub(crate) trait Engine: Send + Sync + 'static {
     async fn update_sandbox(&self, id: &SandboxId, resources: &Resources) -> Result<(), Error>;
     async fn update_container(&self, id: &ContainerId, resources: &Resources) -> Result<(), Error>;
     async fn container_stats(&self, id: &ContainerId) -> Result<Stats, Error>;
+    /// The directory of what a container writes into its own files.
+    fn writable_layer(&self, id: &ContainerId) -> PathBuf;
     async fn container(&self, id: &ContainerId) -> Result<Container, Error>;
     async fn containers(&self) -> Result<Vec<Container>, Error>;
     async fn exec_sync(
@@ -74,6 +78,10 @@ impl Engine for Machine {
 
     async fn pull(&self, reference: &str, auth: Option<&RegistryAuth>) -> Result<Image, Error> {
         self.runtime.pull(reference, auth).await
+    }
+
+    async fn remove_image(&self, id: &ImageId) -> Result<(), Error> {
+        self.runtime.remove_image(&id.0).await
     }
 
     async fn mount_image(&self, id: &ImageId, target: &Path) -> Result<(), Error> {
@@ -118,6 +126,10 @@ impl Engine for Machine {
 
     async fn update_container(&self, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
         self.runtime.update_resources(id, resources).await
+    }
+
+    fn writable_layer(&self, id: &ContainerId) -> PathBuf {
+        self.runtime.writable_layer(id)
     }
 
     async fn container_stats(&self, id: &ContainerId) -> Result<Stats, Error> {

@@ -5,8 +5,10 @@
 //! with containers), `slot` (what is known of a container), `status` (what the API is told).
 //! With effects: `engine` is the seam to runtime and network, `source` observes ConfigMaps and Secrets, `token` asks for
 //! service-account tokens, `pulled` knows who may use an image, `image`, `volume`, `leftovers`, `container`, `sandbox`, `hook`, `probe` (on `http_get`, `grpc_health`).
-//! Above: `worker`, one for each pod; `pods` hands events to them and ends what has no pod; `node` registers and keeps
-//! the heartbeat; `logs`, `stream`, `stats`, `metrics`, `auth` (who may ask), `connections` and `server` answer on port 10250.
+//! `collect` removes images.
+//! Above: `worker`, one for each pod; `pods` hands events to them and ends what has no pod,
+//! `static_pods` brings those that the API server only sees; `node` registers and keeps
+//! the heartbeat; `pressure` ends pods when the machine runs out of something; `logs`, `stream`, `stats`, `metrics`, `auth` (who may ask), `connections` and `server` answer on port 10250.
 //!
 //! Invariants: a pod's containers are decided on by its worker alone; a UID never goes back to an earlier phase;
 //! nothing polls; a stop of the agent touches no container; whatever a pod made on the host is found by name.
@@ -16,6 +18,7 @@
 mod admit;
 mod auth;
 mod backoff;
+mod collect;
 mod connections;
 mod container;
 mod context;
@@ -38,6 +41,7 @@ mod pod;
 #[cfg(test)]
 mod pod_fields;
 mod pods;
+mod pressure;
 mod probe;
 mod pulled;
 mod quantity;
@@ -49,6 +53,7 @@ mod settings;
 mod slot;
 mod source;
 mod start;
+mod static_pods;
 mod stats;
 mod status;
 mod stream;

@@ -1,6 +1,6 @@
 //! The node's own object: registration, status on change, heartbeat.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use skiff_runtime::Image;
 
 use crate::context::Context;
 use crate::options::Options;
+use crate::pressure::Condition;
 
 /// The version of Kubernetes that is spoken, and whose it is.
 pub const VERSION: &str = concat!("v1.36.0+skiff", env!("CARGO_PKG_VERSION"));
@@ -105,7 +106,12 @@ pub(crate) fn plan_labels(options: &Options) -> BTreeMap<String, String> {
     labels
 }
 
-fn conditions(ready: bool, old: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
+fn conditions(
+    ready: bool,
+    pressure: &BTreeSet<Condition>,
+    old: &[NodeCondition],
+    now: Timestamp,
+) -> Vec<NodeCondition> {
     let (status, reason, message) = if ready {
         ("True", "KubeletReady", "kubelet is posting ready status")
     } else {
@@ -116,24 +122,34 @@ fn conditions(ready: bool, old: &[NodeCondition], now: Timestamp) -> Vec<NodeCon
         )
     };
     let now = crate::pod::time(now);
-    [
-        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        ("Ready", status, reason, message),
-    ]
-    .map(|(type_, status, reason, message)| {
-        let same = old.iter().find(|c| c.type_ == type_ && c.status == status);
-        NodeCondition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            reason: Some(reason.to_owned()),
-            message: Some(message.to_owned()),
-            last_heartbeat_time: Some(now.clone()),
-            last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or_else(|| Some(now.clone())),
-        }
-    })
-    .into()
+    let short = |condition: Condition| {
+        let (status, [reason, message]) = match (condition, pressure.contains(&condition)) {
+            (Condition::Memory, false) => {
+                ("False", ["KubeletHasSufficientMemory", "kubelet has sufficient memory available"])
+            }
+            (Condition::Memory, true) => {
+                ("True", ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available"])
+            }
+            (Condition::Disk, false) => ("False", ["KubeletHasNoDiskPressure", "kubelet has no disk pressure"]),
+            (Condition::Disk, true) => ("True", ["KubeletHasDiskPressure", "kubelet has disk pressure"]),
+            (Condition::Pid, false) => ("False", ["KubeletHasSufficientPID", "kubelet has sufficient PID available"]),
+            (Condition::Pid, true) => ("True", ["KubeletHasInsufficientPID", "kubelet has insufficient PID available"]),
+        };
+        (condition.name(), status, reason, message)
+    };
+    [short(Condition::Memory), short(Condition::Disk), short(Condition::Pid), ("Ready", status, reason, message)]
+        .map(|(type_, status, reason, message)| {
+            let same = old.iter().find(|c| c.type_ == type_ && c.status == status);
+            NodeCondition {
+                type_: type_.to_owned(),
+                status: status.to_owned(),
+                reason: Some(reason.to_owned()),
+                message: Some(message.to_owned()),
+                last_heartbeat_time: Some(now.clone()),
+                last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or_else(|| Some(now.clone())),
+            }
+        })
+        .into()
 }
 
 pub(crate) fn plan_status(
@@ -141,6 +157,7 @@ pub(crate) fn plan_status(
     facts: &MachineFacts,
     images: &[Image],
     ready: bool,
+    pressure: &BTreeSet<Condition>,
     old: &NodeStatus,
     now: Timestamp,
 ) -> NodeStatus {
@@ -153,7 +170,7 @@ pub(crate) fn plan_status(
         ]),
         allocatable: Some(capacity.clone()),
         capacity: Some(capacity),
-        conditions: Some(conditions(ready, old.conditions.as_deref().unwrap_or_default(), now)),
+        conditions: Some(conditions(ready, pressure, old.conditions.as_deref().unwrap_or_default(), now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(options.listen.port()) }),
         }),
@@ -209,13 +226,17 @@ pub(crate) async fn ensure(
             taints: (!options.taints.is_empty()).then(|| options.taints.clone()),
             ..NodeSpec::default()
         }),
-        status: Some(plan_status(options, facts, images, ready, &NodeStatus::default(), now)),
+        status: Some(plan_status(options, facts, images, ready, &BTreeSet::new(), &NodeStatus::default(), now)),
     };
     match api.create(&fresh).await {
         Ok(node) => {
             // The server may take no status at creation.
             let told = node.status.as_ref().is_some_and(|s| s.node_info.is_some());
-            return if told { Ok(node) } else { write_status(client, options, &node, facts, images, ready).await };
+            return if told {
+                Ok(node)
+            } else {
+                write_status(client, options, &node, facts, images, ready, &BTreeSet::new()).await
+            };
         }
         Err(e) if e.is_already_exists() => {}
         Err(e) => return Err(e),
@@ -228,7 +249,7 @@ pub(crate) async fn ensure(
     }
     // A restart of the agent is no reason to send everyone away.
     let was_ready = is_ready(&node);
-    write_status(client, options, &node, facts, images, ready || was_ready).await
+    write_status(client, options, &node, facts, images, ready || was_ready, &BTreeSet::new()).await
 }
 
 pub(crate) fn is_ready(node: &Node) -> bool {
@@ -254,9 +275,10 @@ pub(crate) async fn write_status(
     facts: &MachineFacts,
     images: &[Image],
     ready: bool,
+    pressure: &BTreeSet<Condition>,
 ) -> Result<Node, Error> {
     let old = node.status.clone().unwrap_or_default();
-    let new = plan_status(options, facts, images, ready, &old, time::now());
+    let new = plan_status(options, facts, images, ready, pressure, &old, time::now());
     if is_same(&old, &new) {
         return Ok(node.clone());
     }
@@ -355,7 +377,7 @@ pub(crate) async fn follow_images(ctx: Arc<Context>, facts: MachineFacts) {
         ctx.pulled.prune(moment, &images).await;
         let told = async {
             let node = ctx.client.all::<Node>().get(&ctx.options.node_name).await?;
-            write_status(&ctx.client, &ctx.options, &node, &facts, &images, true).await
+            write_status(&ctx.client, &ctx.options, &node, &facts, &images, true, &ctx.pressure.now()).await
         };
         if let Err(e) = told.await {
             tracing::warn!(error = %chain(&e), "the node's list of images can't be written");
@@ -378,14 +400,14 @@ mod tests {
     fn transition_times_stay_while_nothing_changes() {
         let early = Timestamp::from_second(1_000).expect("in range");
         let late = Timestamp::from_second(2_000).expect("in range");
-        let first = conditions(false, &[], early);
-        let second = conditions(true, &first, late);
+        let first = conditions(false, &BTreeSet::new(), &[], early);
+        let second = conditions(true, &BTreeSet::new(), &first, late);
         for (condition, since) in second.iter().zip([1_000, 1_000, 1_000, 2_000]) {
             let at = condition.last_transition_time.as_ref().map(|t| t.0.as_second());
             assert_eq!(at, Some(since), "{}", condition.type_);
         }
         let status = |conditions| NodeStatus { conditions: Some(conditions), ..NodeStatus::default() };
         assert!(!is_same(&status(first), &status(second.clone())));
-        assert!(is_same(&status(second.clone()), &status(conditions(true, &second, late))));
+        assert!(is_same(&status(second.clone()), &status(conditions(true, &BTreeSet::new(), &second, late))));
     }
 }

@@ -146,6 +146,30 @@ pub(crate) fn is_terminal(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
+pub(crate) const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+pub(crate) const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
+pub(crate) const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+pub(crate) const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
+
+fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    pod.metadata.annotations.as_ref()?.get(name).map(String::as_str)
+}
+
+/// Whether it is made from a file on the node, not from the API.
+pub(crate) fn is_static(pod: &Pod) -> bool {
+    annotation(pod, CONFIG_SOURCE).is_some_and(|source| source != "api") && mirror_of(pod).is_none()
+}
+
+/// The uid of the static pod that an object of the API only shows.
+pub(crate) fn mirror_of(pod: &Pod) -> Option<&str> {
+    annotation(pod, CONFIG_MIRROR)
+}
+
+/// Whether the node can't do without it.
+pub(crate) fn is_critical(pod: &Pod) -> bool {
+    is_static(pod) || mirror_of(pod).is_some() || crate::resources::has_critical_priority(pod)
+}
+
 /// The object of an event about one container.
 pub(crate) fn container_reference(pod: &Pod, role: Role, container: &str) -> ObjectReference {
     let list = match role {

@@ -241,7 +241,7 @@ fn what_is_said(spec: &str) -> Option<String> {
         spec["containers"] = json!([{"name": "c"}]);
     }
     let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("a pod");
-    let rejected = admit::admit(&pod, &Host::default()).err().map(|rejection| rejection.message);
+    let rejected = admit::admit(&pod, &Host::default(), &Default::default()).err().map(|rejection| rejection.message);
     rejected.or_else(|| unsupported(&pod))
 }
 

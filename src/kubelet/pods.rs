@@ -9,14 +9,14 @@ use k8s_openapi::api::core::v1::Pod;
 use skiff_base::chain;
 use skiff_client::{Change, Lister};
 use skiff_runtime::{Container, ContainerState, RuntimeEvent};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc};
 
 use crate::context::Context;
 use crate::leftovers::PodPlaces;
 use crate::options::Error;
 use crate::pod::{self, PodUid, annotation, label};
 use crate::volume::tree;
-use crate::worker::{self, Desired, Event, Handle, Leftover};
+use crate::worker::{self, Desired, Ending, Event, Handle, Leftover};
 
 /// What a container without a pod gets when nothing is known of it.
 const ORPHAN_GRACE_S: u64 = 30;
@@ -24,6 +24,7 @@ const ORPHAN_GRACE_S: u64 = 30;
 pub(crate) struct Pods {
     ctx: Arc<Context>,
     state: Mutex<State>,
+    statics_changed: Notify,
 }
 
 #[derive(Default)]
@@ -31,16 +32,22 @@ struct State {
     workers: HashMap<PodUid, Handle>,
     /// What was found at the start and has no worker yet.
     leftovers: HashMap<PodUid, Leftover>,
+    /// What the API shows of static pods, by namespace and name.
+    mirrors: HashMap<(String, String), Arc<Pod>>,
 }
 
 impl Pods {
-    /// Takes over what runs, then follows `pods` until the agent stops.
-    pub(crate) async fn start(ctx: &Arc<Context>, pods: &Lister<Pod>) -> Result<Arc<Self>, Error> {
+    /// Takes over what runs, then follows `pods` until the agent stops; `statics` are those that no API tells of.
+    pub(crate) async fn start(
+        ctx: &Arc<Context>,
+        pods: &Lister<Pod>,
+        statics: Vec<Arc<Pod>>,
+    ) -> Result<Arc<Self>, Error> {
         // Listened to before anything is listed, so that no exit falls in between.
         let events = ctx.engine.events();
         let leftovers = find_leftovers(ctx).await.map_err(Error::Runtime)?;
-        let state = State { workers: HashMap::new(), leftovers };
-        let all = Arc::new(Self { ctx: ctx.clone(), state: Mutex::new(state) });
+        let state = State { leftovers, ..State::default() };
+        let all = Arc::new(Self { ctx: ctx.clone(), state: Mutex::new(state), statics_changed: Notify::new() });
         let follower = all.clone();
         ctx.scope.spawn(async move { follower.follow_runtime(events).await });
 
@@ -62,6 +69,7 @@ impl Pods {
                 all.take(change);
             }
         });
+        statics.iter().for_each(|pod| all.begin_static(pod));
         all.end_orphans(earlier).await;
         Ok(all)
     }
@@ -71,6 +79,9 @@ impl Pods {
     }
 
     fn take(self: &Arc<Self>, change: &Change<Pod>) {
+        if pod::mirror_of(change.object()).is_some() {
+            return self.take_mirror(change);
+        }
         match change {
             Change::Added(pod) => self.put(pod),
             Change::Modified { old, new } => {
@@ -87,7 +98,10 @@ impl Pods {
         let uid = pod::uid(pod);
         let mut state = self.lock();
         if let Some(handle) = state.workers.get(&uid) {
-            handle.desired.send_replace(Desired { pod: pod.clone(), removed: false });
+            handle.desired.send_modify(|desired| {
+                desired.pod = pod.clone();
+                desired.removed = false;
+            });
             return;
         }
         let leftover = state.leftovers.remove(&uid).unwrap_or_default();
@@ -96,6 +110,7 @@ impl Pods {
         let handle = worker::spawn(&self.ctx, pod.clone(), leftover, move |uid| {
             if let Some(all) = all.upgrade() {
                 all.lock().workers.remove(uid);
+                all.statics_changed.notify_one();
             }
         });
         state.workers.insert(uid, handle);
@@ -103,13 +118,65 @@ impl Pods {
 
     fn remove(&self, pod: &Arc<Pod>) {
         if let Some(handle) = self.lock().workers.get(&pod::uid(pod)) {
-            handle.desired.send_replace(Desired { pod: pod.clone(), removed: true });
+            handle.desired.send_replace(Desired { pod: pod.clone(), removed: true, mirror: None });
         }
+    }
+
+    fn take_mirror(&self, change: &Change<Pod>) {
+        let mirror = change.object();
+        let name = (pod::namespace(mirror).to_owned(), pod::name(mirror).to_owned());
+        let mut state = self.lock();
+        match change {
+            Change::Deleted(_) => drop(state.mirrors.remove(&name)),
+            Change::Added(_) | Change::Modified { .. } => drop(state.mirrors.insert(name, mirror.clone())),
+        }
+        let uid = PodUid(pod::mirror_of(mirror).unwrap_or_default().to_owned());
+        if let (Some(handle), false) = (state.workers.get(&uid), matches!(change, Change::Deleted(_))) {
+            handle.desired.send_modify(|desired| desired.mirror = Some(mirror.clone()));
+        }
+        self.statics_changed.notify_one();
+    }
+
+    pub(crate) fn begin_static(self: &Arc<Self>, pod: &Arc<Pod>) {
+        self.put(pod);
+        let state = self.lock();
+        let mirror = state.mirrors.values().find(|m| pod::mirror_of(m) == Some(&pod::uid(pod).0)).cloned();
+        if let (Some(handle), Some(mirror)) = (state.workers.get(&pod::uid(pod)), mirror) {
+            handle.desired.send_modify(|desired| desired.mirror = Some(mirror));
+        }
+    }
+
+    pub(crate) fn end_static(&self, pod: &Arc<Pod>) {
+        if let Some(handle) = self.lock().workers.get(&pod::uid(pod)) {
+            handle.desired.send_modify(|desired| desired.removed = true);
+        }
+    }
+
+    /// Those that run or end.
+    pub(crate) fn statics(&self) -> Vec<Arc<Pod>> {
+        self.pods().into_iter().filter(|pod| pod::is_static(pod)).collect()
+    }
+
+    pub(crate) fn mirrors(&self) -> Vec<Arc<Pod>> {
+        self.lock().mirrors.values().cloned().collect()
+    }
+
+    /// Waits until a mirror has changed or a pod has gone.
+    pub(crate) async fn statics_changed(&self) {
+        self.statics_changed.notified().await;
     }
 
     /// The pods that the agent is at work for.
     pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
         self.lock().workers.values().map(|h| h.desired.borrow().pod.clone()).collect()
+    }
+
+    /// Ends a pod for the agent's own reasons; false where it has gone already.
+    pub(crate) async fn end(&self, uid: &PodUid, ending: Ending) -> bool {
+        match self.mailbox(uid) {
+            Some(mailbox) => mailbox.send(Event::End(ending)).await.is_ok(),
+            None => false,
+        }
     }
 
     pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {

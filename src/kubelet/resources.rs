@@ -17,6 +17,10 @@ const MAX_SHARES: u64 = 262_144;
 /// Pods of this priority and above are critical to the node.
 const SYSTEM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
+pub(crate) fn has_critical_priority(pod: &Pod) -> bool {
+    pod::spec(pod).priority.is_some_and(|p| p >= SYSTEM_CRITICAL_PRIORITY)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Qos {
     Guaranteed,
@@ -101,9 +105,8 @@ pub(crate) fn container(pod: &Pod, container: &Container, memory_capacity: i64) 
 
 /// Guaranteed and critical ones go last; of the others, the more is asked for, the later.
 fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> i32 {
-    let critical = pod::spec(pod).priority.is_some_and(|p| p >= SYSTEM_CRITICAL_PRIORITY);
     match qos(pod) {
-        _ if critical => -997,
+        _ if has_critical_priority(pod) => -997,
         Qos::Guaranteed => -997,
         Qos::BestEffort => 1000,
         Qos::Burstable => {
@@ -115,7 +118,7 @@ fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> i32 
 
 /// What a pod needs at once, of one resource: the main containers and the sidecars together, or an init container
 /// and the sidecars before it, whichever is more. `None` where a container says nothing (a limit is no limit then).
-fn aggregate(pod: &Pod, one: impl Fn(&Container) -> Option<i64>) -> Option<i64> {
+pub(crate) fn aggregate(pod: &Pod, one: impl Fn(&Container) -> Option<i64>) -> Option<i64> {
     let (mut sidecars, mut init_peak, mut main) = (0i64, 0i64, 0i64);
     for (role, container) in pod::containers(pod) {
         let amount = one(container)?;

@@ -1,5 +1,5 @@
 //! What upstream's kubelet is told by flags or its configuration file, by the names of its flags (`--kubelet-arg`): when
-//! the node is under pressure, when images go, how it shuts down.
+//! the node is under pressure, when images go, where static pods are.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -105,13 +105,10 @@ pub struct Settings {
     pub(crate) housekeeping: Duration,
     /// Manifests of pods that run without an API server's leave.
     pub(crate) pod_manifest_path: Option<PathBuf>,
-    /// When the machine goes down: all of the time that pods get, and how much of it is for critical ones.
-    pub(crate) shutdown_grace: Duration,
-    pub(crate) shutdown_grace_critical: Duration,
     pub(crate) max_pods: u32,
 }
 
-/// Upstream's defaults, but for a machine that goes down: upstream gives pods no time then unless told to.
+/// Upstream's.
 impl Default for Settings {
     fn default() -> Self {
         let mut settings = Self {
@@ -123,8 +120,6 @@ impl Default for Settings {
             image_min_age: Duration::from_secs(2 * 60),
             housekeeping: Duration::from_secs(10),
             pod_manifest_path: None,
-            shutdown_grace: Duration::from_secs(30),
-            shutdown_grace_critical: Duration::from_secs(10),
             max_pods: 110,
         };
         let hard = [
@@ -184,8 +179,6 @@ impl Settings {
                 "minimum-image-ttl-duration" => settings.image_min_age = time()?,
                 "housekeeping-interval" => settings.housekeeping = time()?.max(Duration::from_millis(100)),
                 "pod-manifest-path" => settings.pod_manifest_path = Some(PathBuf::from(value)),
-                "shutdown-grace-period" => settings.shutdown_grace = time()?,
-                "shutdown-grace-period-critical-pods" => settings.shutdown_grace_critical = time()?,
                 "max-pods" => settings.max_pods = value.parse().map_err(|_| wrong("number of pods"))?,
                 other => {
                     return Err(format!("{other:?} is not known: there are {}", KNOWN.join(", ")));
@@ -208,9 +201,6 @@ impl Settings {
                 settings.image_gc_low, settings.image_gc_high
             ));
         }
-        if settings.shutdown_grace_critical > settings.shutdown_grace {
-            return Err("shutdown-grace-period-critical-pods is a part of shutdown-grace-period".to_owned());
-        }
         Ok(settings)
     }
 
@@ -227,8 +217,6 @@ impl Settings {
             "evictionMaxPodGracePeriod": self.max_pod_grace_s,
             "imageGCHighThresholdPercent": self.image_gc_high, "imageGCLowThresholdPercent": self.image_gc_low,
             "imageMinimumGCAge": seconds(self.image_min_age), "maxPods": self.max_pods,
-            "shutdownGracePeriod": seconds(self.shutdown_grace),
-            "shutdownGracePeriodCriticalPods": seconds(self.shutdown_grace_critical),
             "staticPodPath": self.pod_manifest_path,
         });
         match value {
@@ -238,7 +226,7 @@ impl Settings {
     }
 }
 
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 12] = [
     "eviction-hard",
     "eviction-soft",
     "eviction-soft-grace-period",
@@ -250,8 +238,6 @@ const KNOWN: [&str; 14] = [
     "minimum-image-ttl-duration",
     "housekeeping-interval",
     "pod-manifest-path",
-    "shutdown-grace-period",
-    "shutdown-grace-period-critical-pods",
     "max-pods",
 ];
 
@@ -325,7 +311,6 @@ mod tests {
             ("eviction-soft=memory.available<1Gi", "grace period must be specified"),
             ("image-gc-high-threshold=101", "no percentage"),
             ("image-gc-high-threshold=80", "has to be below"),
-            ("shutdown-grace-period=5s", "is a part of"),
             ("eviction-pressure-transition-period=5", "no duration"),
             ("cgroup-driver=systemd", "is not known: there are eviction-hard"),
         ] {

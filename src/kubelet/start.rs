@@ -19,9 +19,11 @@ use crate::engine::Machine;
 use crate::node::{self, MachineFacts};
 use crate::options::{Error, Options};
 use crate::pods::Pods;
+use crate::pressure;
 use crate::pulled::Pulled;
 use crate::server;
 use crate::source::Sources;
+use crate::static_pods;
 use crate::stream::Streams;
 use crate::token::Tokens;
 use crate::volume::tree;
@@ -110,6 +112,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         pulls: Semaphore::new(PARALLEL_PULLS),
         pulled: records,
         counters: Default::default(),
+        pressure: Default::default(),
         images_changed: images_changed.clone(),
         scope: scope.clone(),
         client,
@@ -143,6 +146,7 @@ async fn run(
     network.retain(&live).await.map_err(Error::Network)?;
     let about = node::reference(&ctx.options.node_name);
     ctx.recorder.record(about, EventKind::Normal, "Starting", "Starting kubelet.");
+    let node_uid = node.metadata.uid.clone().unwrap_or_default();
     let (own_ctx, own_facts) = (ctx.clone(), facts.clone());
     ctx.scope.spawn(async move { tell_ready(&own_ctx, node, &own_facts, &images).await });
     ctx.scope.spawn(node::follow_images(ctx.clone(), facts));
@@ -155,7 +159,17 @@ async fn run(
         () = stop.cancelled() => return Err(Error::Stopped),
         () = ctx.services.synced() => {}
     }
-    let all = Pods::start(ctx, pods).await?;
+    let manifests = ctx.options.settings.pod_manifest_path.clone();
+    if let Some(directory) = &manifests {
+        tree::ensure_directory(directory, 0o700)
+            .map_err(|source| Error::Directory { path: directory.clone(), source })?;
+    }
+    let statics = manifests.as_deref().map(|directory| static_pods::read(directory, &ctx.options.node_name).0);
+    let all = Pods::start(ctx, pods, statics.unwrap_or_default()).await?;
+    if let Some(directory) = manifests {
+        ctx.scope.spawn(static_pods::keep(ctx.clone(), all.clone(), directory, node_uid));
+    }
+    ctx.scope.spawn(pressure::keep(ctx.clone(), all.clone()));
     server::spawn(ctx, all, streams, listener, tls);
     Ok(())
 }
@@ -221,7 +235,7 @@ async fn tell_ready(ctx: &Arc<Context>, node: Node, facts: &MachineFacts, images
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
     let stop = ctx.scope.token().clone();
     loop {
-        match node::write_status(&ctx.client, &ctx.options, &node, facts, images, true).await {
+        match node::write_status(&ctx.client, &ctx.options, &node, facts, images, true, &ctx.pressure.now()).await {
             Ok(_) => break,
             Err(e) => tracing::warn!(error = %chain(&e), "the node's status can't be written, trying again"),
         }

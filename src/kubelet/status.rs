@@ -30,6 +30,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) terminal: bool,
     /// The agent itself ended the pod: reason and message.
     pub(crate) failed: Option<(&'a str, &'a str)>,
+    /// It was ended in favour of others: how the condition tells it.
+    pub(crate) disrupted: Option<&'a str>,
     /// It was not taken: nothing of it was ever begun.
     pub(crate) rejected: bool,
     /// Why the node does not give the resources that are asked for: reason and message.
@@ -41,6 +43,8 @@ pub(crate) struct Seen<'a> {
 
 /// The conditions that the agent writes, in upstream's order.
 const CONDITIONS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+
+const DISRUPTED: &str = "DisruptionTarget";
 
 /// Those that are there only while they hold.
 const RESIZE_CONDITIONS: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
@@ -381,6 +385,10 @@ fn conditions(seen: &Seen<'_>, phase: &str, inits: &[ContainerStatus], mains: &[
         .map(|(type_, (status, reason, message))| condition(seen, type_, status, reason, message))
         .collect();
     conditions.push(condition(seen, "PodScheduled", "True", None, None));
+    if let Some(message) = seen.disrupted {
+        let reason = Some("TerminationByKubelet".to_owned());
+        conditions.push(condition(seen, DISRUPTED, "True", reason, Some(message.to_owned())));
+    }
     if let Some((reason, message)) = seen.resize_pending {
         let (reason, message) = (Some(reason.to_owned()), Some(message.to_owned()));
         conditions.push(condition(seen, RESIZE_CONDITIONS[0], "True", reason, message));
@@ -534,6 +542,7 @@ mod tests {
             terminal,
             failed: None,
             rejected: false,
+            disrupted: None,
             resize_pending: None,
             resizing: None,
             now: at(100),
@@ -584,6 +593,29 @@ mod tests {
             let status = status_of(policy, inits.clone(), &slots, terminal);
             assert_eq!(short(&status), expected, "{policy} {inits} {slots:?}");
         }
+    }
+
+    #[test]
+    fn an_evicted_pod_says_for_whom() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": []}})).expect("a pod");
+        let status = plan_status(&Seen {
+            pod: &pod,
+            last: &PodStatus::default(),
+            slots: &BTreeMap::new(),
+            sandbox_ready: false,
+            pod_ips: &[],
+            host_ip: "192.0.2.1".parse().expect("an address"),
+            terminal: true,
+            failed: Some(("Evicted", "why")),
+            rejected: false,
+            disrupted: Some("why"),
+            resize_pending: None,
+            resizing: None,
+            now: at(100),
+        });
+        let told = status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget").expect("the condition");
+        assert_eq!((told.status.as_str(), told.reason.as_deref()), ("True", Some("TerminationByKubelet")));
+        assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Containers, as the agent sees them.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use skiff_linux::security_module::{SecurityModules, app_armor_profiles};
@@ -236,6 +237,11 @@ impl Runtime {
         let tables = self.inner.tables();
         let entry = tables.containers.get(&id.0).ok_or_else(|| Error::ContainerNotFound(id.0.clone()))?;
         Ok(entry.record.cgroup.clone())
+    }
+
+    /// The directory of what a container writes into its own files.
+    pub fn writable_layer(&self, id: &ContainerId) -> PathBuf {
+        self.inner.layout.container_data(&id.0).join(crate::plan::WRITABLE)
     }
 
     pub async fn container_stats(&self, id: &ContainerId) -> Result<Stats, Error> {

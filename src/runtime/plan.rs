@@ -166,6 +166,9 @@ pub struct ContainerPlan {
     pub log_path: PathBuf,
 }
 
+/// Below a container's state directory: what it writes into its own files.
+pub const WRITABLE: &str = "upper";
+
 impl ContainerPlan {
     pub fn rootfs(&self) -> PathBuf {
         self.run_directory.join("rootfs")

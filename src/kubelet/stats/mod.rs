@@ -1,6 +1,7 @@
 //! What the node and its pods use: for metrics-server (`/metrics/resource`), for autoscalers and monitors
 //! (`/stats/summary`, `/metrics/cadvisor`).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -167,6 +168,12 @@ fn parse_link(devices: &str) -> Option<LinkUse> {
     Some(LinkUse { received: four(0)?, sent: four(8)? })
 }
 
+/// Of the machine, in bytes: all of it, and the working set.
+pub(crate) fn memory(proc: &Path) -> (u64, u64) {
+    let node = node_use(proc);
+    (node.memory_total, node.memory_working_set)
+}
+
 fn node_use(proc: &Path) -> NodeUse {
     let text = |name: &str| std::fs::read_to_string(proc.join(name)).unwrap_or_default();
     let (stat, memory) = (text("stat"), text("meminfo"));
@@ -208,7 +215,28 @@ pub(crate) fn disk(path: &Path) -> Option<Disk> {
     })
 }
 
+/// Of one pod, for who decides which ones go.
+pub(crate) struct PodTotals {
+    /// The working set in bytes.
+    pub(crate) memory: i64,
+    pub(crate) processes: i64,
+    /// Working sets by container.
+    pub(crate) containers: BTreeMap<String, i64>,
+}
+
 impl Usage {
+    /// Nothing of a pod of which nothing runs.
+    pub(crate) fn of_pod(&self, uid: &str) -> Option<PodTotals> {
+        let pod = self.pods.iter().find(|pod| pod.uid == uid && !pod.containers.is_empty())?;
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let of = |c: &ContainerUse| (c.name.clone(), number(c.stats.memory_working_set_bytes));
+        Some(PodTotals {
+            memory: number(pod.memory(|s| s.memory_working_set_bytes)),
+            processes: number(pod.memory(|s| s.pids)),
+            containers: pod.containers.iter().map(of).collect(),
+        })
+    }
+
     fn each(&self, mut visit: impl FnMut(&PodUse, &ContainerUse)) {
         for pod in &self.pods {
             pod.containers.iter().for_each(|container| visit(pod, container));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -123,6 +123,11 @@ impl Engine for FakeMachine {
         Ok(image(reference))
     }
 
+    async fn remove_image(&self, id: &ImageId) -> Result<(), Error> {
+        self.log(format!("remove image {}", id.0));
+        Ok(())
+    }
+
     async fn mount_image(&self, id: &ImageId, _: &Path) -> Result<(), Error> {
         self.log(format!("mount {}", id.0));
         Ok(())
@@ -224,6 +229,10 @@ impl Engine for FakeMachine {
             return Err(Error::Timeout("the kernel does not answer"));
         }
         Ok(())
+    }
+
+    fn writable_layer(&self, id: &ContainerId) -> PathBuf {
+        Path::new("/nonexistent").join(&id.0)
     }
 
     async fn container_stats(&self, _: &ContainerId) -> Result<Stats, Error> {

@@ -32,6 +32,7 @@ pub(crate) struct World {
     pub(crate) machine: Arc<FakeMachine>,
     pub(crate) directory: tempfile::TempDir,
     pub(crate) scope: Scope,
+    pods: Option<Arc<Pods>>,
 }
 
 impl World {
@@ -41,6 +42,7 @@ impl World {
             machine: FakeMachine::new(),
             directory: tempfile::tempdir().expect("a directory"),
             scope: Scope::new(),
+            pods: None,
         };
         let mut world = world;
         world.start().await;
@@ -99,10 +101,15 @@ impl World {
             pulls: Semaphore::new(4),
             pulled: Pulled::open(&self.options().data_directory, &[]).expect("opened"),
             counters: Default::default(),
+            pressure: Default::default(),
             images_changed: Arc::default(),
             scope: self.scope.clone(),
         });
-        Pods::start(&ctx, &pods).await.expect("started");
+        self.pods = Some(Pods::start(&ctx, &pods, Vec::new()).await.expect("started"));
+    }
+
+    pub(crate) fn pods(&self) -> Arc<Pods> {
+        self.pods.clone().expect("started")
     }
 
     /// The agent ends and begins again; the machine goes on.

@@ -50,6 +50,8 @@ pub(crate) struct Desired {
     pub(crate) pod: Arc<Pod>,
     /// The object is gone from the API.
     pub(crate) removed: bool,
+    /// What the API shows of it, where it is a static pod.
+    pub(crate) mirror: Option<Arc<Pod>>,
 }
 
 /// What an earlier agent left of a pod.
@@ -91,6 +93,8 @@ pub(crate) enum Event {
     Resized {
         result: Result<Vec<(ContainerId, ResourceRequirements)>, String>,
     },
+    /// The agent ends the pod.
+    End(Ending),
     /// Events of the runtime were lost: each container is to be looked at.
     Resync,
     Terminated,
@@ -99,6 +103,16 @@ pub(crate) enum Event {
     },
     Deleted(Result<(), skiff_client::Error>),
     StatusWritten(Result<Box<Pod>, skiff_client::Error>),
+}
+
+/// Why the agent itself ends a pod, in upstream's words.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+    pub(crate) grace_s: i64,
+    /// Whether it is a disruption, as its conditions then tell.
+    pub(crate) disrupted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +172,8 @@ struct Worker {
     terminated: bool,
     /// The agent ended the pod by itself: reason and message.
     failed: Option<(String, String)>,
+    /// For whom the pod was ended: the message of its condition.
+    disrupted: Option<String>,
     /// Whether the node takes it; `None` until that was asked.
     admitted: Option<bool>,
     status: StatusWriter,
@@ -166,6 +182,8 @@ struct Worker {
 
 /// Brings the status to the API server, one write at a time, each the latest.
 struct StatusWriter {
+    /// Whose status it is: the pod's own, of a static pod its mirror's.
+    uid: Option<String>,
     /// As the API has it.
     written: PodStatus,
     /// The revision that `written` is from.
@@ -227,8 +245,10 @@ impl Worker {
             killing: false,
             terminated: false,
             failed: None,
+            disrupted: None,
             admitted: None,
             status: StatusWriter {
+                uid: (!pod::is_static(&pod)).then(|| pod::uid(&pod).0),
                 written: status.clone(),
                 revision: observe::revision(&pod),
                 wanted: status,
@@ -260,7 +280,7 @@ pub(crate) fn spawn(
     leftover: Leftover,
     ended: impl FnOnce(&PodUid) + Send + 'static,
 ) -> Handle {
-    let (desired, wishes) = watch::channel(Desired { pod: pod.clone(), removed: false });
+    let (desired, wishes) = watch::channel(Desired { pod: pod.clone(), removed: false, mirror: None });
     let (events, mailbox) = mpsc::channel(MAILBOX);
     let (own_ctx, tell) = (ctx.clone(), events.clone());
     ctx.scope.spawn(async move {

@@ -9,7 +9,7 @@ use skiff_base::{chain, time};
 use skiff_client::EventKind;
 use skiff_runtime::{Container, ContainerId, ContainerState, Exit, SandboxId};
 
-use super::{Desired, Event, Leftover, Making, Phase, Worker, finish, lost, message, resize};
+use super::{Desired, Ending, Event, Leftover, Making, Phase, Worker, finish, lost, message, resize};
 use crate::image::StartError;
 use crate::options::message_file;
 use crate::plan::Unhealthy;
@@ -142,6 +142,9 @@ impl Worker {
             // The new ones may need others.
             self.objects = Arc::new(PodObjects::observe(&self.ctx, &pod, &self.objects_changed));
         }
+        if let Some(mirror) = desired.mirror {
+            self.take_mirror(&mirror);
+        }
         let revision = revision(&pod);
         if !self.status.busy && revision > self.status.revision {
             self.status.revision = revision;
@@ -150,6 +153,16 @@ impl Worker {
         let (a, b) = (&old.metadata, &pod.metadata);
         if (&a.labels, &a.annotations) != (&b.labels, &b.annotations) {
             self.refresh_volumes();
+        }
+    }
+
+    /// The status of a static pod is its mirror's.
+    fn take_mirror(&mut self, mirror: &Pod) {
+        let is_other = self.status.uid != mirror.metadata.uid;
+        if is_other || (!self.status.busy && revision(mirror) > self.status.revision) {
+            self.status.uid = mirror.metadata.uid.clone();
+            self.status.revision = revision(mirror);
+            self.status.written = mirror.status.clone().unwrap_or_default();
         }
     }
 
@@ -194,6 +207,7 @@ impl Worker {
             Event::Probed { id, kind, healthy } => self.take_probe(&id, kind, healthy),
             Event::SandboxEnded { id } => self.lose_frame(&id),
             Event::Resized { result } => self.take_resized(result),
+            Event::End(ending) => self.take_ending(ending),
             Event::Resync => self.take_resync().await,
             Event::Terminated => self.terminated = true,
             Event::Cleaned { good } => {
@@ -335,6 +349,16 @@ impl Worker {
             run.started = false;
             run.stopping = false;
         }
+    }
+
+    /// One that ends already ends as it was to.
+    fn take_ending(&mut self, ending: Ending) {
+        if self.phase != Phase::Syncing {
+            return;
+        }
+        self.disrupted = ending.disrupted.then(|| ending.message.clone());
+        self.failed = Some((ending.reason.to_owned(), ending.message));
+        self.begin_end(ending.grace_s);
     }
 
     fn take_probe(&mut self, id: &ContainerId, kind: ProbeKind, healthy: bool) {

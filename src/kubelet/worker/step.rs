@@ -114,7 +114,7 @@ impl Worker {
         }
         let pending = matches!(self.pod.status.as_ref().and_then(|s| s.phase.as_deref()), None | Some("Pending"));
         let fresh = pending && self.sandboxes.is_empty() && self.slots.is_empty();
-        let judged = if fresh { admit::admit(&self.pod, &self.ctx.host) } else { Ok(()) };
+        let judged = if fresh { admit::admit(&self.pod, &self.ctx.host, &self.ctx.pressure.now()) } else { Ok(()) };
         self.admitted = Some(judged.is_ok());
         if let Err(rejection) = judged {
             tracing::info!(pod = %pod::format(&self.pod), reason = rejection.reason, "a pod is rejected");
@@ -385,7 +385,7 @@ impl Worker {
         });
     }
 
-    fn begin_end(&mut self, grace_s: i64) {
+    pub(super) fn begin_end(&mut self, grace_s: i64) {
         self.phase = Phase::Terminating;
         self.grace_s = Some(grace_s);
         self.starts.cancel();
@@ -462,6 +462,7 @@ impl Worker {
             terminal: self.phase == Phase::Terminated,
             failed: self.failed.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
             rejected: self.admitted == Some(false),
+            disrupted: self.disrupted.as_deref(),
             resize_pending: self.resizing.pending.as_ref().map(|(reason, message)| (*reason, message.as_str())),
             resizing: self.is_resizing().then_some(self.resizing.error.as_deref()),
             now,
@@ -470,7 +471,9 @@ impl Worker {
         if self.status.busy {
             return;
         }
-        let Some(patch) = status::plan_patch(&self.uid.0, &self.status.written, &self.status.wanted) else { return };
+        // A static pod without a mirror has nobody to tell.
+        let Some(uid) = &self.status.uid else { return };
+        let Some(patch) = status::plan_patch(uid, &self.status.written, &self.status.wanted) else { return };
         let mut not_before = self.status.retry_at;
         let waits = self.status.wanted.phase.as_deref() == Some("Pending")
             && self.slots.values().all(|s| s.failure.is_none())
@@ -492,7 +495,7 @@ impl Worker {
     }
 
     fn is_told(&self) -> bool {
-        !self.status.busy && status::plan_patch(&self.uid.0, &self.status.written, &self.status.wanted).is_none()
+        !self.status.busy && status::plan_patch("", &self.status.written, &self.status.wanted).is_none()
     }
 
     fn finish(&mut self, now: Timestamp, wake: &mut Wake) {

@@ -205,7 +205,7 @@ fn accept_terminal(listener: &std::os::unix::net::UnixListener) -> io::Result<Ow
 
 fn mount_root(plan: &ContainerPlan, warnings: &mut Vec<String>) -> io::Result<()> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
-    let (upper, work) = (plan.state_directory.join("upper"), plan.state_directory.join("work"));
+    let (upper, work) = (plan.state_directory.join(crate::plan::WRITABLE), plan.state_directory.join("work"));
     for directory in [&upper, &work] {
         std::fs::create_dir_all(directory)?;
     }

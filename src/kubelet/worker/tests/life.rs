@@ -7,7 +7,9 @@ use serde_json::json;
 use skiff_client::Client;
 use skiff_runtime::{ContainerId, RuntimeEvent, SandboxId, SandboxState};
 
+use crate::pod::PodUid;
 use crate::testing::{World, one};
+use crate::worker::Ending;
 
 #[tokio::test]
 async fn runs_and_is_deleted() {
@@ -182,6 +184,21 @@ async fn a_deadline_ends_a_pod() {
 }
 
 #[tokio::test]
+async fn an_evicted_pod_fails_in_upstreams_words() {
+    let world = World::new().await;
+    world.create("a", one("Always", json!({})));
+    world.phase("a", "Running").await;
+    let message = "The node was low on resource: memory. ".to_owned();
+    let ending = Ending { reason: "Evicted", message: message.clone(), grace_s: 1, disrupted: true };
+    assert!(world.pods().end(&PodUid("uid-a".into()), ending).await);
+    world.phase("a", "Failed").await;
+    let status = world.pod("a")["status"].clone();
+    assert_eq!((&status["reason"], &status["message"]), (&json!("Evicted"), &json!(message)));
+    assert!(world.log().contains(&"stop c 1s".to_owned()), "{:?}", world.log());
+    world.scope.stop().await;
+}
+
+#[tokio::test]
 async fn a_pod_that_the_node_does_not_take() {
     let world = World::new().await;
     let mut spec = one("Always", json!({}));
@@ -207,7 +224,9 @@ async fn the_node_is_registered_once() {
     let node: Node = crate::node::ensure(&client, &options, &facts, &[], false).await.expect("registered");
     let again = crate::node::ensure(&client, &options, &facts, &[], false).await.expect("found");
     assert_eq!(node.metadata.uid, again.metadata.uid);
-    let ready = crate::node::write_status(&client, &options, &again, &facts, &[], true).await.expect("written");
+    let ready = crate::node::write_status(&client, &options, &again, &facts, &[], true, &Default::default())
+        .await
+        .expect("written");
     let conditions = ready.status.and_then(|s| s.conditions).expect("conditions");
     assert!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
     assert_eq!(ready.metadata.labels.expect("labels")["kubernetes.io/hostname"], "node-1");
