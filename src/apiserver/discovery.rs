@@ -19,6 +19,7 @@ use crate::registry::{Registry, Row};
 use crate::reply::Reply;
 use crate::reviews;
 use crate::server::Server;
+use crate::usage;
 
 /// One line of a resource list that is no row of the registry: a subresource, or a review.
 struct Extra {
@@ -99,6 +100,8 @@ fn all_groups(registry: &Registry, table: &Table) -> Vec<Group> {
             all.push(Group { name: review.group.to_owned(), versions: vec![own("v1")] });
         }
     }
+    // Another server for it takes its place.
+    all.push(Group { name: usage::GROUP.to_owned(), versions: vec![own(usage::VERSION)] });
     for remote in &table.remotes {
         let at = all.iter().position(|group| group.name == remote.group).unwrap_or_else(|| {
             all.push(Group { name: remote.group.clone(), versions: Vec::new() });
@@ -203,6 +206,12 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
         list.push(json!({
             "name": review.resource, "singularName": review.kind.to_lowercase(), "namespaced": review.namespaced,
             "kind": review.kind, "verbs": ["create"],
+        }));
+    }
+    for measured in usage::of(group, version) {
+        list.push(json!({
+            "name": measured.resource, "singularName": "", "namespaced": measured.namespaced,
+            "kind": measured.kind, "verbs": usage::VERBS,
         }));
     }
     if list.is_empty() {
@@ -326,6 +335,13 @@ fn aggregated_resources(registry: &Registry, group: &str, version: &str) -> Vec<
             "resource": review.resource, "responseKind": kind("", "", review.kind),
             "scope": if review.namespaced { "Namespaced" } else { "Cluster" },
             "singularResource": review.kind.to_lowercase(), "verbs": ["create"],
+        }));
+    }
+    for measured in usage::of(group, version) {
+        list.push(json!({
+            "resource": measured.resource, "responseKind": kind("", "", measured.kind),
+            "scope": if measured.namespaced { "Namespaced" } else { "Cluster" },
+            "singularResource": "", "verbs": usage::VERBS,
         }));
     }
     list.sort_by(|a, b| a["resource"].as_str().cmp(&b["resource"].as_str()));

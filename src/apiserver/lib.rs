@@ -10,7 +10,7 @@
 //! - [`request`]: what is asked for, in upstream's words. [`audit`]: the record of it; [`metrics`]: its figures.
 //! - [`auth`]: who asks and what they may. [`flow`]: how much of it at a time. [`admission`], [`services`]: what is filled in and refused.
 //! - [`path`]: get, list, watch, create, update, patch, delete; scale; binding, eviction (under disruption budgets), finalize, token.
-//! - [`discovery`], [`openapi`], [`health`], [`reviews`], [`logs`]: what is no stored object.
+//! - [`discovery`], [`openapi`], [`health`], [`reviews`], [`logs`], [`usage`] (`metrics.k8s.io`): what is no stored object.
 //! - [`address`]: where Services of the cluster are reached. [`hook`]: the server as a client of webhooks.
 //! - [`proxy`]: what is passed on to kubelets, pods, services and nodes.
 //! - [`aggregation`]: what other API servers serve behind this one.
@@ -67,6 +67,7 @@ mod storage;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod usage;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};

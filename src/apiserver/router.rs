@@ -153,7 +153,10 @@ impl Server {
         drop(registry);
         // Bindings are in the registry for discovery; none is ever stored.
         let Some(row) = found.filter(|row| !row.is("", "bindings")) else {
-            return self.without_row(call, target).await;
+            return match self.measured(call, target, verb).await {
+                Some(answer) => answer,
+                None => self.without_row(call, target).await,
+            };
         };
         let mut reply = self.row_request(call, &row, target, verb).await?;
         if let Some(warning) = row.descriptor.strategy.deprecation() {

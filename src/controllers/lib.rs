@@ -10,7 +10,7 @@
 //! and EndpointSlices), `namespace` and `garbage` (both ask `discovery` what there is), `node_ipam`,
 //! `node_lifecycle`, `pod_gc`, `service_account`, `root_ca`, `cluster_role_aggregation`, `resource_quota`, `disruption`,
 //! `job`, `daemon_set`, `stateful_set`, `cron_job`, `ttl_after_finished`, `tokens` (of secrets), `token_cleaner`,
-//! `bootstrap_signer`, `certificates` (signing requests).
+//! `bootstrap_signer`, `certificates` (signing requests), `horizontal_pod_autoscaler`.
 //!
 //! Invariants: a reconciler gets a key and reads the caches; it may run twice or late and does no harm;
 //! whoever creates or deletes several objects keeps expectations, since the cache lags its own writes.
@@ -29,6 +29,7 @@ mod endpoints;
 mod expectations;
 mod garbage;
 mod history;
+mod horizontal_pod_autoscaler;
 mod job;
 mod namespace;
 mod node_fit;
@@ -120,6 +121,7 @@ pub fn start(informers: &Informers, clients: Clients, options: Options, scope: &
     token_cleaner::start(&context);
     bootstrap_signer::start(&context);
     certificates::start(&context);
+    horizontal_pod_autoscaler::start(&context);
 }
 
 /// Runs a reconciler once its caches are filled.

@@ -48,7 +48,7 @@ pub struct Machine {
     pub inside: Namespaces,
     pub outside: Namespaces,
     cgroup: String,
-    registry: Option<Child>,
+    registries: Vec<Child>,
     server: Option<Child>,
     _slot: File,
 }
@@ -66,13 +66,13 @@ impl Machine {
             &inside_script(directory.path(), outside.pid()),
         );
         outside.must(&["sh", "-c", &format!("ip addr add {OUTSIDE}/24 dev uplink && ip link set uplink up")]);
-        let registry = start_registry(&outside, directory.path());
+        let registry = start_registry(&outside, directory.path(), 5000);
         let machine = Self {
             directory,
             inside,
             outside,
             cgroup: format!("/{id}"),
-            registry: Some(registry),
+            registries: vec![registry],
             server: None,
             _slot: slot,
         };
@@ -88,6 +88,13 @@ impl Machine {
         machine.start(&[]);
         machine.wait_ready();
         machine
+    }
+
+    /// What was pushed to the registry is also in another one, `private.test`, which wants to know who asks.
+    pub fn add_private_registry(&mut self) {
+        self.registries.push(start_registry(&self.outside, self.directory.path(), PRIVATE_PORT));
+        let lines = format!("  private.test:\\n    endpoint: [\"http://{OUTSIDE}:{PRIVATE_PORT}\"]\\n");
+        self.inside.must(&["sh", "-c", &format!("printf '{lines}' >> /etc/skiff/registries.yaml")]);
     }
 
     pub fn log_path(&self) -> PathBuf {
@@ -212,7 +219,7 @@ impl Drop for Machine {
             drop(server.kill());
             drop(server.wait());
         }
-        if let Some(mut registry) = self.registry.take() {
+        for registry in &mut self.registries {
             drop(registry.kill());
             drop(registry.wait());
         }
@@ -261,20 +268,31 @@ fn inside_script(directory: &Path, outside: Pid) -> String {
     )
 }
 
-fn start_registry(outside: &Namespaces, directory: &Path) -> Child {
-    let config = directory.join("registry.yml");
+/// A name and password for which `docker-registry` has a hash (one of crypt_blowfish's examples).
+pub const PRIVATE_USER: (&str, &str) = ("somebody", "U*U");
+const PRIVATE_HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+const PRIVATE_PORT: u16 = 5001;
+
+fn start_registry(outside: &Namespaces, directory: &Path, port: u16) -> Child {
+    let config = directory.join(format!("registry-{port}.yml"));
     let storage = directory.join("registry");
-    let text = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp: {{addr: \"{OUTSIDE}:5000\"}}\n",
+    let mut text = format!(
+        "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp: {{addr: \"{OUTSIDE}:{port}\"}}\n",
         storage.display()
     );
+    let private = port == PRIVATE_PORT;
+    if private {
+        let users = directory.join("registry-users");
+        fs::write(&users, format!("{}:{PRIVATE_HASH}\n", PRIVATE_USER.0)).expect("write the registry's users");
+        text.push_str(&format!("auth: {{htpasswd: {{realm: private, path: {}}}}}\n", users.display()));
+    }
     fs::write(&config, text).expect("write the registry's configuration");
     let mut command = outside.command("docker-registry");
     command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let child = command.spawn().expect("start docker-registry (tests/run installs it)");
     eventually("the registry answers", Duration::from_secs(20), || {
-        match outside.get(&format!("http://{OUTSIDE}:5000/v2/")) {
-            Ok(answer) if answer.status == 200 => Ok(()),
+        match outside.get(&format!("http://{OUTSIDE}:{port}/v2/")) {
+            Ok(answer) if answer.status == if private { 401 } else { 200 } => Ok(()),
             other => Err(format!("{other:?}")),
         }
     });
