@@ -12,6 +12,7 @@ mod ctr;
 mod log;
 mod notify;
 mod server;
+mod systemd;
 mod teardown;
 mod wait;
 

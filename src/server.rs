@@ -34,6 +34,8 @@ use crate::log;
 pub const DOMAIN_ANNOTATION: &str = "skiff.dev/cluster-domain";
 
 const KUBELET_PORT: u16 = 10250;
+/// The longest that a container may take to end when the machine goes down.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 const NODE_CIDR_MASK: u8 = 24;
 
@@ -205,6 +207,7 @@ async fn serve(arguments: ServerArgs) -> Result<()> {
     ensure_dns_service(&api, &arguments, facts.cluster_dns).await.context("create the DNS service")?;
 
     let node = Scope::new();
+    let containers = runtime.clone();
     if let Some(runtime) = runtime {
         let node_ready = start_node(&arguments, &facts, &api, &pki, runtime, &node);
         tokio::select! {
@@ -218,9 +221,14 @@ async fn serve(arguments: ServerArgs) -> Result<()> {
         crate::notify::ready();
     }
     stop.cancelled().await;
-    info!("stopping; pods keep running");
+    let machine_stops = tokio::task::spawn_blocking(crate::systemd::machine_goes_down).await.unwrap_or(false);
+    info!("stopping; {}", if machine_stops { "the machine goes down" } else { "pods keep running" });
     crate::notify::stopping();
     node.stop().await;
+    if let Some(runtime) = containers.filter(|_| machine_stops) {
+        // systemd would wait for each that does not end at its word.
+        skiff_kubelet::end_containers(&runtime, SHUTDOWN_GRACE).await;
+    }
     control.stop().await;
     api_scope.stop().await;
     store.close().await;

@@ -8,7 +8,8 @@
 //! `collect` removes images.
 //! Above: `worker`, one for each pod; `pods` hands events to them and ends what has no pod,
 //! `static_pods` brings those that the API server only sees; `node` registers and keeps
-//! the heartbeat; `pressure` ends pods when the machine runs out of something; `logs`, `stream`, `stats`, `metrics`, `auth` (who may ask), `connections` and `server` answer on port 10250.
+//! the heartbeat; `pressure` ends pods when the machine runs out of something; `logs`, `stream`, `stats`, `metrics`, `auth` (who may ask), `connections` and `server` answer on port 10250. `shutdown` is for
+//! the end of the machine, when no agent runs.
 //!
 //! Invariants: a pod's containers are decided on by its worker alone; a UID never goes back to an earlier phase;
 //! nothing polls; a stop of the agent touches no container; whatever a pod made on the host is found by name.
@@ -50,6 +51,7 @@ mod resources;
 mod sandbox;
 mod server;
 mod settings;
+mod shutdown;
 mod slot;
 mod source;
 mod start;
@@ -68,4 +70,5 @@ pub use leftovers::PodPlaces;
 pub use node::VERSION;
 pub use options::{Error, Options};
 pub use settings::Settings;
+pub use shutdown::end_containers;
 pub use start::{Kubelet, start};
