@@ -33,7 +33,8 @@ async fn images(place: &PlaceArgs, command: ImagesCommand) -> Result<()> {
         ImagesCommand::Import { archives } => {
             for archive in archives {
                 for image in store.import(&archive).await? {
-                    println!("imported {}", image.tags.first().unwrap_or(&image.id.0));
+                    let names = if image.tags.is_empty() { vec![image.id.0] } else { image.tags };
+                    names.iter().for_each(|name| println!("imported {name}"));
                 }
             }
             Ok(())

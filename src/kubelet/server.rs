@@ -15,14 +15,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use serde_json::{Value, json};
 use skiff_base::{CancellationToken, chain};
-use skiff_runtime::{ContainerId, ContainerState, RuntimeEvent, SandboxState};
+use skiff_runtime::{ContainerId, ContainerState as RunState, RuntimeEvent, SandboxState};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -209,7 +209,7 @@ impl Server {
     }
 
     async fn own_metrics(&self) -> Response<Body> {
-        let running = |c: &skiff_runtime::Container| matches!(c.state, ContainerState::Running { .. });
+        let running = |c: &skiff_runtime::Container| matches!(c.state, RunState::Running { .. });
         let (containers, sandboxes) = tokio::join!(self.ctx.engine.containers(), self.ctx.engine.sandboxes());
         let (containers, sandboxes) = match (containers, sandboxes) {
             (Ok(containers), Ok(sandboxes)) => (containers, sandboxes),
@@ -293,20 +293,49 @@ impl Server {
         let whose = format!("container {container:?} in pod {:?}", pod::name(pod));
         let run = if previous {
             // A container that waits to be restarted has its last run as the newest.
-            let skip = usize::from(!matches!(runs.first().map(|r| &r.state), Some(ContainerState::Exited(_))));
+            let skip = usize::from(!matches!(runs.first().map(|r| &r.state), Some(RunState::Exited(_))));
             let waits = is_waiting(pod, container);
             runs.into_iter()
                 .nth(if waits { skip } else { 1 })
                 .ok_or_else(|| format!("previous terminated {whose} not found\n"))?
         } else {
-            runs.into_iter()
-                .next()
-                .ok_or_else(|| format!("{whose} is waiting to start: {}\n", waiting_reason(pod, container)))?
+            match runs.into_iter().next() {
+                Some(run) => run,
+                None => return self.find_ended(pod, container, &whose),
+            }
         };
         let log = self.ctx.options.pod_log_directory(pod).join(container).join(format!("{}.log", run.attempt));
         let log = if run.log_path.is_absolute() { run.log_path } else { log };
-        Ok(FoundRun { id: run.id, log, ended: matches!(run.state, ContainerState::Exited(_)) })
+        Ok(FoundRun { id: run.id, log, ended: matches!(run.state, RunState::Exited(_)) })
     }
+}
+
+impl Server {
+    /// The log of a container that the runtime knows no more, as far as it is still there.
+    fn find_ended(&self, pod: &Pod, container: &str, whose: &str) -> Result<FoundRun, String> {
+        let Some((id, attempt)) = ended(pod, container) else {
+            return Err(format!("{whose} is waiting to start: {}\n", waiting_reason(pod, container)));
+        };
+        let log = self.ctx.options.pod_log_directory(pod).join(container).join(format!("{attempt}.log"));
+        match log.exists() {
+            true => Ok(FoundRun { id: ContainerId(id.trim_start_matches("skiff://").to_owned()), log, ended: true }),
+            false => Err(format!("unable to retrieve container logs for {id}\n")),
+        }
+    }
+}
+
+/// The id and the attempt of a container that has ended, as the API tells them.
+fn ended(pod: &Pod, container: &str) -> Option<(String, i32)> {
+    let status = container_status(pod, container)?;
+    let of = |state: &Option<ContainerState>| state.as_ref()?.terminated.as_ref()?.container_id.clone();
+    Some((of(&status.state).or_else(|| of(&status.last_state))?, status.restart_count))
+}
+
+fn container_status<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses);
+    let mut all = all.chain(&status.ephemeral_container_statuses).flatten();
+    all.find(|s| s.name == container)
 }
 
 struct FoundRun {
@@ -316,10 +345,7 @@ struct FoundRun {
 }
 
 fn waiting(pod: &Pod, container: &str) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let all = status.container_statuses.iter().chain(&status.init_container_statuses);
-    let all = all.chain(&status.ephemeral_container_statuses).flatten();
-    let state = all.into_iter().find(|s| s.name == container)?.state.as_ref()?;
+    let state = container_status(pod, container)?.state.as_ref()?;
     state.waiting.as_ref()?.reason.clone()
 }
 
@@ -455,6 +481,21 @@ mod tests {
         ] {
             assert_eq!(parse_options(query, now), expected.map_err(str::to_owned), "{query}");
         }
+    }
+
+    #[test]
+    fn containers_that_ended() {
+        let check = |state: Value, last: Value, expected: Option<(&str, i32)>| {
+            let status = json!({"name": "a", "image": "", "imageID": "", "ready": false, "restartCount": 2,
+                "state": state, "lastState": last});
+            let pod = json!({"metadata": {}, "status": {"containerStatuses": [status]}});
+            let pod: Pod = serde_json::from_value(pod).expect("a pod");
+            assert_eq!(ended(&pod, "a"), expected.map(|(id, attempt)| (id.to_owned(), attempt)));
+        };
+        let run = |id: &str| json!({"terminated": {"exitCode": 0, "containerID": id}});
+        check(run("skiff://1"), json!({}), Some(("skiff://1", 2)));
+        check(json!({"waiting": {"reason": "CrashLoopBackOff"}}), run("skiff://0"), Some(("skiff://0", 2)));
+        check(json!({"waiting": {"reason": "ContainerCreating"}}), json!({}), None);
     }
 
     #[test]

@@ -232,12 +232,17 @@ fn terminated(run: &Run, exit: &Exit) -> ContainerState {
             exit_code: exit.code,
             reason: Some(exit.reason.clone()).filter(|r| !r.is_empty()),
             message: Some(exit.message.clone()).filter(|m| !m.is_empty()),
-            started_at: exit.started.map(pod::time),
+            started_at: started(exit).map(pod::time),
             finished_at: Some(pod::time(exit.finished)),
             signal: None,
         }),
         ..ContainerState::default()
     }
+}
+
+/// One that never ran began at the beginning of time, as upstream has it; of one that is lost nothing is known.
+fn started(exit: &Exit) -> Option<Timestamp> {
+    exit.started.or_else(|| (exit.reason != "ContainerStatusUnknown").then_some(Timestamp::UNIX_EPOCH))
 }
 
 fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
@@ -593,6 +598,21 @@ mod tests {
             let status = status_of(policy, inits.clone(), &slots, terminal);
             assert_eq!(short(&status), expected, "{policy} {inits} {slots:?}");
         }
+    }
+
+    #[test]
+    fn one_that_never_ran_has_a_start() {
+        let exit = |reason: &str, started| Exit {
+            started,
+            finished: at(95),
+            code: 128,
+            signal: None,
+            reason: reason.into(),
+            message: String::new(),
+        };
+        assert_eq!(started(&exit("StartError", None)), Some(Timestamp::UNIX_EPOCH));
+        assert_eq!(started(&exit("Error", Some(at(90)))), Some(at(90)));
+        assert_eq!(started(&exit("ContainerStatusUnknown", None)), None);
     }
 
     #[test]

@@ -181,7 +181,8 @@ impl ImageStore {
         })
     }
 
-    /// Imports every image of a `docker save` or OCI archive, plain or compressed.
+    /// Imports every image of a `docker save` or OCI archive, plain or compressed. What comes back has the names that the
+    /// archive gives them, and no others.
     pub async fn import(&self, archive: &Path) -> Result<Vec<Image>, Error> {
         self.import_with(archive, false).await
     }
@@ -232,11 +233,9 @@ impl ImageStore {
             })?;
             let mut images = Vec::new();
             for (unpacked, tags, digests) in found {
-                images.push(
-                    inner
-                        .record(unpacked, &tags, &digests, pinned)
-                        .map_err(|source| Error::Io { operation: "write image record", source })?,
-                );
+                let recorded = inner.record(unpacked, &tags, &digests, pinned);
+                let image = recorded.map_err(|source| Error::Io { operation: "write image record", source })?;
+                images.push(Image { tags, digests, ..image });
             }
             Ok(images)
         })
