@@ -117,10 +117,10 @@ fn usage_is_told_and_scales() {
     ]);
     assert!(events.contains("reason: cpu resource utilization (percentage of request) above target"), "{events}");
     machine.apply(
-        "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: other}\nspec: {maxReplicas: 2, scaleTargetRef: {apiVersion: apps/v1, \
+        "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: other}\nspec: {maxReplicas: 5, scaleTargetRef: {apiVersion: apps/v1, \
          kind: Deployment, name: busy}, metrics: [{type: Pods, pods: {metric: {name: queue}, target: {type: AverageValue, averageValue: 1}}}]}\n",
     );
-    machine.until(&["hpa", "other"], &condition("AbleToScale"), "SucceededRescale");
+    machine.until(&["hpa", "other"], &condition("ScalingActive"), "FailedGetPodsMetric");
 
     // A monitor in a pod: a token, and no more than it may.
     machine.kubectl(&["create", "serviceaccount", "monitor"]);
@@ -236,4 +236,62 @@ fn pods_go_before_the_node_does() {
         Err(why) if why.contains("not found") => Ok(()),
         other => Err(format!("{other:?}")),
     });
+}
+
+/// Says, as systemd does on its own socket, in which state the machine is.
+const SYSTEMD: &str = "
+import os, socket, sys
+os.makedirs('/run/systemd', exist_ok=True)
+server = socket.socket(socket.AF_UNIX)
+server.bind('/run/systemd/private')
+server.listen()
+print('listening', flush=True)
+client, _ = server.accept()
+seen = b''
+while b'\\r\\n' not in seen: seen += client.recv(4096)
+client.sendall(b'OK 00\\r\\n')
+while b'SystemState\\0' not in seen: seen += client.recv(4096)
+body = bytes([1, 115, 0, 0, 8, 0, 0, 0]) + b'stopping\\0'
+head = bytes([108, 2, 1, 1, len(body), 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 5, 1, 117, 0, 1, 0, 0, 0])
+client.sendall(head + body)
+client.recv(1)
+";
+
+#[test]
+fn containers_end_with_the_machine() {
+    let mut machine = Machine::with_server();
+    let stubborn = "image: 'busybox:1.36', command: [/bin/sh, -c, 'trap : TERM; while :; do sleep 3600; done']";
+    machine.apply(
+        &pod("stubborn", "", stubborn).replace("terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds: 1"),
+    );
+    phase(&machine, "stubborn", "Running");
+    let processes = |machine: &Machine| -> usize {
+        let pods = machine.cgroup_directories().into_iter().map(|root| root.join("kubepods/besteffort"));
+        pods.flat_map(|group| std::fs::read_dir(group).into_iter().flatten().flatten())
+            .flat_map(|pod| std::fs::read_dir(pod.path()).into_iter().flatten().flatten())
+            .filter_map(|container| std::fs::read_to_string(container.path().join("cgroup.procs")).ok())
+            .map(|pids| pids.lines().count())
+            .sum()
+    };
+    assert!(processes(&machine) > 0, "it runs");
+    // A restart of the server is none of the containers' business.
+    machine.end_server(nix::sys::signal::Signal::SIGTERM);
+    assert!(processes(&machine) > 0, "it still runs");
+    machine.start(&[]);
+    machine.wait_ready();
+    let mut systemd = machine
+        .command("python3")
+        .args(["-c", SYSTEMD])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("start python");
+    let mut line = String::new();
+    let out = systemd.stdout.take().expect("its output");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).expect("it listens");
+    machine.end_server(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(processes(&machine), 0, "all have ended");
+    systemd.wait().expect("it was asked");
+    machine.start(&[]);
+    machine.wait_ready();
+    machine.until(&["pod", "stubborn"], "{.status.containerStatuses[0].restartCount} {.status.phase}", "1 Running");
 }

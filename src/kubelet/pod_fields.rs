@@ -135,7 +135,7 @@ const ROWS: &[(&str, &str, Verdict)] = &[
     ("Volume", "projected", H),
     ("Volume", "secret", H),
     ("EmptyDirVolumeSource", "medium", Honoured("disk or `Memory`; hugepages are refused")),
-    ("EmptyDirVolumeSource", "sizeLimit", Honoured("of memory")),
+    ("EmptyDirVolumeSource", "sizeLimit", H),
     (
         "VolumeProjection",
         "clusterTrustBundle",

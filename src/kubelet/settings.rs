@@ -108,7 +108,7 @@ pub struct Settings {
     pub(crate) max_pods: u32,
 }
 
-/// Upstream's.
+/// Upstream's; but for the disk k3s' thresholds, which small disks can live with.
 impl Default for Settings {
     fn default() -> Self {
         let mut settings = Self {
@@ -122,14 +122,16 @@ impl Default for Settings {
             pod_manifest_path: None,
             max_pods: 110,
         };
+        let more = Some(Amount::Share(0.10));
         let hard = [
-            (Signal::MemoryAvailable, Amount::Absolute(100 << 20)),
-            (Signal::NodefsAvailable, Amount::Share(0.10)),
-            (Signal::NodefsInodesFree, Amount::Share(0.05)),
-            (Signal::ImagefsAvailable, Amount::Share(0.15)),
-            (Signal::ImagefsInodesFree, Amount::Share(0.05)),
+            (Signal::MemoryAvailable, Amount::Absolute(100 << 20), None),
+            (Signal::NodefsAvailable, Amount::Share(0.05), more),
+            (Signal::NodefsInodesFree, Amount::Share(0.05), None),
+            (Signal::ImagefsAvailable, Amount::Share(0.05), more),
+            (Signal::ImagefsInodesFree, Amount::Share(0.05), None),
         ];
-        settings.thresholds = hard.into_iter().map(|(signal, value)| Threshold::hard(signal, value)).collect();
+        let of = |(signal, value, min_reclaim)| Threshold { min_reclaim, ..Threshold::hard(signal, value) };
+        settings.thresholds = hard.map(of).into();
         settings
     }
 }
@@ -193,7 +195,8 @@ impl Settings {
             settings.thresholds.push(Threshold { grace, is_hard: false, ..Threshold::hard(signal, value) });
         }
         for threshold in &mut settings.thresholds {
-            threshold.min_reclaim = reclaims.iter().find(|(of, _)| *of == threshold.signal).map(|(_, amount)| *amount);
+            let given = reclaims.iter().find(|(of, _)| *of == threshold.signal).map(|(_, amount)| *amount);
+            threshold.min_reclaim = given.or(threshold.min_reclaim);
         }
         if settings.image_gc_low >= settings.image_gc_high {
             return Err(format!(

@@ -263,7 +263,9 @@ fn inside_script(directory: &Path, outside: Pid) -> String {
         done
         rm -f /etc/resolv.conf
         echo nameserver {OUTSIDE} > /etc/resolv.conf
-        mkdir -p /etc/skiff
+        mkdir -p /etc/skiff/config.yaml.d
+        # The disk is the host's, and how full that is is none of the tests' business.
+        echo 'kubelet-arg: [eviction-hard=, image-gc-high-threshold=100]' > /etc/skiff/config.yaml.d/disk.yaml
         printf 'mirrors:\\n  \"{REGISTRY}\":\\n    endpoint: [\"http://{OUTSIDE}:5000\"]\\n' > /etc/skiff/registries.yaml"
     )
 }
