@@ -94,7 +94,7 @@ fn an_extension_server_behind_a_service() {
         let words: Vec<&str> = told.split_whitespace().collect();
         assert_eq!(words, ["boats", "bo", "harbour.example.org/v1", "false", "Boat"], "{program:?}");
         let list = run(&["get", "bo"]).expect("listed");
-        assert!(list.contains("skiff"), "{list}");
+        assert!(list.contains("NAME") && list.contains("skiff"), "{program:?}: {list}");
         let asked_by = ["get", "boats.harbour.example.org", "skiff", "-o", "jsonpath={.spec.askedBy}"];
         let as_jane = [&asked_by[..], &["--as=jane", "--as-group=system:masters"]].concat();
         assert_eq!(run(&as_jane).as_deref(), Ok("jane"), "{program:?}");

@@ -2,7 +2,9 @@
 
 use clap::Args;
 use futures::StreamExt;
+use jiff::Timestamp;
 use serde_json::{Value, json};
+use skiff_api::duration::human_since;
 
 use crate::discovery::Resource;
 use crate::failure::is_not_found;
@@ -417,6 +419,8 @@ impl<'a> View<'a> {
     }
 
     fn add(&mut self, answer: &Value, table: &mut Table) {
+        let made = (answer["kind"] != "Table").then(|| as_table(answer, Timestamp::now()));
+        let answer = made.as_ref().unwrap_or(answer);
         if let Some(definitions) = answer["columnDefinitions"].as_array().filter(|d| !d.is_empty()) {
             let shown = |definition: &Value| self.wide || definition["priority"].as_i64().unwrap_or_default() == 0;
             self.columns = (0..definitions.len()).filter(|nth| shown(&definitions[*nth])).collect();
@@ -463,5 +467,40 @@ impl<'a> View<'a> {
             cells.push(pairs(&metadata["labels"]));
         }
         cells
+    }
+}
+
+/// The table of a server that makes none (one behind the cluster's own may be such): name and age.
+fn as_table(answer: &Value, now: Timestamp) -> Value {
+    let one = std::slice::from_ref(answer);
+    let items = answer["items"].as_array().map_or(one, Vec::as_slice);
+    let row = |item: &Value| {
+        let metadata = &item["metadata"];
+        let created = metadata["creationTimestamp"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+        let age = created.map_or_else(|| "<unknown>".to_owned(), |at| human_since(at, now));
+        json!({"cells": [metadata["name"], age], "object": {"metadata": metadata}})
+    };
+    json!({"columnDefinitions": [{"name": "Name"}, {"name": "Age"}], "rows": items.iter().map(row).collect::<Vec<_>>()})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_without_a_table_show_name_and_age() {
+        let now: Timestamp = "2026-01-01T01:00:00Z".parse().expect("a time");
+        let object = |name: &str, created: Value| json!({"kind": "Boat", "metadata": {"name": name, "creationTimestamp": created}});
+        let cells = |answer: Value| -> Vec<Value> {
+            let table = as_table(&answer, now);
+            table["rows"].as_array().expect("rows").iter().map(|row| row["cells"].clone()).collect()
+        };
+        let (a, b) = (object("a", json!("2026-01-01T00:00:00Z")), object("b", json!(null)));
+        assert_eq!(
+            cells(json!({"kind": "BoatList", "items": [a, b]})),
+            [json!(["a", "60m"]), json!(["b", "<unknown>"])]
+        );
+        assert_eq!(cells(a), [json!(["a", "60m"])]);
+        assert!(cells(json!({"kind": "BoatList", "items": []})).is_empty());
     }
 }
