@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::customs::{DEFINITIONS, crd};
+use super::customs::{DEFINITIONS, crd, tab};
 use super::webhooks::{MUTATING, VALIDATING, configure, hook, patch, serve};
 use super::{CONFIG_MAPS, Cluster, config_map, labelled, pod, with_account};
 
@@ -245,5 +245,89 @@ async fn definitions_namespaces_and_silence() {
     assert!(message.contains("?timeout=1s"), "{message}");
     cluster.create(secrets, secret("t", "ignore")).await;
     drop(silent);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_webhooks_add_is_completed_like_everything_else() {
+    let cluster = Cluster::start().await;
+    with_account(&cluster).await;
+    let (address, _) = serve(&cluster, |_| {
+        let container = json!({"name": "webhook-added-init-container", "image": "webhook-added-image"});
+        patch(&json!([{"op": "add", "path": "/spec/initContainers", "value": [container]}]))
+    })
+    .await;
+    configure(&cluster, MUTATING, vec![hook(&cluster, "pods.example.org", address, &[], rules("", "v1", "pods"))])
+        .await;
+    let made = cluster.create(PODS, pod("p")).await;
+    let added = &made["spec"]["initContainers"][0];
+    assert_eq!(
+        (&added["name"], &added["terminationMessagePolicy"], &added["imagePullPolicy"]),
+        (&json!("webhook-added-init-container"), &json!("File"), &json!("Always"))
+    );
+    // The account's token is mounted there, too.
+    assert!(
+        added["volumeMounts"][0]["name"].as_str().is_some_and(|name| name.starts_with("kube-api-access-")),
+        "{added}"
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn custom_resources_are_guarded_through_their_life() {
+    let cluster = Cluster::start().await;
+    cluster.create(DEFINITIONS, crd(|_| {})).await;
+    cluster.until_condition("crontabs.stable.example.com", "Established", "True").await;
+    let (address, _) = serve(&cluster, |request| {
+        let key = if request["operation"] == "DELETE" { "oldObject" } else { "object" };
+        json!({"allowed": request[key]["metadata"]["labels"]["guard"].is_null(),
+            "status": {"message": "the custom resource contains unwanted data"}})
+    })
+    .await;
+    let hooks = vec![hook(&cluster, "tabs.example.org", address, &[], rules("stable.example.com", "*", "crontabs"))];
+    configure(&cluster, VALIDATING, hooks).await;
+    let tabs = "/apis/stable.example.com/v1/namespaces/default/crontabs";
+    let (guarded, mut bad) = (json!({"metadata": {"labels": {"guard": "yes"}}}), tab("bad"));
+    bad["metadata"]["labels"] = json!({"guard": "yes"});
+    let denied = |(status, error): (u16, Value)| {
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(status == 400 && message.ends_with("the custom resource contains unwanted data"), "{error}");
+    };
+    denied(cluster.ask("POST", tabs, bad).await);
+    cluster.create(tabs, tab("good")).await;
+    denied(cluster.patch(&format!("{tabs}/good"), "merge", guarded.clone()).await);
+
+    // A configuration that changes is heeded at once.
+    let of_hooks = format!("{VALIDATING}/hooks");
+    let steps = json!([{"op": "replace", "path": "/webhooks/0/rules/0/operations", "value": ["DELETE"]}]);
+    assert_eq!(cluster.patch(&of_hooks, "json", steps).await.0, 200);
+    assert_eq!(cluster.patch(&format!("{tabs}/good"), "merge", guarded).await.0, 200);
+    denied(cluster.ask("DELETE", &format!("{tabs}/good"), Value::Null).await);
+    denied(cluster.ask("DELETE", tabs, Value::Null).await);
+    let unguarded = json!({"metadata": {"labels": {"guard": null}}});
+    assert_eq!(cluster.patch(&format!("{tabs}/good"), "merge", unguarded).await.0, 200);
+    assert_eq!(cluster.ask("DELETE", &format!("{tabs}/good"), Value::Null).await.0, 200);
+    assert_eq!(cluster.ask("DELETE", VALIDATING, Value::Null).await.0, 200, "all configurations at once");
+    assert_eq!(cluster.get(VALIDATING).await["items"], json!([]));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn configurations_of_webhooks_are_nobodys_business() {
+    let cluster = Cluster::start().await;
+    let (address, seen) = serve(&cluster, |_| json!({"allowed": false})).await;
+    let all = || rules("admissionregistration.k8s.io", "*", "*");
+    configure(&cluster, VALIDATING, vec![hook(&cluster, "v.example.org", address, &[], all())]).await;
+    configure(&cluster, MUTATING, vec![hook(&cluster, "m.example.org", address, &[], all())]).await;
+    let labels = json!({"metadata": {"labels": {"a": "b"}}});
+    for path in [VALIDATING, MUTATING] {
+        assert_eq!(cluster.patch(&format!("{path}/hooks"), "merge", labels.clone()).await.0, 200);
+        assert_eq!(cluster.ask("DELETE", &format!("{path}/hooks"), Value::Null).await.0, 200);
+    }
+    assert!(seen.lock().expect("no panic").is_empty());
+    let documents = cluster.get("/apis/admissionregistration.k8s.io/v1").await;
+    let names: Vec<&str> =
+        documents["resources"].as_array().expect("resources").iter().filter_map(|r| r["name"].as_str()).collect();
+    assert!(names.contains(&"mutatingwebhookconfigurations") && names.contains(&"validatingwebhookconfigurations"));
     cluster.stop().await;
 }
