@@ -7,7 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::StreamExt;
 use http::HeaderValue;
-use http::header::{CONTENT_ENCODING, VARY};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, VARY};
 
 use crate::reply::{Payload, Reply};
 
@@ -21,7 +21,9 @@ pub(crate) fn takes_gzip(accepted: Option<&HeaderValue>) -> bool {
 }
 
 pub(crate) fn compress(mut reply: Reply, accepted: Option<&HeaderValue>) -> Reply {
-    if !takes_gzip(accepted) || reply.headers.contains_key(CONTENT_ENCODING) {
+    // What comes with its length comes from another server, and is passed on as it is.
+    let is_passed_on = [CONTENT_ENCODING, CONTENT_LENGTH].iter().any(|name| reply.headers.contains_key(name));
+    if !takes_gzip(accepted) || is_passed_on {
         return reply;
     }
     reply.body = match reply.body {

@@ -213,6 +213,10 @@ async fn another_server_is_found_asked_and_told_who_asks() {
     let nobody = [("impersonate-user", "nobody")];
     assert_eq!(cluster.ask_with("GET", &boats, Value::Null, &nobody).await.status, 403);
     assert_eq!(seen.lock().expect("no panic").len(), 3);
+    // The answer's length is that of its bytes, though the client would take it compressed.
+    let answer = cluster.ask_with("GET", &boats, Value::Null, &[("accept-encoding", "gzip")]).await;
+    assert_eq!(answer.header("content-length"), answer.body.len().to_string());
+    assert_eq!((answer.header("content-encoding"), &answer.value()["kind"]), ("", &json!("BoatList")));
 
     // A connection that leaves HTTP behind.
     let request = Request::get(format!("{boats}/skiff/talk")).header("connection", "Upgrade").header("upgrade", "echo");
