@@ -106,8 +106,9 @@ impl Server {
             let level = object["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap_or_default();
             let Some(status) = plan_status(&object, level, levels.find("", level).is_some()) else { continue };
             let path = format!("/apis/{}/v1/{SCHEMAS}/{}/status", objects::GROUP, schema.meta.name);
-            let told = json!({"apiVersion": object["apiVersion"], "kind": object["kind"], "status": status,
-                "metadata": {"name": object["metadata"]["name"], "uid": object["metadata"]["uid"]}});
+            // Whole, so that nothing else of it is taken away.
+            let mut told = object.clone();
+            told["status"] = status;
             writes.push((Method::PUT, path, Some(told)));
         }
         self.write_flows(writes).await

@@ -70,6 +70,57 @@ async fn upstreams_objects_are_there_and_told_to_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schemas_live_with_their_conditions() {
+    let cluster = Cluster::start().await;
+    let list = format!("{BASE}/flowschemas");
+    for name in ["a", "b"] {
+        let mut schema = schema(name, "catch-all", "nobody");
+        schema["metadata"]["labels"] = json!({"mine": "yes"});
+        cluster.create(&list, schema).await;
+    }
+    until("the level is there", async || {
+        let (status, level) =
+            cluster.ask("GET", &format!("{BASE}/prioritylevelconfigurations/catch-all"), Value::Null).await;
+        if status == 200 { Ok(()) } else { Err(level) }
+    })
+    .await;
+    dangling(&cluster, "a", "False").await;
+    let one = format!("{list}/a");
+    let (status, patched) = cluster.patch(&one, "merge", json!({"spec": {"matchingPrecedence": 9000}})).await;
+    assert_eq!((status, &patched["metadata"]["generation"]), (200, &json!(2)));
+    until("an update of what is there", async || {
+        let mut object = cluster.get(&one).await;
+        object["metadata"]["annotations"] = json!({"updated": "yes"});
+        let (status, answer) = cluster.ask("PUT", &one, object).await;
+        if status == 200 { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    // What others say of it stays beside what the server says.
+    let other = json!({"type": "Other", "status": "True", "reason": "R", "message": "m",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let (status, _) =
+        cluster.patch(&format!("{one}/status"), "merge", json!({"status": {"conditions": [other]}})).await;
+    assert_eq!(status, 200);
+    let kept = until("both conditions", async || {
+        let object = cluster.get(&one).await;
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let has = |kind: &str| conditions.iter().any(|condition| condition["type"] == kind);
+        if has("Other") && has("Dangling") { Ok(object) } else { Err(object) }
+    })
+    .await;
+    assert_eq!(
+        (&kept["metadata"]["annotations"]["updated"], &kept["metadata"]["generation"]),
+        (&json!("yes"), &json!(2)),
+        "conditions are no change of the content"
+    );
+    let (status, _) = cluster.ask("DELETE", &format!("{list}?labelSelector=mine%3Dyes"), Value::Null).await;
+    assert_eq!(status, 200);
+    let left = cluster.get(&format!("{list}?labelSelector=mine%3Dyes")).await;
+    assert_eq!(left["items"], json!([]));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_level_without_seats_refuses_and_others_do_not() {
     let cluster = Cluster::start().await;
     cluster.create(&format!("{BASE}/flowschemas"), schema("narrow", "narrow", "flood")).await;
@@ -118,13 +169,12 @@ async fn seats_come_back() {
         crate::call::Call::new(Method::GET, &uri, http::HeaderMap::new(), bytes::Bytes::new(), user)
     };
     until("the objects are taken", async || {
-        let class = server.flow.classify(&call("u"));
+        let (_, level) =
+            cluster.ask("GET", &format!("{BASE}/prioritylevelconfigurations/global-default"), Value::Null).await;
         let mut headers = http::HeaderMap::new();
-        class.mark(&mut headers);
-        match headers["x-kubernetes-pf-prioritylevel-uid"].is_empty() {
-            true => Err(Value::Null),
-            false => Ok(()),
-        }
+        server.flow.classify(&call("u")).mark(&mut headers);
+        let told = headers["x-kubernetes-pf-prioritylevel-uid"].to_str().unwrap_or_default().to_owned();
+        if level["metadata"]["uid"] == told.as_str() { Ok(()) } else { Err(level) }
     })
     .await;
     let class = server.flow.classify(&call("u"));
