@@ -175,6 +175,30 @@ mod tests {
     }
 
     #[test]
+    fn fields_without_a_description_of_their_own_have_their_type() {
+        let name_of = |definition: &str, field: &str| {
+            let ty = super::definition(definition).and_then(|ty| ty.field(field)).expect("a field");
+            ty.object().map(|object| object.name.to_string())
+        };
+        let schema = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+        for (definition, field, expect) in [
+            ("io.k8s.api.networking.v1.IngressRule", "http", "io.k8s.api.networking.v1.HTTPIngressRuleValue"),
+            (schema, "not", schema),
+            (schema, "additionalItems", schema),
+        ] {
+            assert_eq!(name_of(definition, field).as_deref(), Some(expect), "{definition} {field}");
+        }
+        for index in facts().kinds.iter().map(|kind| kind.3) {
+            let Some(metadata) = Type::Builtin(index).field("metadata") else { continue };
+            assert!(
+                metadata.object().is_some_and(|object| object.name.ends_with("Meta")),
+                "{:?}",
+                facts().types[usize::from(index)].name
+            );
+        }
+    }
+
+    #[test]
     fn every_type_is_sound() {
         let facts = facts();
         assert!(facts.kinds.len() >= 70 && facts.types.len() >= 500);
