@@ -1,5 +1,7 @@
 //! JSON patch (RFC 6902), merge patch (RFC 7386), strategic merge patch, and the three-way patch of `kubectl apply`.
 
+use json_patch::PatchOperation;
+use json_patch::jsonptr::{Pointer, PointerBuf};
 use serde_json::{Map, Value};
 
 use crate::schema::{Field, Type};
@@ -36,7 +38,7 @@ pub fn json_patch(original: &Value, patch: &Value) -> Result<Value, ApiError> {
     let mut patched = original.clone();
     let mut copied_b = 0;
     for operation in &patch.0 {
-        if let json_patch::PatchOperation::Copy(copy) = operation
+        if let PatchOperation::Copy(copy) = operation
             && let Some(value) = patched.pointer(copy.from.as_str())
         {
             copied_b += value.to_string().len();
@@ -44,9 +46,70 @@ pub fn json_patch(original: &Value, patch: &Value) -> Result<Value, ApiError> {
                 return Err(rejected());
             }
         }
-        json_patch::patch(&mut patched, std::slice::from_ref(operation)).map_err(|_| rejected())?;
+        if let PatchOperation::Test(test) = operation
+            && test.value.is_null()
+            && is_absent(&patched, &test.path)
+        {
+            continue;
+        }
+        let operation = from_the_front(operation, &patched).ok_or_else(rejected)?;
+        json_patch::patch(&mut patched, &[operation]).map_err(|_| rejected())?;
     }
     Ok(patched)
+}
+
+/// A field that an object lacks: for upstream it is null, and clients test for that before they add it.
+fn is_absent(document: &Value, path: &Pointer) -> bool {
+    let Some((parent, field)) = path.split_back() else { return false };
+    matches!(parent.resolve(document), Ok(Value::Object(entries)) if !entries.contains_key(&*field.decoded()))
+}
+
+/// The operation with its paths from [`absolute`].
+fn from_the_front(operation: &PatchOperation, document: &Value) -> Option<PatchOperation> {
+    let mut operation = operation.clone();
+    let (path, adds) = match &mut operation {
+        PatchOperation::Add(it) => (&mut it.path, true),
+        PatchOperation::Remove(it) => (&mut it.path, false),
+        PatchOperation::Replace(it) => (&mut it.path, false),
+        PatchOperation::Test(it) => (&mut it.path, false),
+        PatchOperation::Move(it) => {
+            it.from = absolute(document, &it.from, false)?;
+            (&mut it.path, true)
+        }
+        PatchOperation::Copy(it) => {
+            it.from = absolute(document, &it.from, false)?;
+            (&mut it.path, true)
+        }
+    };
+    *path = absolute(document, path, adds)?;
+    Some(operation)
+}
+
+/// The path with indexes that count from the front: `-1` is the last item of a list or, for what is added, the place
+/// behind it. `None`: there is no such item.
+fn absolute(document: &Value, path: &Pointer, adds: bool) -> Option<PointerBuf> {
+    let mut absolute = PointerBuf::new();
+    let mut at = Some(document);
+    let mut tokens = path.tokens().peekable();
+    while let Some(token) = tokens.next() {
+        let name = token.decoded();
+        let below_zero = name.strip_prefix('-').and_then(|digits| digits.parse::<usize>().ok());
+        match (at, below_zero) {
+            (Some(Value::Array(items)), Some(back)) => {
+                let index = (items.len() + usize::from(adds && tokens.peek().is_none())).checked_sub(back)?;
+                absolute.push_back(index);
+                at = items.get(index);
+            }
+            _ => {
+                at = at.and_then(|value| match value {
+                    Value::Array(items) => items.get(name.parse::<usize>().ok()?),
+                    value => value.get(&*name),
+                });
+                absolute.push_back(token);
+            }
+        }
+    }
+    Some(absolute)
 }
 
 /// RFC 7386.

@@ -247,6 +247,33 @@ proptest! {
 }
 
 #[test]
+fn a_json_patch_reads_like_upstreams() {
+    let document = json!({"metadata": {}, "list": ["a", "b"], "none": null});
+    let check = |operation: Value, expect: Option<Value>| {
+        let patched = json_patch(&document, &json!([operation])).ok().map(|patched| patched["list"].clone());
+        assert_eq!(patched, expect, "{operation}");
+    };
+    let same = || Some(json!(["a", "b"]));
+    // What is absent is null; what it would be in has to be there.
+    check(json!({"op": "test", "path": "/metadata/finalizers", "value": null}), same());
+    check(json!({"op": "test", "path": "/none", "value": null}), same());
+    check(json!({"op": "test", "path": "/metadata/a/b", "value": null}), None);
+    check(json!({"op": "test", "path": "/list/2", "value": null}), None);
+    check(json!({"op": "test", "path": "/metadata/finalizers", "value": []}), None);
+    // From the end of a list.
+    check(json!({"op": "test", "path": "/list/-1", "value": "b"}), same());
+    check(json!({"op": "remove", "path": "/list/-1"}), Some(json!(["a"])));
+    check(json!({"op": "remove", "path": "/list/-3"}), None);
+    check(json!({"op": "replace", "path": "/list/-2", "value": "c"}), Some(json!(["c", "b"])));
+    check(json!({"op": "add", "path": "/list/-1", "value": "c"}), Some(json!(["a", "b", "c"])));
+    check(json!({"op": "add", "path": "/list/-3", "value": "c"}), Some(json!(["c", "a", "b"])));
+    check(json!({"op": "add", "path": "/list/-4", "value": "c"}), None);
+    check(json!({"op": "copy", "from": "/list/-1", "path": "/list/0"}), Some(json!(["b", "a", "b"])));
+    check(json!({"op": "move", "from": "/list/-1", "path": "/list/0"}), Some(json!(["b", "a"])));
+    check(json!({"op": "add", "path": "/list/-", "value": "c"}), Some(json!(["a", "b", "c"])));
+}
+
+#[test]
 fn a_json_patch_cannot_fill_the_memory() {
     let copy = json!({"op": "copy", "from": "/a", "path": "/a/-"});
     let doubling = Value::Array(vec![copy; 40]);
