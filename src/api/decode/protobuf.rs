@@ -230,7 +230,11 @@ fn read_scalar(scalar: Scalar, wire: Wire<'_>, name: &str) -> Result<Value, Erro
         Scalar::Bytes => Value::String(STANDARD.encode(wire.bytes(name)?)),
         Scalar::Time | Scalar::MicroTime => time(wire.bytes(name)?, scalar)?,
         Scalar::Quantity => match first(wire.bytes(name)?, 1)? {
-            Some(text) => Value::String(text.text(name)?),
+            Some(text) => match scalar::read(scalar, Value::String(text.text(name)?)) {
+                Ok(quantity) => quantity,
+                Err(scalar::Refused::Value(why)) => return Err(Error::Embedded(name.to_owned(), why)),
+                Err(scalar::Refused::Type) => return Err(Error::WrongWireType(name.to_owned())),
+            },
             None => Value::String("0".into()),
         },
         Scalar::IntOrString => {

@@ -10,6 +10,9 @@ use serde_json::{Map, Number, Value};
 use super::scalar;
 use crate::schema::{ObjectType, Scalar, Type};
 
+/// Upstream says no more of a document, however much is wrong.
+const MAX_STRICT: usize = 100;
+
 /// What a walk found, beside the value.
 #[derive(Debug, Default)]
 pub struct Report<'a> {
@@ -27,6 +30,9 @@ pub struct Report<'a> {
 
 impl Report<'_> {
     fn note(&mut self, what: &str, name: &str) {
+        if self.strict.len() >= MAX_STRICT {
+            return;
+        }
         let dot = if self.path.is_empty() { "" } else { "." };
         let sentence = format!("{what} field \"{}{dot}{name}\"", self.path);
         if !self.strict.contains(&sentence) {
