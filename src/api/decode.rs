@@ -187,3 +187,7 @@ fn handled_as(body: &Gvk, expected: &Gvk, why: &str) -> ApiError {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_encode;
+#[cfg(test)]
+mod tests_laws;

@@ -20,6 +20,8 @@ pub(crate) mod pattern;
 mod prune;
 pub(crate) mod schema;
 mod strategy;
+#[cfg(test)]
+mod tests_laws;
 mod types;
 
 pub(crate) use check::check;

@@ -145,15 +145,8 @@ fn message(fields: &[(u8, Part<'_>)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (tag, part) in fields {
         match part {
-            Part::Number(number) => {
-                varint(&mut out, u64::from(*tag) << 3);
-                varint(&mut out, *number);
-            }
-            Part::Bytes(bytes) => {
-                varint(&mut out, u64::from(*tag) << 3 | 2);
-                varint(&mut out, bytes.len() as u64);
-                out.extend_from_slice(bytes);
-            }
+            Part::Number(number) => tests_encode::number(&mut out, u32::from(*tag), *number),
+            Part::Bytes(bytes) => tests_encode::bytes(&mut out, u32::from(*tag), bytes),
         }
     }
     out
@@ -162,14 +155,6 @@ fn message(fields: &[(u8, Part<'_>)]) -> Vec<u8> {
 enum Part<'a> {
     Number(u64),
     Bytes(&'a [u8]),
-}
-
-fn varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
 }
 
 fn pod_in_protobuf() -> Vec<u8> {

@@ -28,7 +28,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod tests_laws;
+pub(crate) mod tests_laws;
 #[cfg(test)]
 mod tests_lists;
 mod write;
