@@ -12,7 +12,8 @@ use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest}
 use serde::Deserialize;
 
 use super::layer::{compare, decompress, sha256, unpack_verified};
-use super::{Inner, Reference, Staged, Unpacked, chain_names, config_record, pick_platform};
+use super::manifest::{chain_names, pick_platform};
+use super::{Inner, Reference, Staged, Unpacked, config_record};
 
 const JSON_LIMIT: u64 = 8 << 20;
 
@@ -202,7 +203,7 @@ fn unpack_image(
     if diff_ids.len() != layers.len() {
         return Err(invalid("the image's configuration and its list of layers disagree"));
     }
-    let snapshots = chain_names(diff_ids);
+    let snapshots = chain_names(diff_ids).map_err(invalid)?;
     let (mut staged, mut size_bytes) = (BTreeMap::new(), config.len() as u64);
     for (index, ((name, digest), diff_id)) in layers.iter().zip(diff_ids).enumerate() {
         size_bytes += contents.size(name)?;

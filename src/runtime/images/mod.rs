@@ -1,6 +1,7 @@
 //! The images of a node: pulled or imported, unpacked once per layer, found again after a crash.
 //!
 //! - `reference` reads names, `registries` says where to ask, `registry` asks.
+//! - `manifest` picks the image of this machine and names its layers.
 //! - `layer` and `unpack` turn a layer's stream into a directory for overlayfs.
 //! - `archive` reads `docker save` and OCI archives.
 //! - [`ImageStore`] (here) keeps the records and the snapshots.
@@ -21,6 +22,7 @@
 
 mod archive;
 mod layer;
+mod manifest;
 mod reference;
 mod registries;
 mod registry;
@@ -35,7 +37,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, Os};
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{info, warn};
@@ -44,6 +46,7 @@ pub use reference::Reference;
 
 use crate::{Error, Image, ImageConfig, ImageId, RegistryAuth};
 use layer::{ChannelReader, sha256, unpack_verified};
+use manifest::{chain_names, pick_platform};
 use registries::Registries;
 use registry::Session;
 
@@ -329,7 +332,7 @@ impl ImageStore {
         if diff_ids.len() != manifest.layers().len() {
             return Err(PullError::Said("the image's configuration and manifest disagree on its layers".to_owned()));
         }
-        let snapshots = chain_names(&diff_ids);
+        let snapshots = chain_names(&diff_ids).map_err(PullError::Said)?;
         let slots = Arc::new(Semaphore::new(PARALLEL_LAYERS));
         let mut downloads = tokio::task::JoinSet::new();
         for (index, (layer, diff_id)) in manifest.layers().iter().zip(&diff_ids).enumerate() {
@@ -348,7 +351,8 @@ impl ImageStore {
             let (index, layer) = done.map_err(|e| PullError::Said(e.to_string()))??;
             staged.insert(index, layer);
         }
-        let size_bytes = manifest.layers().iter().map(Descriptor::size).sum::<u64>() + config_bytes.len() as u64;
+        let sizes = manifest.layers().iter().map(Descriptor::size);
+        let size_bytes = sizes.fold(config_bytes.len() as u64, u64::saturating_add);
         let id = manifest.config().digest().to_string();
         let unpacked = Unpacked { id, size_bytes, snapshots, config: config_record(&config) };
         let digests = vec![format!("{}@{digest}", reference.name())];
@@ -626,14 +630,6 @@ async fn resolve(session: &Session, reference: &Reference) -> Result<(ImageManif
     Ok((ImageManifest::from_reader(answer.body.as_ref()).map_err(|e| said(&e))?, digest))
 }
 
-/// The entry for this machine; one without a platform serves where there is no better.
-fn pick_platform(manifests: &[Descriptor]) -> Option<&Descriptor> {
-    let own = Arch::default();
-    let fits =
-        |d: &&Descriptor| d.platform().as_ref().is_some_and(|p| *p.os() == Os::Linux && *p.architecture() == own);
-    manifests.iter().find(fits).or_else(|| manifests.iter().find(|d| d.platform().is_none()))
-}
-
 async fn small_blob(session: &Session, digest: &str) -> Result<Bytes, PullError> {
     let body = http_body_util::Limited::new(session.blob(digest, 0).await?, CONFIG_LIMIT);
     let bytes = body.collect().await.map_err(|e| PullError::Said(format!("{digest}: {e}")))?.to_bytes();
@@ -704,18 +700,6 @@ async fn feed(session: &Session, digest: &str, size: u64, sender: mpsc::Sender<i
     };
     // The receiver is gone only when the unpacker has failed already.
     drop(sender.send(Err(io::Error::other(why))).await);
-}
-
-/// Directory names of the layers, lowest first: the start of each chain id.
-fn chain_names(diff_ids: &[String]) -> Vec<String> {
-    let mut names = Vec::with_capacity(diff_ids.len());
-    let mut chain = String::new();
-    for diff_id in diff_ids {
-        chain = if chain.is_empty() { diff_id.clone() } else { sha256(format!("{chain} {diff_id}").as_bytes()) };
-        let hex = chain.rsplit(':').next().unwrap_or(&chain);
-        names.push(hex.chars().filter(char::is_ascii_hexdigit).take(32).collect());
-    }
-    names
 }
 
 fn config_record(config: &ImageConfiguration) -> ConfigRecord {
