@@ -1,5 +1,5 @@
-//! Clients that others wrote, against the real server: the official Python and JavaScript clients, Helm, and upstream's
-//! kubectl of the target version, whose output ours has to have.
+//! Clients that others wrote, against the real server: the official Python and JavaScript clients, kube-rs with a reflector
+//! and a controller, Helm, and upstream's kubectl of the target version, whose output ours has to have.
 //!
 //! `tests/clients/install` puts them below `target/clients`; a client that is missing fails its test.
 
@@ -55,6 +55,16 @@ fn the_official_javascript_client() {
     let script = client("javascript/node_modules").with_file_name("client.mjs");
     fs::copy(root().join("tests/clients/javascript_client.mjs"), &script).expect("copy the script");
     must_succeed(&machine, machine.command(client("python/bin/node")).arg(script));
+}
+
+/// `tests/clients/install` builds it; where cargo puts it depends on the machine's target.
+#[test]
+fn a_controller_written_with_kube_rs() {
+    let machine = Machine::with_server();
+    let built = fs::read_dir(client("kube-rs")).expect("the directory of builds").flatten();
+    let programs = built.map(|target| target.path().join("debug/kube-rs-client")).filter(|path| path.exists());
+    let program = programs.last().expect("kube-rs-client: tests/clients/install builds it");
+    must_succeed(&machine, &mut machine.command(program));
 }
 
 fn helm(version: &str) {
