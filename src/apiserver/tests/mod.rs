@@ -5,6 +5,7 @@ mod aggregation;
 mod apply;
 mod audit;
 mod certificates;
+mod conformance;
 mod crud;
 mod custom_documents;
 mod custom_schemas;
