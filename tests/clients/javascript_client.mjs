@@ -1,6 +1,7 @@
 // The official JavaScript client against a Skiff server: KUBECONFIG names it. Ends with 0 if everything holds.
 
 import assert from "node:assert/strict";
+import { createServer } from "node:net";
 import { PassThrough } from "node:stream";
 import { text } from "node:stream/consumers";
 
@@ -98,10 +99,13 @@ async function pods() {
 }
 
 async function streams() {
-    const spec = { terminationGracePeriodSeconds: 0, containers: [{ name: "c", image: "busybox:1.36", command: ["sleep", "3600"] }] };
+    const readinessProbe = { httpGet: { port: 8080, path: "/passwd" }, periodSeconds: 1 };
+    const server = { name: "c", image: "busybox:1.36", command: ["httpd", "-f", "-p", "8080", "-h", "/etc"], readinessProbe };
+    const spec = { terminationGracePeriodSeconds: 0, containers: [server] };
     await core.createNamespacedPod({ namespace, body: { metadata: { name: "runs" }, spec } });
     await new Promise((resolve, reject) => {
-        const told = (_, pod) => pod.status.phase === "Running" && resolve();
+        const isReady = ({ type, status }) => type === "Ready" && status === "True";
+        const told = (_, pod) => pod.status.conditions?.some(isReady) && resolve();
         const query = { fieldSelector: "metadata.name=runs" };
         new k8s.Watch(config).watch(`/api/v1/namespaces/${namespace}/pods`, query, told, reject).catch(reject);
     });
@@ -116,6 +120,13 @@ async function streams() {
     assert.deepEqual(await read, ["out\n", "err\n"]);
     assert.equal(status.status, "Failure");
     assert.equal(status.details.causes[0].message, "3");
+    const forward = new k8s.PortForward(config);
+    const local = createServer((socket) => forward.portForward(namespace, "runs", [8080], socket, null, socket));
+    await new Promise((resolve) => local.listen(0, "127.0.0.1", resolve));
+    const answer = await fetch(`http://127.0.0.1:${local.address().port}/passwd`, { headers: { Connection: "close" } });
+    assert.equal(answer.status, 200);
+    assert.match(await answer.text(), /root:x:0:0/);
+    local.close();
 }
 
 async function anyKind() {
@@ -138,6 +149,37 @@ async function applies() {
     assert.equal((await apply("two", true, { a: "2" })).data.a, "2");
 }
 
+async function customResources() {
+    const definitions = config.makeApiClient(k8s.ApiextensionsV1Api);
+    // "default" is a word of the language.
+    const properties = { spec: { type: "object", properties: { sails: { type: "integer", minimum: 1, _default: 1 } } } };
+    const version = { name: "v1", served: true, storage: true, schema: { openAPIV3Schema: { type: "object", properties } } };
+    const names = { plural: "boats", singular: "boat", kind: "Boat", listKind: "BoatList" };
+    const name = "boats.javascript.example";
+    const spec = { group: "javascript.example", names, scope: "Namespaced", versions: [version] };
+    await definitions.createCustomResourceDefinition({ body: { metadata: { name }, spec } });
+    await new Promise((resolve, reject) => {
+        const isEstablished = ({ type, status }) => type === "Established" && status === "True";
+        const told = (_, definition) => definition.status?.conditions?.some(isEstablished) && resolve();
+        const path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        new k8s.Watch(config).watch(path, { fieldSelector: `metadata.name=${name}` }, told, reject).catch(reject);
+    });
+    const boats = config.makeApiClient(k8s.CustomObjectsApi);
+    const place = { group: "javascript.example", version: "v1", namespace, plural: "boats" };
+    const boat = (name, spec) => ({ apiVersion: "javascript.example/v1", kind: "Boat", metadata: { name }, spec });
+    assert.equal((await boats.createNamespacedCustomObject({ ...place, body: boat("a", {}) })).spec.sails, 1);
+    await refused(422, "Invalid", boats.createNamespacedCustomObject({ ...place, body: boat("b", { sails: 0 }) }));
+    const patch = (body, type) => boats.patchNamespacedCustomObject({ ...place, name: "a", body }, as(type));
+    assert.equal((await patch({ spec: { sails: 2 } }, k8s.PatchStrategy.MergePatch)).spec.sails, 2);
+    const steps = [{ op: "replace", path: "/spec/sails", value: 3 }];
+    assert.equal((await patch(steps, k8s.PatchStrategy.JsonPatch)).spec.sails, 3);
+    const listed = await boats.listNamespacedCustomObject(place);
+    assert.deepEqual(listed.items.map((item) => item.metadata.name), ["a"]);
+    await boats.deleteNamespacedCustomObject({ ...place, name: "a" });
+    await refused(404, "NotFound", boats.getNamespacedCustomObject({ ...place, name: "a" }));
+    await definitions.deleteCustomResourceDefinition({ name });
+}
+
 await core.createNamespace({ body: { metadata: { name: namespace } } });
 assert.equal((await config.makeApiClient(k8s.VersionApi).getCode()).major, "1");
 await crud();
@@ -146,6 +188,7 @@ await watches();
 await informer();
 await anyKind();
 await applies();
+await customResources();
 await pods();
 await streams();
 await core.deleteNamespace({ name: namespace });

@@ -4,7 +4,7 @@ import threading
 
 from kubernetes import client, config, dynamic, watch
 from kubernetes.client.rest import ApiException
-from kubernetes.stream import stream
+from kubernetes.stream import portforward, stream
 
 NAMESPACE = "python-client"
 
@@ -116,16 +116,18 @@ def pods(core):
 
 def streams(core):
     """Commands and connections by WebSockets."""
-    spec = client.V1PodSpec(
-        termination_grace_period_seconds=0,
-        containers=[client.V1Container(name="c", image="busybox:1.36", command=["sleep", "3600"])],
+    probe = client.V1Probe(http_get=client.V1HTTPGetAction(port=8080, path="/passwd"), period_seconds=1)
+    server = client.V1Container(
+        name="c", image="busybox:1.36", command=["httpd", "-f", "-p", "8080", "-h", "/etc"], readiness_probe=probe
     )
+    spec = client.V1PodSpec(termination_grace_period_seconds=0, containers=[server])
     core.create_namespaced_pod(NAMESPACE, client.V1Pod(metadata=client.V1ObjectMeta(name="runs"), spec=spec))
     running = watch.Watch()
     for event in running.stream(
         core.list_namespaced_pod, NAMESPACE, field_selector="metadata.name=runs", timeout_seconds=60
     ):
-        if event["object"].status.phase == "Running":
+        conditions = event["object"].status.conditions or []
+        if any(condition.type == "Ready" and condition.status == "True" for condition in conditions):
             running.stop()
     command = ["sh", "-c", "echo out; echo err >&2; cat; exit 3"]
     shell = stream(
@@ -148,6 +150,16 @@ def streams(core):
     )
     ended.run_forever(timeout=60)
     assert ended.returncode == 3, ended.returncode
+    forwarded = portforward(core.connect_get_namespaced_pod_portforward, "runs", NAMESPACE, ports="8080")
+    connection = forwarded.socket(8080)
+    connection.setblocking(True)
+    connection.sendall(b"GET /passwd HTTP/1.0\r\n\r\n")
+    answer = b""
+    while piece := connection.recv(4096):
+        answer += piece
+    connection.close()
+    assert b" 200 OK" in answer and b"root:x:0:0" in answer, answer
+    assert forwarded.error(8080) is None, forwarded.error(8080)
 
 
 def by_discovery(api):
