@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+/// Readers look for the colon behind a key no further than 1024 characters; go-yaml is more careful.
+const MAX_SIMPLE_KEY_B: usize = 128;
+
 /// One document, without `---`, ending with a newline.
 pub fn to_string(value: &Value) -> String {
     let mut out = String::new();
@@ -23,6 +26,10 @@ fn write_entries(out: &mut String, value: &Value, indent: usize, inline: bool) {
         if nth > 0 || !inline {
             pad(out, indent);
         }
+        if key.len() > MAX_SIMPLE_KEY_B {
+            explicit(out, key, value, indent);
+            continue;
+        }
         out.push_str(&plain_or_quoted(key));
         out.push(':');
         match value {
@@ -39,6 +46,23 @@ fn write_entries(out: &mut String, value: &Value, indent: usize, inline: bool) {
                 out.push_str(&scalar(value, indent + 2));
                 out.push('\n');
             }
+        }
+    }
+}
+
+/// `? key`, and the value behind a colon of its own.
+fn explicit(out: &mut String, key: &str, value: &Value, indent: usize) {
+    out.push_str("? ");
+    out.push_str(&plain_or_quoted(key));
+    out.push('\n');
+    pad(out, indent);
+    out.push_str(": ");
+    match value {
+        Value::Object(inner) if !inner.is_empty() => write_entries(out, value, indent + 2, true),
+        Value::Array(items) if !items.is_empty() => write_items(out, items, indent + 2, true),
+        _ => {
+            out.push_str(&scalar(value, indent + 2));
+            out.push('\n');
         }
     }
 }
@@ -147,6 +171,16 @@ fn is_plain(text: &str) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn long_keys_stand_apart() {
+        let (long, longer) = ("k".repeat(129), "\u{1a}".repeat(2000));
+        let value = json!({"a": [{&long: {"b": [1, {"c": "x\ny\n"}]}, &longer: ["d", []]}], &long: "e", "z": {}});
+        let written = to_string(&value);
+        assert_eq!(crate::yaml::document(&written).expect("YAML").value, value, "{written}");
+        assert_eq!(to_string(&json!({&long: {"b": 1, "c": [2]}})), format!("? {long}\n: b: 1\n  c:\n  - 2\n"));
+        assert!(!to_string(&json!({"k".repeat(128): 1})).contains('?'));
+    }
 
     #[test]
     fn writes_what_kubectl_writes() {
