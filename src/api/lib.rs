@@ -4,7 +4,8 @@
 //! Bottom-up:
 //! - words: [`names`], [`quantity`], [`duration`], [`cron`], [`selector`], [`taint`]: one small grammar each, with upstream's
 //!   sentences;
-//! - [`downward`]: what a container may ask about its pod, as far as the object says it;
+//! - [`downward`]: what a container may ask about its pod, as far as the object says it; [`node_selector`]: which nodes are meant;
+//!   [`volume`]: which persistent volumes and claims belong together;
 //! - answers: [`status`] (what a failed request says), [`field`] (where in an object something is wrong, and how it is told);
 //! - objects: [`resource`] (names of kinds), [`object`] (bytes at one revision, shared), [`metadata`] (rules all kinds share);
 //! - facts: [`schema`] (fields of every type, made at build time), and what is read from it: [`decode`] and [`yaml`] (bytes to
@@ -28,6 +29,7 @@ pub mod kinds;
 pub mod managed;
 pub mod metadata;
 pub mod names;
+pub mod node_selector;
 pub mod object;
 pub mod openapi;
 pub mod patch;
@@ -39,6 +41,7 @@ pub mod selector;
 pub mod status;
 pub mod strategy;
 pub mod taint;
+pub mod volume;
 pub mod yaml;
 
 /// The typed Kubernetes API of the target version.

@@ -10,13 +10,15 @@
 //! and EndpointSlices), `namespace` and `garbage` (both ask `discovery` what there is), `node_ipam`,
 //! `node_lifecycle`, `pod_gc`, `service_account`, `root_ca`, `cluster_role_aggregation`, `resource_quota`, `disruption`,
 //! `job`, `daemon_set`, `stateful_set`, `cron_job`, `ttl_after_finished`, `tokens` (of secrets), `token_cleaner`,
-//! `bootstrap_signer`, `certificates` (signing requests), `horizontal_pod_autoscaler`.
+//! `bootstrap_signer`, `certificates` (signing requests), `horizontal_pod_autoscaler`,
+//! `persistent_volume` (the binder), `storage_protection`, `ephemeral_volume`, `attach_detach`.
 //!
 //! Invariants: a reconciler gets a key and reads the caches; it may run twice or late and does no harm;
 //! whoever creates or deletes several objects keeps expectations, since the cache lags its own writes.
 //!
 //! Must not know: the store, the API server.
 
+mod attach_detach;
 mod bootstrap_signer;
 mod certificates;
 mod cluster_role_aggregation;
@@ -26,6 +28,7 @@ mod deployment;
 mod discovery;
 mod disruption;
 mod endpoints;
+mod ephemeral_volume;
 mod expectations;
 mod garbage;
 mod history;
@@ -36,6 +39,7 @@ mod node_fit;
 mod node_ipam;
 mod node_lifecycle;
 mod owner;
+mod persistent_volume;
 mod pod;
 mod pod_control;
 mod pod_gc;
@@ -44,6 +48,7 @@ mod resource_quota;
 mod root_ca;
 mod service_account;
 mod stateful_set;
+mod storage_protection;
 #[cfg(test)]
 mod testing;
 mod token_cleaner;
@@ -122,6 +127,10 @@ pub fn start(informers: &Informers, clients: Clients, options: Options, scope: &
     bootstrap_signer::start(&context);
     certificates::start(&context);
     horizontal_pod_autoscaler::start(&context);
+    persistent_volume::start(&context);
+    storage_protection::start(&context);
+    ephemeral_volume::start(&context);
+    attach_detach::start(&context);
 }
 
 /// Runs a reconciler once its caches are filled.

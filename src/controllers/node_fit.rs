@@ -1,6 +1,7 @@
 //! Whether pods of a template belong on a node: names, labels, taints. What else a node has is the scheduler's question.
 
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
+use k8s_openapi::api::core::v1::{Node, PodSpec};
+use skiff_api::node_selector::{self, Selected};
 
 fn node_name(node: &Node) -> &str {
     node.metadata.name.as_deref().unwrap_or_default()
@@ -8,40 +9,23 @@ fn node_name(node: &Node) -> &str {
 
 /// Whether name, selector and required affinity let the pod run there.
 pub fn is_meant_for(spec: &PodSpec, node: &Node) -> bool {
-    let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
+    let fit = Fit(node);
     let named = spec.node_name.as_deref().is_none_or(|name| name.is_empty() || name == node_name(node));
-    let selected = spec.node_selector.iter().flatten().all(|(key, value)| label(key) == Some(value));
+    let selected = spec.node_selector.iter().flatten().all(|(key, value)| fit.label(key) == Some(value));
     let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
     let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    named && selected && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| term_matches(term, node)))
+    named && selected && required.is_none_or(|required| node_selector::matches(required, &fit))
 }
 
-fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
-    let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
-    let field = |key: &str| (key == "metadata.name").then(|| node_name(node));
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    // An empty term matches nothing.
-    (!expressions.is_empty() || !fields.is_empty())
-        && expressions.iter().all(|requirement| holds(requirement, label(&requirement.key)))
-        && fields.iter().all(|requirement| holds(requirement, field(&requirement.key)))
-}
+struct Fit<'a>(&'a Node);
 
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|value| values.iter().any(|v| v == value));
-    let numbers = || {
-        let bound = values.first()?.parse::<i64>().ok()?;
-        Some((value?.parse::<i64>().ok()?, bound))
-    };
-    match requirement.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => numbers().is_some_and(|(value, bound)| value > bound),
-        "Lt" => numbers().is_some_and(|(value, bound)| value < bound),
-        _ => false,
+impl Selected for Fit<'_> {
+    fn name(&self) -> &str {
+        node_name(self.0)
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        self.0.metadata.labels.as_ref()?.get(key).map(String::as_str)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::checks::Checks;
 use crate::framework::{Happening, NoFit};
-use crate::plugins::SCORES;
+use crate::plugins::{PRE_FILTERS, SCORES};
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
 
 /// With no more nodes than this all are looked at.
@@ -34,6 +34,11 @@ fn feasible<'a>(pod: &PodInfo, snapshot: &'a Snapshot, start: &mut usize) -> Res
     let mut found = Vec::new();
     if nodes.is_empty() {
         return Err(none);
+    }
+    for plugin in PRE_FILTERS {
+        if let Err(why) = plugin.check(pod, snapshot) {
+            return Err(none.refuse_all(why, plugin.wakes()));
+        }
     }
     let checks = Checks::new(pod, snapshot);
     // Others may have gone from there for its sake.

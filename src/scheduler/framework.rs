@@ -46,6 +46,10 @@ impl Happening {
     pub const NODE_GONE: Self = Self(1 << 7);
     /// A namespace has come, or has other labels.
     pub const NAMESPACE_LABELS: Self = Self(1 << 8);
+    /// Claims, volumes and storage classes that came, changed or went.
+    pub const CLAIMS: Self = Self(1 << 9);
+    pub const VOLUMES: Self = Self(1 << 10);
+    pub const CLASSES: Self = Self(1 << 11);
 
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -61,6 +65,15 @@ pub trait PreEnqueue: Sync {
     fn name(&self) -> &'static str;
     /// Whether the pod may be scheduled at all yet.
     fn admits(&self, pod: &PodInfo) -> bool;
+}
+
+/// Says whether any node will do at all.
+pub trait PreFilter: Sync {
+    fn name(&self) -> &'static str;
+    /// The error says why none will, in upstream's words.
+    fn check(&self, pod: &PodInfo, all: &Snapshot) -> Result<(), String>;
+    /// What may change a refusal.
+    fn wakes(&self) -> Happening;
 }
 
 /// Says which nodes will do.
@@ -120,6 +133,8 @@ pub struct NoFit {
     pub nodes: usize,
     /// How many nodes were refused for each reason.
     reasons: BTreeMap<String, usize>,
+    /// Why none was looked at.
+    hopeless: Option<String>,
     /// The nodes that might do if pods went away, in the order in which they were looked at.
     pub resolvable: Vec<String>,
     /// What may let the pod in.
@@ -144,12 +159,22 @@ impl NoFit {
         self.wakes = self.wakes.or(wakes);
     }
 
+    /// No node will do, whichever.
+    pub fn refuse_all(mut self, why: String, wakes: Happening) -> Self {
+        self.hopeless = Some(why);
+        self.wakes = self.wakes.or(wakes);
+        self
+    }
+
     /// The message of the condition and the event.
     pub fn message(&self) -> String {
         if self.nodes == 0 {
             return "no nodes available to schedule pods".into();
         }
-        let mut message = none_of(self.nodes, &self.reasons);
+        let mut message = match &self.hopeless {
+            Some(why) => format!("0/{} nodes are available: {why}.", self.nodes),
+            None => none_of(self.nodes, &self.reasons),
+        };
         if let Some(preemption) = &self.preemption {
             message.push_str(" preemption: ");
             message.push_str(preemption);
@@ -186,6 +211,9 @@ mod tests {
         none.preemption = Some("not eligible due to preemptionPolicy=Never.".into());
         assert_eq!(none.message(), format!("{why} preemption: not eligible due to preemptionPolicy=Never."));
         assert!(none.wakes.meets(Happening::NODE_TAINTS) && !none.wakes.meets(Happening::NODE_LABELS));
+        let none = NoFit::new(3).refuse_all("pod has no claim".into(), Happening::CLAIMS);
+        assert_eq!(none.message(), "0/3 nodes are available: pod has no claim.");
+        assert!(none.wakes.meets(Happening::CLAIMS) && none.resolvable.is_empty());
         assert_eq!(NoFit::new(0).message(), "no nodes available to schedule pods");
     }
 

@@ -5,7 +5,7 @@
 //! upstream's names) take part; `checks` asks all filters, also for what would be if pods came and went;
 //! `cycle` decides: filter, score, choose; `preemption` decides who goes where no node is left; all pure.
 //! `cache` counts the pods on nodes, those included that are just being bound; `nominations` keeps the
-//! nodes that were promised to pods, `queue` the pods that wait, and wakes refused ones by what their
+//! nodes that were promised to pods, `volumes` reads the pod's claims and has volumes bound, `queue` the pods that wait, and wakes refused ones by what their
 //! refusals named; `equals` knows which pods do the same; `bind` writes to the API; `scheduler` ties them
 //! together, `see` takes what the informers tell.
 //!
@@ -31,6 +31,7 @@ mod snapshot;
 mod terms;
 #[cfg(test)]
 mod testing;
+mod volumes;
 
 use std::sync::Arc;
 
@@ -51,6 +52,11 @@ pub fn start(informers: &Informers, scope: &Scope) {
     nodes.subscribe(move |change| seeing.see_node(change));
     let seeing = scheduler.clone();
     pods.subscribe(move |change| seeing.see_pod(change));
+    let seeing = scheduler.clone();
+    scheduler.storage().subscribe(move |happened| {
+        let mut state = seeing.lock();
+        seeing.wake(&mut state, happened);
+    });
     let token = scope.token().clone();
     scope.spawn(async move {
         let synced = async {
@@ -63,12 +69,13 @@ pub fn start(informers: &Informers, scope: &Scope) {
             () = token.cancelled() => return,
             () = synced => {}
         }
+        let pre_filters: Vec<_> = plugins::PRE_FILTERS.iter().map(|plugin| plugin.name()).collect();
         let filters: Vec<_> = (plugins::FILTERS.iter().map(|plugin| plugin.name()))
             .chain(plugins::CLUSTER_FILTERS.iter().map(|plugin| plugin.name()))
             .collect();
         let scores: Vec<_> = plugins::SCORES.iter().map(|plugin| plugin.name()).collect();
         let pre_enqueue: Vec<_> = plugins::PRE_ENQUEUE.iter().map(|plugin| plugin.name()).collect();
-        tracing::debug!(?pre_enqueue, ?filters, ?scores, "scheduling");
+        tracing::debug!(?pre_enqueue, ?pre_filters, ?filters, ?scores, "scheduling");
         scheduler.run().await;
     });
 }

@@ -71,6 +71,8 @@ impl Scheduler {
     fn see_end(&self, state: &mut State, uid: &str) {
         state.queue.remove(uid);
         state.going.remove(uid);
+        // Who waits for its volumes has to look.
+        self.storage().poke();
         let was_promised = state.nominations.remove(uid);
         if state.cache.remove_pod(uid) || was_promised {
             self.wake(state, Happening::POD_GONE);

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, PodSpec, Taint};
 use skiff_api::ObjectKey;
+use skiff_api::node_selector::Selected;
 use skiff_api::selector::LabelSelector;
 
 use crate::resources::{Resources, requests, requests_or_modest, whole};
 use crate::terms::{Labels, Namespaces, Terms};
+use crate::volumes::PodVolumes;
 
 /// A pod with what plugins want to know of it, worked out once.
 #[derive(Debug)]
@@ -207,6 +209,16 @@ impl NodeInfo {
     }
 }
 
+impl Selected for NodeInfo {
+    fn name(&self) -> &str {
+        Self::name(self)
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        Self::label(self, key)
+    }
+}
+
 /// A pod that is on no node, with the node that it is to have when others have gone from there.
 #[derive(Debug, Clone)]
 pub struct Nominated {
@@ -222,6 +234,8 @@ pub struct Snapshot {
     pub nominated: Arc<Vec<Nominated>>,
     /// The pods that do the same as the one that is decided on, by its services and its controller.
     pub equals: LabelSelector,
+    /// Those of the pod that is decided on.
+    pub volumes: Arc<PodVolumes>,
 }
 
 impl Snapshot {
@@ -241,6 +255,7 @@ impl Default for Snapshot {
             namespaces: Arc::default(),
             nominated: Arc::default(),
             equals: LabelSelector::nothing(),
+            volumes: Arc::default(),
         }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! [`mutate`] comes before the kind's own preparation and validation, [`validate`] after it:
 //! NamespaceLifecycle, LimitRanger, ServiceAccount, NodeRestriction, TaintNodesByCondition, PodSecurity, Priority,
-//! DefaultTolerationSeconds, DefaultStorageClass, RuntimeClass, CertificateApproval, CertificateSigning,
-//! CertificateSubjectRestriction, DefaultIngressClass, MutatingAdmissionWebhook,
+//! DefaultTolerationSeconds, DefaultStorageClass, StorageObjectInUseProtection, PersistentVolumeClaimResize, RuntimeClass,
+//! CertificateApproval, CertificateSigning, CertificateSubjectRestriction, DefaultIngressClass, MutatingAdmissionWebhook,
 //! ValidatingAdmissionWebhook; and last of all ResourceQuota, whose reservation is kept when the object is committed.
 
 mod certificate;
+mod claim_resize;
 mod default_class;
+mod in_use;
 mod limit_ranger;
 pub(crate) mod namespace;
 mod node;
@@ -119,7 +121,8 @@ async fn fill(request: &Request<'_>, object: &mut Value) -> Result<bool, ApiErro
         certificate::create(request.user, object);
         return Ok(true);
     }
-    default_class::fill(request, object).await
+    let guarded = in_use::fill(request, object);
+    Ok(default_class::fill(request, object).await? || guarded)
 }
 
 /// Refuses what may not be, and takes from the quotas what the object needs. `object` is `None` for deletes.
@@ -136,6 +139,7 @@ pub(crate) async fn validate(
     if let Some(object) = object {
         limit_ranger::check(request, object).await?;
         pod_security::check_request(request, object, warnings)?;
+        claim_resize::check(request, object)?;
         if request.subresource.is_empty() && request.row.is("batch", "cronjobs") {
             time_zone::check(object, request.old)?;
         }

@@ -26,6 +26,7 @@ const WORKERS: usize = 5;
 pub fn start(context: &Context) {
     let sets = context.informers.lister::<StatefulSet>();
     let pods = context.informers.lister::<Pod>();
+    let claims = context.informers.lister::<PersistentVolumeClaim>();
     pod_control::index(&pods);
     let queue = Queue::new(StatefulSets::NAME);
     let client = context.client(StatefulSets::NAME);
@@ -36,6 +37,7 @@ pub fn start(context: &Context) {
         client,
         sets: sets.clone(),
         pods: pods.clone(),
+        claims: claims.clone(),
     });
     let adding = queue.clone();
     sets.subscribe(move |change| adding.add(ObjectKey::of(&**change.object())));
@@ -56,6 +58,7 @@ pub fn start(context: &Context) {
     drive(context, controller, queue, WORKERS, async move {
         sets.synced().await;
         pods.synced().await;
+        claims.synced().await;
         revisions.history.synced().await;
     });
 }
@@ -66,6 +69,7 @@ struct StatefulSets {
     history: History,
     sets: Lister<StatefulSet>,
     pods: Lister<Pod>,
+    claims: Lister<PersistentVolumeClaim>,
 }
 
 fn selector_of(set: &StatefulSet) -> Option<LabelSelector> {
@@ -125,6 +129,22 @@ impl StatefulSets {
         }
     }
 
+    /// Gives the claims to whom they are to go with.
+    async fn own_claims(&self, set: &StatefulSet, pods: &[Arc<Pod>]) -> Result<()> {
+        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
+        for pod in pods {
+            let Some(ordinal) = pods::ordinal_of(set, pod) else { continue };
+            let condemned = !plan::is_wanted(set, ordinal);
+            for name in pods::claim_names(set, ordinal) {
+                let Some(claim) = self.claims.get(&ObjectKey::new(namespace, &name)) else { continue };
+                if let Some(changed) = pods::plan_owners(set, &claim, pod, condemned) {
+                    self.client.namespaced::<PersistentVolumeClaim>(namespace).update(&changed).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn delete(&self, key: &ObjectKey, set: &StatefulSet, pod: &Pod) -> Result<()> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let options = DeleteOptions { uid: pod.metadata.uid.clone(), ..DeleteOptions::default() };
@@ -174,6 +194,7 @@ impl Reconciler for StatefulSets {
         if set.metadata.deletion_timestamp.is_some() {
             return Ok(Next::Done);
         }
+        self.own_claims(&set, &pods).await?;
         let plan = plan::plan(&observed);
         for step in plan.steps {
             match step {

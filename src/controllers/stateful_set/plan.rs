@@ -63,6 +63,11 @@ fn range(spec: &StatefulSetSpec) -> std::ops::Range<i32> {
     start..start + spec.replicas.unwrap_or(1).max(0)
 }
 
+/// Whether the set is to have a pod of that number.
+pub fn is_wanted(set: &StatefulSet, ordinal: i32) -> bool {
+    set.spec.as_ref().is_some_and(|spec| range(spec).contains(&ordinal))
+}
+
 pub fn plan(observed: &Observed<'_>) -> Plan {
     let mut plan = Plan::default();
     let Some(spec) = &observed.set.spec else { return plan };

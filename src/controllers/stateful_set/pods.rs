@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::history::REVISION_LABEL;
 use crate::{owner, pod_control};
@@ -37,20 +37,63 @@ fn claim_templates(set: &StatefulSet) -> &[PersistentVolumeClaim] {
     set.spec.as_ref().and_then(|spec| spec.volume_claim_templates.as_deref()).unwrap_or_default()
 }
 
+/// Whether claims are deleted with the set.
+fn goes_with_set(set: &StatefulSet) -> bool {
+    let policy = set.spec.as_ref().and_then(|spec| spec.persistent_volume_claim_retention_policy.as_ref());
+    policy.is_some_and(|policy| policy.when_deleted.as_deref() == Some("Delete"))
+}
+
+/// Whether claims are deleted with a pod that is one too many.
+fn goes_with_pod(set: &StatefulSet) -> bool {
+    let policy = set.spec.as_ref().and_then(|spec| spec.persistent_volume_claim_retention_policy.as_ref());
+    policy.is_some_and(|policy| policy.when_scaled.as_deref() == Some("Delete"))
+}
+
+/// The names of the claims of a number.
+pub fn claim_names(set: &StatefulSet, ordinal: i32) -> impl Iterator<Item = String> {
+    claim_templates(set).iter().map(move |template| claim_name(set, template, ordinal))
+}
+
+/// The claim with the owners that the set's policy asks for, if it has others. `condemned`: its pod is one too many.
+pub fn plan_owners(
+    set: &StatefulSet,
+    claim: &PersistentVolumeClaim,
+    pod: &Pod,
+    condemned: bool,
+) -> Option<PersistentVolumeClaim> {
+    let mut owners: Vec<OwnerReference> = claim.metadata.owner_references.clone().unwrap_or_default();
+    // A controller of its own decides by itself.
+    if owners.iter().any(|owner| owner.controller == Some(true)) {
+        return None;
+    }
+    let name = claim.metadata.name.as_deref().unwrap_or_default();
+    let is_pods = |owner: &OwnerReference| owner.kind == "Pod" && name.ends_with(&format!("-{}", owner.name));
+    owners.retain(|owner| owner.uid != uid_of(&set.metadata) && !is_pods(owner));
+    if condemned && goes_with_pod(set) {
+        owners.push(owner::dependence_on(pod));
+    } else if goes_with_set(set) {
+        owners.push(owner::dependence_on(set));
+    }
+    if claim.metadata.owner_references.as_deref().unwrap_or_default() == owners {
+        return None;
+    }
+    let mut changed = claim.clone();
+    changed.metadata.owner_references = Some(owners).filter(|owners| !owners.is_empty());
+    Some(changed)
+}
+
+fn uid_of(meta: &ObjectMeta) -> &str {
+    meta.uid.as_deref().unwrap_or_default()
+}
+
 /// The claims of a pod's volumes.
 pub fn plan_claims(set: &StatefulSet, ordinal: i32) -> Vec<PersistentVolumeClaim> {
     let spec = set.spec.as_ref();
     let selected = spec.and_then(|spec| spec.selector.match_labels.clone()).unwrap_or_default();
-    let policy = spec.and_then(|spec| spec.persistent_volume_claim_retention_policy.as_ref());
-    let goes_with_set = policy.is_some_and(|policy| policy.when_deleted.as_deref() == Some("Delete"));
     let claim = |template: &PersistentVolumeClaim| {
         let mut labels = template.metadata.labels.clone().unwrap_or_default();
         labels.extend(selected.clone());
-        let owners = goes_with_set.then(|| {
-            let mut reference = owner::reference_to(set);
-            (reference.controller, reference.block_owner_deletion) = (None, None);
-            vec![reference]
-        });
+        let owners = goes_with_set(set).then(|| vec![owner::dependence_on(set)]);
         PersistentVolumeClaim {
             metadata: ObjectMeta {
                 name: Some(claim_name(set, template, ordinal)),

@@ -187,3 +187,40 @@ async fn makes_and_replaces_pods_in_order() {
     assert!(stage.fake.objects("/api/v1/pods")[0]["metadata"].get("annotations").is_none());
     stage.end().await;
 }
+
+#[test]
+fn claims_go_with_the_set_or_the_pod() {
+    let check = |policy: Value, owners: Value, condemned: bool, expect: Option<&[&str]>| {
+        let template = json!({"metadata": {"name": "data"}, "spec": {}});
+        let set = set(json!({"replicas": 1, "volumeClaimTemplates": [template],
+            "persistentVolumeClaimRetentionPolicy": policy}));
+        let claim = json!({"metadata": {"name": "data-w-1", "ownerReferences": owners}, "spec": {}});
+        let claim: k8s_openapi::api::core::v1::PersistentVolumeClaim = serde_json::from_value(claim).expect("a claim");
+        let pod = serde_json::from_value(json!({"metadata": {"name": "w-1", "uid": "pod-uid"}})).expect("a pod");
+        let changed = super::pods::plan_owners(&set, &claim, &pod, condemned);
+        let kinds = changed.map(|claim| {
+            let owners = claim.metadata.owner_references.unwrap_or_default();
+            owners.into_iter().map(|owner| owner.kind).collect::<Vec<_>>()
+        });
+        let expect = expect.map(|kinds| kinds.iter().map(|kind| (*kind).to_owned()).collect::<Vec<_>>());
+        assert_eq!(kinds, expect, "{policy} {owners} {condemned}");
+    };
+    let of = |kind: &str, name: &str, uid: &str| json!([{"apiVersion": "v1", "kind": kind, "name": name, "uid": uid}]);
+    let (keep, scaled, both) = (
+        json!({"whenScaled": "Retain", "whenDeleted": "Retain"}),
+        json!({"whenScaled": "Delete", "whenDeleted": "Retain"}),
+        json!({"whenScaled": "Delete", "whenDeleted": "Delete"}),
+    );
+    check(keep.clone(), json!(null), true, None);
+    check(scaled.clone(), json!(null), false, None);
+    check(scaled.clone(), json!(null), true, Some(&["Pod"]));
+    check(both.clone(), json!(null), false, Some(&["StatefulSet"]));
+    check(both.clone(), json!(null), true, Some(&["Pod"]));
+    // It came back, or the pod is another by now; strangers stay.
+    check(scaled.clone(), of("Pod", "w-1", "pod-uid"), false, Some(&[]));
+    check(scaled.clone(), of("Pod", "w-1", "old"), true, Some(&["Pod"]));
+    check(both, of("ConfigMap", "x", "x"), true, Some(&["ConfigMap", "Pod"]));
+    let controlled = json!([{"apiVersion": "v1", "kind": "Other", "name": "o", "uid": "o", "controller": true}]);
+    check(scaled, controlled, true, None);
+    check(keep, of("ConfigMap", "x", "x"), true, None);
+}

@@ -1,4 +1,5 @@
-use k8s_openapi::api::core::v1::{NodeAffinity as Affinity, NodeSelectorRequirement, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::NodeAffinity as Affinity;
+use skiff_api::node_selector;
 
 use crate::framework::{Filter, Happening, Refusal, Score, stretch};
 use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
@@ -41,7 +42,7 @@ impl Score for NodeAffinity {
         preferred
             .into_iter()
             .flatten()
-            .filter(|term| matches(&term.preference, node))
+            .filter(|term| node_selector::term_matches(&term.preference, node))
             .map(|t| i64::from(t.weight))
             .sum()
     }
@@ -55,43 +56,11 @@ impl Score for NodeAffinity {
 pub fn allows(pod: &PodInfo, node: &NodeInfo) -> bool {
     let selected = pod.spec().node_selector.iter().flatten().all(|(key, value)| node.label(key) == Some(value));
     let required = affinity(pod).and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    selected && required.is_none_or(|selector| selector.node_selector_terms.iter().any(|term| matches(term, node)))
+    selected && required.is_none_or(|selector| node_selector::matches(selector, node))
 }
 
 fn affinity(pod: &PodInfo) -> Option<&Affinity> {
     pod.spec().affinity.as_ref()?.node_affinity.as_ref()
-}
-
-/// All requirements of a term must hold; a term without any selects nothing.
-fn matches(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
-    let labels = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    if labels.is_empty() && fields.is_empty() {
-        return false;
-    }
-    labels.iter().all(|requirement| holds(requirement, node.label(&requirement.key)))
-        && fields.iter().all(|requirement| {
-            // The only field there is.
-            requirement.key == "metadata.name" && holds(requirement, Some(node.name()))
-        })
-}
-
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let among = |value: &str| values.iter().any(|v| v == value);
-    let compared = || -> Option<std::cmp::Ordering> {
-        let [limit] = values else { return None };
-        Some(value?.parse::<i64>().ok()?.cmp(&limit.parse::<i64>().ok()?))
-    };
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(among),
-        "NotIn" => !value.is_some_and(among),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compared().is_some_and(std::cmp::Ordering::is_gt),
-        "Lt" => compared().is_some_and(std::cmp::Ordering::is_lt),
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -15,7 +15,8 @@ use crate::framework::{Happening, NoFit};
 use crate::nominations::Nominations;
 use crate::preemption::{Budget, Outcome, preempt};
 use crate::queue::Queue;
-use crate::snapshot::{PodInfo, Snapshot};
+use crate::snapshot::{NodeInfo, PodInfo, Snapshot};
+use crate::volumes::{Bindings, Storage};
 
 /// Pods that name no other scheduler are ours.
 pub const NAME: &str = "default-scheduler";
@@ -29,6 +30,7 @@ pub struct Scheduler {
     scope: Scope,
     groups: Groups,
     budgets: Lister<PodDisruptionBudget>,
+    storage: Arc<Storage>,
     state: Mutex<State>,
     changed: Notify,
     requests: Arc<Semaphore>,
@@ -41,6 +43,8 @@ pub struct State {
     pub nominations: Nominations,
     /// Pods that this scheduler is preempting, by uid: they count as going before the API server shows it.
     pub going: HashSet<String>,
+    /// Volumes that are just being bound to claims of a pod: its uid by their names.
+    promised: HashMap<String, String>,
     /// Where the look at the nodes starts.
     start: usize,
 }
@@ -54,6 +58,7 @@ impl Scheduler {
             scope: scope.clone(),
             groups: Groups::new(informers),
             budgets: informers.lister(),
+            storage: Arc::new(Storage::new(informers)),
             state: Mutex::default(),
             changed: Notify::new(),
             requests: Arc::new(Semaphore::new(REQUESTS)),
@@ -64,6 +69,11 @@ impl Scheduler {
     pub async fn synced(&self) {
         self.groups.synced().await;
         self.budgets.synced().await;
+        self.storage.synced().await;
+    }
+
+    pub fn storage(&self) -> &Arc<Storage> {
+        &self.storage
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -98,7 +108,15 @@ impl Scheduler {
             let this = self.clone();
             self.scope.spawn(async move {
                 match decision {
-                    Decision::Bind(node) => this.bind(&pod, &node).await,
+                    Decision::Bind { node, volumes: None } => this.bind(&pod, &node).await,
+                    Decision::Bind { node, volumes: Some(volumes) } => {
+                        // They may take long: others go on meanwhile.
+                        drop(permit);
+                        if this.bind_volumes(&pod, volumes).await {
+                            this.bind(&pod, &node).await;
+                        }
+                        return;
+                    }
                     Decision::Refuse(refused) => this.refuse(&pod, &refused).await,
                     Decision::Drop => {}
                 }
@@ -134,13 +152,19 @@ impl Scheduler {
         let (snapshot, mut start, going) = {
             let state = self.lock();
             let nominated = state.nominations.shared();
-            let snapshot = Snapshot { nominated, equals, ..state.cache.snapshot() };
+            let volumes = Arc::new(self.storage.of(pod, &state.promised));
+            let snapshot = Snapshot { nominated, equals, volumes, ..state.cache.snapshot() };
             (snapshot, state.start, state.going.clone())
         };
         let choice = choose(pod, &snapshot, &mut start, |equals| rand::random_range(0..equals)).map_err(|none| {
             let budgets: Vec<Budget> = self.budgets.list().iter().map(|budget| Budget::of(budget)).collect();
             let outcome = preempt(pod, &snapshot, &none, &budgets, &going, rand::random_range(0..=none.nodes));
             (none, outcome)
+        });
+        let volumes = choice.as_ref().ok().and_then(|name| {
+            let node = snapshot.node(name)?;
+            let bindings = snapshot.volumes.bindings_on(node).ok().filter(|bindings| !bindings.is_empty())?;
+            Some(Box::new(Volumes { node: node.clone(), bindings }))
         });
         // Else the node's facts would have to be copied to be changed.
         drop(snapshot);
@@ -153,7 +177,9 @@ impl Scheduler {
             Ok(node) => {
                 state.nominations.remove(&pod.uid);
                 state.cache.assume(&node, pod.clone());
-                Decision::Bind(node)
+                let names = volumes.iter().flat_map(|volumes| volumes.bindings.volumes());
+                state.promised.extend(names.map(|name| (name.to_owned(), pod.uid.clone())));
+                Decision::Bind { node, volumes }
             }
             Err((none, outcome)) => Decision::Refuse(refused(&mut state, pod, none, outcome)),
         }
@@ -170,27 +196,47 @@ impl Scheduler {
             }
             Err(error) => {
                 let gone = error.is_not_found();
-                {
-                    let mut state = self.lock();
-                    if !state.cache.forget(&pod.uid) || gone {
-                        // It is on a node already, or there is no such pod any more.
-                        state.queue.remove(&pod.uid);
-                    } else {
-                        state.queue.failed(&pod.uid, Instant::now());
-                        state.nominations.see(None, pod);
-                    }
-                    self.wake(&mut state, Happening::POD_GONE);
-                }
-                self.notify();
-                if gone || self.scope.token().is_cancelled() {
-                    return;
-                }
-                tracing::warn!(pod = %pod.key, node, error = %chain(&error), "binding failed");
-                let message = format!("binding rejected: {}", chain(&error));
-                self.events.record(reference, EventKind::Warning, "FailedScheduling", message.clone());
-                report(&self.client, pod, "SchedulerError", &message, &Nomination::Keep).await;
+                self.fail(pod, gone, format!("binding rejected: {}", chain(&error))).await;
             }
         }
+    }
+
+    /// Takes the pod from its node again, to be tried later unless it is `gone`.
+    async fn fail(&self, pod: &Arc<PodInfo>, gone: bool, message: String) {
+        {
+            let mut state = self.lock();
+            if !state.cache.forget(&pod.uid) || gone {
+                // It is on a node already, or there is no such pod any more.
+                state.queue.remove(&pod.uid);
+            } else {
+                state.queue.failed(&pod.uid, Instant::now());
+                state.nominations.see(None, pod);
+            }
+            self.wake(&mut state, Happening::POD_GONE);
+        }
+        self.notify();
+        if gone || self.scope.token().is_cancelled() {
+            return;
+        }
+        tracing::warn!(pod = %pod.key, error = message, "binding failed");
+        let reference = EventRecorder::reference(&*pod.pod);
+        self.events.record(reference, EventKind::Warning, "FailedScheduling", message.clone());
+        report(&self.client, pod, "SchedulerError", &message, &Nomination::Keep).await;
+    }
+
+    /// Waits until the pod has its volumes; false where it gets none.
+    async fn bind_volumes(&self, pod: &Arc<PodInfo>, volumes: Box<Volumes>) -> bool {
+        let goes_on = || self.lock().queue.is_in_flight(&pod.uid);
+        let Volumes { node, bindings } = *volumes;
+        let done = tokio::select! {
+            () = self.scope.token().cancelled() => return false,
+            done = self.storage.bind(&self.client, &node, &bindings, goes_on) => done,
+        };
+        self.lock().promised.retain(|_, uid| *uid != pod.uid);
+        let Err(why) = done else { return true };
+        let gone = !self.lock().queue.is_in_flight(&pod.uid);
+        self.fail(pod, gone, format!("running PreBind plugin \"VolumeBinding\": {why}")).await;
+        false
     }
 
     async fn refuse(&self, pod: &PodInfo, refused: &Refused) {
@@ -272,8 +318,17 @@ struct Refused {
     unpromised: Vec<Arc<PodInfo>>,
 }
 
+/// Volumes that are to be bound before the pod is.
+struct Volumes {
+    node: Arc<NodeInfo>,
+    bindings: Bindings,
+}
+
 enum Decision {
-    Bind(String),
+    Bind {
+        node: String,
+        volumes: Option<Box<Volumes>>,
+    },
     Refuse(Refused),
     /// The pod went away, or onto a node, while it was looked at.
     Drop,
