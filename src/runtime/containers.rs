@@ -59,7 +59,7 @@ impl Runtime {
             sandbox: sandbox_plan,
             mounts: config.mounts.clone(),
             target: config.target.as_ref().map(|target| target.0.clone()),
-            devices: if privileged { vec!["/dev".into()] } else { config.devices.clone() },
+            devices: privileged.then(|| "/dev".into()).into_iter().chain(config.devices.iter().cloned()).collect(),
             volumes: image.config.volumes.clone(),
             privileged,
             read_only_root: config.security.read_only_root,

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use skiff_linux::capability::{self, CapabilitySet};
 
-use crate::{AppArmor, ContainerConfig, Error, ImageConfig, Mount, Resources, SandboxConfig, Seccomp, Security};
+use crate::{
+    AppArmor, ContainerConfig, Error, GivenDevice, ImageConfig, Mount, Resources, SandboxConfig, Seccomp, Security,
+};
 
 /// The environment's search path where the image gives none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -151,7 +153,7 @@ pub struct ContainerPlan {
     /// The container whose process namespace it joins.
     #[serde(default)]
     pub target: Option<String>,
-    pub devices: Vec<PathBuf>,
+    pub devices: Vec<GivenDevice>,
     /// Directories that must exist in the root file system.
     pub volumes: Vec<String>,
     pub privileged: bool,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use skiff_linux::cgroup::{Cgroups, DeviceRule, DeviceType};
 
 use crate::plan::{ContainerPlan, ProcessPlan};
-use crate::{Mount, Propagation};
+use crate::{GivenDevice, Mount, Propagation};
 
 /// A device to be made in the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,7 @@ pub struct Device {
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
+    pub read_only: bool,
 }
 
 /// The configuration. `joined`: another container's process namespace.
@@ -137,16 +138,47 @@ pub fn plan_device_rules(devices: &[Device], privileged: bool) -> Vec<DeviceRule
         rules.push(rule(DeviceType::Character, Some(major), Some(minor)));
     }
     rules.push(rule(DeviceType::Character, Some(136), None));
-    rules.extend(devices.iter().map(|device| rule(device.kind, Some(device.major), Some(device.minor))));
+    rules.extend(devices.iter().map(|device| {
+        let rule = rule(device.kind, Some(device.major), Some(device.minor));
+        DeviceRule { write: !device.read_only, ..rule }
+    }));
     rules
 }
 
-/// Reads what the host has at these paths; a directory gives every device below it.
-pub fn host_devices(paths: &[PathBuf]) -> std::io::Result<Vec<Device>> {
+/// A device to be made at `path`; `None` where that is something else.
+fn device_of(path: &Path, metadata: &std::fs::Metadata, read_only: bool) -> Option<Device> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let kind = metadata.file_type();
+    (kind.is_block_device() || kind.is_char_device()).then(|| Device {
+        path: path.to_owned(),
+        kind: if kind.is_block_device() { DeviceType::Block } else { DeviceType::Character },
+        major: nix::sys::stat::major(metadata.rdev()) as u32,
+        minor: nix::sys::stat::minor(metadata.rdev()) as u32,
+        mode: metadata.mode() & 0o777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        read_only,
+    })
+}
+
+/// Reads what the host has at these paths; a directory gives every device below it.
+pub fn host_devices(given: &[GivenDevice]) -> std::io::Result<Vec<Device>> {
+    use std::os::unix::fs::FileTypeExt;
     let mut found: Vec<Device> = Vec::new();
     // With whether it was asked for by name: others may go while we look.
-    let mut queue: Vec<(PathBuf, bool)> = paths.iter().map(|path| (path.clone(), true)).collect();
+    let mut queue: Vec<(PathBuf, bool)> = Vec::new();
+    for one in given {
+        match one {
+            GivenDevice::Same(path) => queue.push((path.clone(), true)),
+            GivenDevice::At { host, container, read_only } => {
+                let at =
+                    |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", host.display()));
+                let device = device_of(container, &std::fs::metadata(host).map_err(at)?, *read_only);
+                found.push(device.ok_or_else(|| at(std::io::Error::other("not a device")))?);
+            }
+        }
+    }
+    let own = found.len();
     while let Some((path, named)) = queue.pop() {
         let at = |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let gone = |error: &std::io::Error| !named && error.kind() == std::io::ErrorKind::NotFound;
@@ -172,16 +204,11 @@ pub fn host_devices(paths: &[PathBuf]) -> std::io::Result<Vec<Device>> {
                     queue.push((entry.path(), false));
                 }
             }
-        } else if kind.is_block_device() || kind.is_char_device() {
-            found.push(Device {
-                path: path.clone(),
-                kind: if kind.is_block_device() { DeviceType::Block } else { DeviceType::Character },
-                major: nix::sys::stat::major(metadata.rdev()) as u32,
-                minor: nix::sys::stat::minor(metadata.rdev()) as u32,
-                mode: metadata.mode() & 0o777,
-                uid: metadata.uid(),
-                gid: metadata.gid(),
-            });
+        } else if let Some(device) = device_of(&path, &metadata, false) {
+            // What was given a place of its own keeps it.
+            if !found[..own].iter().any(|other| other.path == path) {
+                found.push(device);
+            }
         } else if named {
             return Err(at(std::io::Error::other("not a device")));
         }
@@ -206,11 +233,14 @@ mod tests {
             mode: 0o666,
             uid: 0,
             gid: 0,
+            read_only: false,
         };
         let rules: Vec<String> =
             plan_device_rules(std::slice::from_ref(&device), false).iter().map(ToString::to_string).collect();
         assert_eq!(rules[..3], ["c *:* m", "b *:* m", "c 1:3 rwm"]);
         assert_eq!(rules.last().map(String::as_str), Some("c 10:229 rwm"));
+        let rules = plan_device_rules(&[Device { read_only: true, ..device }], false);
+        assert_eq!(rules.last().map(ToString::to_string).as_deref(), Some("c 10:229 rm"));
         assert_eq!(plan_device_rules(&[], true).len(), 2);
     }
 
@@ -232,7 +262,7 @@ mod tests {
                     std::fs::remove_dir_all(&sub).expect("removed");
                 }
             });
-            let listed: Vec<_> = (0..2000).map(|_| host_devices(std::slice::from_ref(&parent))).collect();
+            let listed: Vec<_> = (0..2000).map(|_| host_devices(&[GivenDevice::Same(parent.clone())])).collect();
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
             for found in listed {
                 let found = found.expect("what goes is no failure");
@@ -245,6 +275,11 @@ mod tests {
     fn devices_of_the_host() {
         let found = host_devices(&["/dev/null".into()]).expect("null");
         assert_eq!((found[0].major, found[0].minor), (1, 3));
+        let elsewhere = |host: &str| GivenDevice::At { host: host.into(), container: "/dev/x".into(), read_only: true };
+        let found = host_devices(&[elsewhere("/dev/null"), "/dev/zero".into()]).expect("both");
+        assert_eq!((found[0].path.as_path(), found[0].minor, found[0].read_only), (Path::new("/dev/x"), 3, true));
+        assert_eq!((found[1].path.as_path(), found[1].read_only), (Path::new("/dev/zero"), false));
+        assert!(host_devices(&[elsewhere("/etc/passwd")]).is_err());
         assert!(host_devices(&["/etc/passwd".into()]).is_err());
         assert!(host_devices(&["/dev/no-such".into()]).is_err());
     }

@@ -66,6 +66,22 @@ pub struct Mount {
     pub recursive: bool,
 }
 
+/// A device of the host, or a directory with all devices below it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum GivenDevice {
+    /// At the same path.
+    Same(PathBuf),
+    /// One device at another path.
+    At { host: PathBuf, container: PathBuf, read_only: bool },
+}
+
+impl From<&str> for GivenDevice {
+    fn from(path: &str) -> Self {
+        Self::Same(path.into())
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Propagation {
     #[default]
@@ -139,8 +155,8 @@ pub struct ContainerConfig {
     /// Added to the image's environment; a later one of the same name wins.
     pub env: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
-    /// Host devices to give (path in the host = path in the container).
-    pub devices: Vec<PathBuf>,
+    /// Host devices to give.
+    pub devices: Vec<GivenDevice>,
     pub resources: Resources,
     pub security: Security,
     pub tty: bool,
