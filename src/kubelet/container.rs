@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext, VolumeMount};
-use skiff_runtime::{AppArmor, ContainerConfig, ContainerId, Image, Mount, Propagation, SeLinux, Seccomp, Security};
+use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext, VolumeDevice, VolumeMount};
+use skiff_runtime::{
+    AppArmor, ContainerConfig, ContainerId, GivenDevice, Image, Mount, Propagation, SeLinux, Seccomp, Security,
+};
 
 use crate::context::Context;
 use crate::environment::{self, Objects};
@@ -43,7 +45,8 @@ pub(crate) async fn configure(inputs: Inputs<'_>) -> Result<ContainerConfig, Sta
     let env = environment(ctx, pod, container, facts, objects).map_err(failed)?;
     let variable = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
 
-    let wanted = plan_mounts(pod, container, volumes, variable).map_err(failed)?;
+    let wanted = plan_mounts(container, volumes, variable).map_err(failed)?;
+    let devices = plan_devices(container, volumes).map_err(failed)?;
     let directory = ctx.options.pod_directory(&pod::uid(pod));
     let message = message_file(&directory, &container.name, attempt);
     let logs = ctx.options.pod_log_directory(pod).join(&container.name);
@@ -80,7 +83,7 @@ pub(crate) async fn configure(inputs: Inputs<'_>) -> Result<ContainerConfig, Sta
         args: expanded(&container.args),
         working_dir: container.working_dir.clone().filter(|d| !d.is_empty()),
         mounts,
-        devices: Vec::new(),
+        devices,
         resources: resources::container(pod, container, ctx.memory_capacity),
         security: security(pod, container, &ctx.options.root_directory),
         tty: container.tty == Some(true),
@@ -161,7 +164,6 @@ struct WantedMount {
 }
 
 fn plan_mounts(
-    pod: &Pod,
     container: &Container,
     volumes: &Volumes,
     variable: impl Fn(&str) -> Option<String> + Copy,
@@ -192,7 +194,7 @@ fn plan_mounts(
             sub_path,
             container_path,
             read_only: volume.read_only || mount.read_only == Some(true),
-            relabel: volume.ours,
+            relabel: volume.relabel,
             recursive: pod::is_recursive(mount),
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => Propagation::HostToContainer,
@@ -201,10 +203,20 @@ fn plan_mounts(
             },
         })
     };
-    if container.volume_devices.as_ref().is_some_and(|d| !d.is_empty()) {
-        return Err(format!("volumeDevices of {} are not supported by this node", pod::format(pod)));
-    }
     container.volume_mounts.iter().flatten().map(one).collect()
+}
+
+/// Volumes without a file system, as devices.
+fn plan_devices(container: &Container, volumes: &Volumes) -> Result<Vec<GivenDevice>, String> {
+    let one = |device: &VolumeDevice| {
+        let volume = volumes.mounted.get(&device.name);
+        let host = volume.and_then(|volume| Some((volume.device.clone()?, volume.read_only)));
+        let (host, read_only) = host.ok_or_else(|| {
+            format!("cannot find volume {:?} to pass into container {:?}", device.name, container.name)
+        })?;
+        Ok(GivenDevice::At { host, container: PathBuf::from(&device.device_path), read_only })
+    };
+    container.volume_devices.iter().flatten().map(one).collect()
 }
 
 fn make_mounts(
@@ -406,17 +418,20 @@ mod tests {
 
     #[test]
     fn mounts() {
+        let mounted =
+            |path: &str, read_only| Mounted { path: path.into(), read_only, relabel: true, image: None, device: None };
         let volumes = Volumes {
             mounted: [
-                ("data".to_owned(), Mounted { path: "/v/data".into(), read_only: false, ours: true, image: None }),
-                ("map".to_owned(), Mounted { path: "/v/map".into(), read_only: true, ours: true, image: None }),
+                ("data".to_owned(), mounted("/v/data", false)),
+                ("map".to_owned(), mounted("/v/map", true)),
+                ("disk".to_owned(), Mounted { device: Some("/dev/sdx".into()), ..mounted("/dev/sdx", true) }),
             ]
             .into(),
             renew: None,
         };
         let plan = |mount: Value| {
             let pod = sample(json!({}), json!({"name": "c", "volumeMounts": [mount]}));
-            plan_mounts(&pod, &pod::spec(&pod).containers[0], &volumes, |name| (name == "A").then(|| "a".to_owned()))
+            plan_mounts(&pod::spec(&pod).containers[0], &volumes, |name| (name == "A").then(|| "a".to_owned()))
                 .map(|mut list| list.remove(0))
         };
         let map =
@@ -427,6 +442,13 @@ mod tests {
         assert_eq!((data.read_only, data.sub_path.as_deref(), data.recursive), (false, Some("x/a"), false));
         let recursive = json!({"name": "data", "mountPath": "/d", "readOnly": true, "recursiveReadOnly": "IfPossible"});
         assert!(plan(recursive).expect("fine").recursive);
+        let devices = |name: &str| {
+            let device = json!({"name": "c", "volumeDevices": [{"name": name, "devicePath": "/dev/x"}]});
+            plan_devices(&pod::spec(&sample(json!({}), device)).containers[0], &volumes)
+        };
+        let given = GivenDevice::At { host: "/dev/sdx".into(), container: "/dev/x".into(), read_only: true };
+        assert_eq!(devices("disk"), Ok(vec![given]));
+        assert_eq!(devices("data"), Err("cannot find volume \"data\" to pass into container \"c\"".to_owned()));
         for (mount, error) in [
             (json!({"name": "none", "mountPath": "/d"}), "cannot find volume \"none\" to mount into container \"c\""),
             (

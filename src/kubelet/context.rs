@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::storage::v1::CSIDriver;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use skiff_base::Scope;
 use skiff_client::{Client, EventKind, EventRecorder, Lister};
@@ -10,6 +11,7 @@ use skiff_runtime::ContainerId;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::admit;
+use crate::csi::Drivers;
 use crate::engine::Engine;
 use crate::metrics::Counters;
 use crate::node;
@@ -32,6 +34,9 @@ pub(crate) struct Context {
     pub(crate) config_maps: Sources<ConfigMap>,
     pub(crate) secrets: Sources<Secret>,
     pub(crate) tokens: Tokens,
+    /// Drivers of volumes that run on this node, and what the cluster says of all drivers.
+    pub(crate) csi: Drivers,
+    pub(crate) csi_drivers: Lister<CSIDriver>,
     /// What pods may use in all.
     pub(crate) allocatable: BTreeMap<String, Quantity>,
     /// Bytes.

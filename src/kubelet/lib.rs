@@ -4,8 +4,9 @@
 //! (`$(VAR)`), `fields` (downward API), `admit` (whether a pod is taken at all), `unsupported`, `environment`, `etc_files` (hosts, resolv.conf), `backoff`, `plan` (what to do
 //! with containers), `slot` (what is known of a container), `status` (what the API is told).
 //! With effects: `engine` is the seam to runtime and network, `source` observes ConfigMaps and Secrets, `token` asks for
-//! service-account tokens, `pulled` knows who may use an image, `image`, `volume`, `leftovers`, `container`, `sandbox`, `hook`, `probe` (on `http_get`, `grpc_health`).
-//! `collect` removes images.
+//! service-account tokens, `pulled` knows who may use an image, `image`, `volume`, `csi` (drivers of volumes, by `grpc`), `leftovers`, `container`,
+//! `sandbox`, `hook`, `probe` (on `http_get`, `grpc_health`).
+//! `collect` removes images. Beside: `local_path` makes volumes of this node's directories.
 //! Above: `worker`, one for each pod; `pods` hands events to them and ends what has no pod,
 //! `static_pods` brings those that the API server only sees; `node` registers and keeps
 //! the heartbeat; `pressure` ends pods when the machine runs out of something; `logs`, `stream`, `stats`, `metrics`, `auth` (who may ask), `connections` and `server` answer on port 10250. `shutdown` is for
@@ -23,16 +24,19 @@ mod collect;
 mod connections;
 mod container;
 mod context;
+mod csi;
 mod engine;
 mod environment;
 mod etc_files;
 mod expand;
 mod fields;
+mod grpc;
 mod grpc_health;
 mod hook;
 mod http_get;
 mod image;
 mod leftovers;
+pub mod local_path;
 mod logs;
 mod metrics;
 mod node;

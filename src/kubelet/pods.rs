@@ -12,6 +12,7 @@ use skiff_runtime::{Container, ContainerState, RuntimeEvent};
 use tokio::sync::{Notify, broadcast, mpsc};
 
 use crate::context::Context;
+use crate::csi;
 use crate::leftovers::PodPlaces;
 use crate::options::Error;
 use crate::pod::{self, PodUid, annotation, label};
@@ -234,6 +235,14 @@ impl Pods {
             let known: HashSet<PodUid> = state.workers.keys().cloned().collect();
             (std::mem::take(&mut state.leftovers), known)
         };
+        let mut orphans = orphans;
+        // Drivers have to take back what they gave, also where nothing else is left of a pod.
+        for name in &pod_names {
+            let uid = PodUid(name.clone());
+            if !known.contains(&uid) && csi::volume::any(&self.ctx.options.pod_directory(&uid)) {
+                orphans.entry(uid).or_default();
+            }
+        }
         let ended: HashSet<PodUid> = orphans.keys().cloned().collect();
         for (uid, leftover) in orphans {
             tracing::info!(pod = %uid, "a pod that is gone from the API is ended");

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::admit;
 use crate::context::Context;
+use crate::csi;
 use crate::engine::Machine;
 use crate::node::{self, MachineFacts};
 use crate::options::{Error, Options};
@@ -101,6 +102,8 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         config_maps: Sources::new(client.clone(), scope.clone()),
         secrets: Sources::new(client.clone(), scope.clone()),
         tokens: Tokens::new(client.clone()),
+        csi: Default::default(),
+        csi_drivers: informers.lister(),
         shares: Default::default(),
         allocatable: facts.capacity(options.settings.max_pods),
         memory_capacity: facts.memory_bytes,
@@ -150,6 +153,7 @@ async fn run(
     let (own_ctx, own_facts) = (ctx.clone(), facts.clone());
     ctx.scope.spawn(async move { tell_ready(&own_ctx, node, &own_facts, &images).await });
     ctx.scope.spawn(node::follow_images(ctx.clone(), facts));
+    ctx.scope.spawn(csi::register::follow(ctx.clone()));
     let keeper = network.clone();
     let stop = ctx.scope.token().clone();
     ctx.scope.spawn(async move { keeper.keep(stop).await });
@@ -157,7 +161,7 @@ async fn run(
     let stop = ctx.scope.token().clone();
     tokio::select! {
         () = stop.cancelled() => return Err(Error::Stopped),
-        () = ctx.services.synced() => {}
+        ((), ()) = async { tokio::join!(ctx.services.synced(), ctx.csi_drivers.synced()) } => {}
     }
     let manifests = ctx.options.settings.pod_manifest_path.clone();
     if let Some(directory) = &manifests {

@@ -26,6 +26,7 @@ struct Key {
 pub(crate) struct Token {
     pub(crate) text: String,
     pub(crate) renew: Timestamp,
+    pub(crate) ends: Timestamp,
 }
 
 pub(crate) struct Tokens {
@@ -70,6 +71,7 @@ impl Tokens {
         let token = Token {
             text: answer["status"]["token"].as_str().unwrap_or_default().to_owned(),
             renew: renewal(now, ends),
+            ends,
         };
         self.cache.lock().expect("no holder of this lock panics").insert(key, token.clone());
         Ok(token)

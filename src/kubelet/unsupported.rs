@@ -1,13 +1,37 @@
 //! What a pod may ask that this node can't give. It is said, and the pod waits: run without it, the pod would not be what
 //! its author was promised.
 
-use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeProjection};
+use k8s_openapi::api::core::v1::{Container, PersistentVolumeSpec, Pod, Volume, VolumeProjection};
 use serde_json::Value;
 
 use crate::pod;
 
 /// The sources of volumes that this node makes.
-const VOLUMES: [&str; 7] = ["configMap", "downwardAPI", "emptyDir", "hostPath", "image", "projected", "secret"];
+const VOLUMES: [&str; 11] = [
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "hostPath",
+    "image",
+    "nfs",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+];
+/// The fields of a persistent volume that say nothing of its source.
+const NOT_SOURCE: [&str; 9] = [
+    "accessModes",
+    "capacity",
+    "claimRef",
+    "mountOptions",
+    "nodeAffinity",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeAttributesClassName",
+    "volumeMode",
+];
 const PROJECTIONS: [&str; 4] = ["configMap", "downwardAPI", "secret", "serviceAccountToken"];
 
 /// The first thing that can't be given.
@@ -39,9 +63,6 @@ pub(crate) fn unsupported(pod: &Pod) -> Option<String> {
 fn in_container(container: &Container) -> Option<String> {
     let name = &container.name;
     let asked = |what: &str| Some(format!("{what} of the container {name:?} not supported by this node"));
-    if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
-        return asked("volumeDevices");
-    }
     if container.env.iter().flatten().any(|env| env.value_from.as_ref().is_some_and(|from| from.file_key_ref.is_some()))
     {
         return asked("fileKeyRef variables");
@@ -54,6 +75,11 @@ fn other_field<T: serde::Serialize>(value: &T, known: &[&str]) -> Option<String>
     let value = serde_json::to_value(value).unwrap_or_default();
     let mut fields = value.as_object().into_iter().flatten().filter(|(_, v)| **v != Value::Null).map(|(k, _)| k);
     fields.find(|name| *name != "name" && !known.contains(&name.as_str())).cloned()
+}
+
+/// The field of a persistent volume's source, for a message.
+pub(crate) fn source_of_volume(spec: &PersistentVolumeSpec) -> String {
+    other_field(spec, &NOT_SOURCE).unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// The field of a volume's source, for a message.

@@ -88,6 +88,8 @@ impl World {
             recorder: EventRecorder::new(client.clone(), &self.scope, "kubelet", "node-1"),
             services: informers.lister(),
             runtime_classes: informers.lister(),
+            csi: Default::default(),
+            csi_drivers: informers.lister(),
             config_maps: Sources::new(client.clone(), self.scope.clone()),
             secrets: Sources::new(client.clone(), self.scope.clone()),
             tokens: Tokens::new(client.clone()),

@@ -1,6 +1,8 @@
 //! Volumes of pods: made before the first container, kept up to date, and taken away by name.
 
+pub(crate) mod claim;
 pub(crate) mod payload;
+pub(crate) mod persistent;
 pub(crate) mod subpath;
 pub(crate) mod tree;
 pub(crate) mod writer;
@@ -20,6 +22,7 @@ use skiff_runtime::ImageId;
 use tokio::sync::Notify;
 
 use crate::context::Context;
+use crate::csi;
 use crate::environment::Objects;
 use crate::fields::Facts;
 use crate::image;
@@ -30,6 +33,7 @@ use crate::resources;
 use crate::source::Observed;
 use crate::unsupported::source_kind;
 use payload::TokenTexts;
+use persistent::Mounting;
 use writer::Files;
 
 /// The ConfigMaps and Secrets of one pod.
@@ -116,10 +120,19 @@ pub(crate) struct Mounted {
     pub(crate) path: PathBuf,
     /// Containers may not write to it, whatever they ask.
     pub(crate) read_only: bool,
-    /// Made for this pod alone.
-    pub(crate) ours: bool,
+    /// With SELinux: it gets the label of the container's files.
+    pub(crate) relabel: bool,
     /// The image whose files it shows.
     pub(crate) image: Option<ImageId>,
+    /// In place of a file system.
+    pub(crate) device: Option<PathBuf>,
+}
+
+impl Mounted {
+    /// A directory of the pod's own.
+    fn ours(path: &Path, read_only: bool) -> Self {
+        Self { path: path.to_owned(), read_only, relabel: true, image: None, device: None }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -134,6 +147,7 @@ enum Make {
     Files { path: PathBuf, files: Files, memory: bool },
     EmptyDir { path: PathBuf, memory: bool, size_bytes: Option<i64> },
     HostPath(HostPathVolumeSource),
+    Persistent(Mounting),
 }
 
 /// Makes every volume of a pod, or brings it up to date, as far as `objects` are known; idempotent. The error is the
@@ -152,14 +166,27 @@ pub(crate) async fn ensure(ctx: &Arc<Context>, pod: &Arc<Pod>, objects: &PodObje
             volumes.mounted.insert(volume.name.clone(), mounted);
             continue;
         }
+        let claimed = claim::resolve(ctx, pod, volume).await?;
+        let inline = || volume.csi.as_ref().map(|source| csi::volume::of_pod(pod, &volume.name, source));
+        if let Some(wanted) = claimed.as_ref().and_then(csi::volume::of_claim).or_else(inline) {
+            let (mounted, again) = csi::volume::ensure(ctx, pod, &wanted).await.map_err(failed)?;
+            volumes.renew = volumes.renew.into_iter().chain(again).min();
+            volumes.mounted.insert(volume.name.clone(), mounted);
+            continue;
+        }
+        let planned = persistent::plan(ctx, pod, volume, claimed.as_ref(), &directory).await.map_err(failed)?;
+        if let Some((mounted, mounting)) = planned {
+            volumes.mounted.insert(volume.name.clone(), mounted);
+            makes.push((volume.name.clone(), Make::Persistent(mounting)));
+            continue;
+        }
         let tokens = tokens(ctx, pod, volume, &mut volumes.renew).await.map_err(failed)?;
         let make = plan(pod, volume, &directory, &facts, objects, &tokens).map_err(failed)?;
         let mounted = match &make {
-            Make::Files { path, .. } => Mounted { path: path.clone(), read_only: true, ours: true, image: None },
-            Make::EmptyDir { path, .. } => Mounted { path: path.clone(), read_only: false, ours: true, image: None },
-            Make::HostPath(source) => {
-                Mounted { path: PathBuf::from(&source.path), read_only: false, ours: false, image: None }
-            }
+            Make::Files { path, .. } => Mounted::ours(path, true),
+            Make::EmptyDir { path, .. } => Mounted::ours(path, false),
+            Make::HostPath(source) => Mounted { relabel: false, ..Mounted::ours(Path::new(&source.path), false) },
+            Make::Persistent(_) => continue,
         };
         volumes.mounted.insert(volume.name.clone(), mounted);
         makes.push((volume.name.clone(), make));
@@ -195,7 +222,7 @@ async fn ensure_image(
             .map_err(|e| format!("{}: {}", e.reason, e.message))?,
     };
     ctx.engine.mount_image(&image.id, &path).await.map_err(|e| chain(&e).to_string())?;
-    Ok(Mounted { path, read_only: true, ours: false, image: Some(image.id) })
+    Ok(Mounted { relabel: false, image: Some(image.id), ..Mounted::ours(&path, true) })
 }
 
 async fn tokens(
@@ -281,6 +308,7 @@ fn apply(make: Make, group: Option<u32>) -> io::Result<()> {
             }
         }
         Make::HostPath(source) => ensure_host_path(&source),
+        Make::Persistent(mounting) => persistent::apply(&mounting),
     }
 }
 
@@ -315,6 +343,7 @@ fn ensure_host_path(source: &HostPathVolumeSource) -> io::Result<()> {
 
 /// Takes everything away that a pod has in its directory; idempotent.
 pub(crate) async fn remove(ctx: &Context, uid: &PodUid) -> io::Result<()> {
+    csi::volume::remove(ctx, uid).await.map_err(io::Error::other)?;
     let directory = ctx.options.pod_directory(uid);
     tokio::task::spawn_blocking(move || tree::remove_tree(&directory))
         .await

@@ -38,6 +38,8 @@ pub(crate) fn ensure(volume: &Path, path: &str, target: &Path) -> io::Result<Pat
 }
 
 fn open_beneath(volume: &Path, path: &Path) -> io::Result<OwnedFd> {
+    // What is made has the volume's own permissions, as upstream: who may write there may write here.
+    let mode = fs::metadata(volume)?.permissions();
     let volume = OwnedFd::from(fs::File::open(volume)?);
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
@@ -48,11 +50,15 @@ fn open_beneath(volume: &Path, path: &Path) -> io::Result<OwnedFd> {
     }
     let mut at = volume;
     for part in path.components() {
-        match mkdirat(at.as_fd(), part.as_os_str(), Mode::from_bits_truncate(0o750)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
+        let made = match mkdirat(at.as_fd(), part.as_os_str(), Mode::from_bits_truncate(0o750)) {
+            Ok(()) => true,
+            Err(Errno::EEXIST) => false,
             Err(e) => return Err(io::Error::from(e)),
-        }
+        };
         at = openat2(at.as_fd(), Path::new(part.as_os_str()), how).map_err(io::Error::from)?;
+        if made {
+            fs::set_permissions(format!("/proc/self/fd/{}", at.as_raw_fd()), mode.clone())?;
+        }
     }
     Ok(at)
 }
@@ -75,6 +81,8 @@ mod tests {
         assert_eq!(fs::read_to_string(target(0)).expect("mounted"), "inside");
         ensure(&volume, "new/deep", &target(1)).expect("made");
         assert!(volume.join("new/deep").is_dir());
+        let mode = |path: &Path| fs::metadata(path).expect("metadata").permissions();
+        assert_eq!(mode(&volume.join("new/deep")), mode(&volume));
         for path in ["bad", "bad/passwd", "worse", "../volume", "/etc"] {
             assert!(ensure(&volume, path, &target(2)).is_err(), "{path}");
         }
