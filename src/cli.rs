@@ -113,6 +113,12 @@ pub struct ServerArgs {
     /// Permission bits of the kubeconfig, octal
     #[arg(long, env = "SKIFF_KUBECONFIG_MODE", default_value = "600", value_parser = parse_mode)]
     pub write_kubeconfig_mode: u32,
+    /// Built-in parts to leave out
+    #[arg(long, value_delimiter = ',', value_enum)]
+    pub disable: Vec<Part>,
+    /// Where volumes of the class local-path are (default: storage in the data directory)
+    #[arg(long)]
+    pub default_local_storage_path: Option<PathBuf>,
     /// Run the control plane only
     #[arg(long)]
     pub disable_agent: bool,
@@ -216,6 +222,13 @@ pub struct WaitArgs {
 pub enum InitSystem {
     Systemd,
     Openrc,
+}
+
+/// A part that --disable can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// The storage class local-path and its provisioner
+    LocalStorage,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -9,6 +9,7 @@ mod apiserver_args;
 mod cli;
 mod config;
 mod ctr;
+mod local_storage;
 mod log;
 mod notify;
 mod server;

@@ -28,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::cli::{PlaceArgs, ServerArgs};
-use crate::log;
+use crate::{local_storage, log};
 
 /// On the DNS service: the domain that it serves, for `skiff wait`.
 pub const DOMAIN_ANNOTATION: &str = "skiff.dev/cluster-domain";
@@ -205,6 +205,7 @@ async fn serve(arguments: ServerArgs) -> Result<()> {
     let control = Scope::new();
     start_control(&arguments, &api, &pki, &control);
     ensure_dns_service(&api, &arguments, facts.cluster_dns).await.context("create the DNS service")?;
+    local_storage::ensure_class(&api, &arguments).await.context("create the storage class local-path")?;
 
     let node = Scope::new();
     let containers = runtime.clone();
@@ -291,6 +292,7 @@ async fn start_node(
         warn!(error = %skiff_base::chain(&error), "could not import the image archives of this node");
     }
     let options = kubelet_options(arguments, facts, pki)?;
+    local_storage::start(arguments, &facts.node_name, api, scope);
     let kubelet = skiff_kubelet::start(options, &informers, runtime, scope).await.context("start the kubelet")?;
     let network = kubelet.network();
     let proxy = Client::new(api.transport("system:kube-proxy", &[]));
