@@ -63,7 +63,8 @@ impl Server {
             return Err(method_not_allowed());
         }
         let single = !target.name.is_empty();
-        if of.namespaced == target.namespace.is_empty() && !(of.namespaced && !single) {
+        let across_namespaces = of.namespaced && !single;
+        if of.namespaced == target.namespace.is_empty() && !across_namespaces {
             return Err(path_not_found());
         }
         negotiate(call.header(header::ACCEPT), true)?;

@@ -279,11 +279,14 @@ impl Controller {
     }
 }
 
-/// The metrics' statuses, and the largest wish with the name of its metric; else the condition and the event.
+/// The metrics' statuses, and the largest wish with the name of its metric.
 struct Asked {
     statuses: Vec<MetricStatus>,
-    best: std::result::Result<(i32, String), ((&'static str, String), String)>,
+    best: std::result::Result<(i32, String), NoWish>,
 }
+
+/// Reason and message of the condition, and the event's message.
+type NoWish = ((&'static str, String), String);
 
 fn whole_seconds(at: Timestamp) -> Time {
     Time(Timestamp::from_second(at.as_second()).unwrap_or(at))

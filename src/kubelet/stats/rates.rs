@@ -132,7 +132,7 @@ mod tests {
         base.node_ns -= 1_000_000_000;
         base.containers.insert("1".into(), 1_000_000_000);
         usage.pods[0].containers[1].id = "2".into();
-        usage.at = usage.at + jiff::SignedDuration::from_secs(3);
+        usage.at += jiff::SignedDuration::from_secs(3);
         fill(&mut usage, &base, Duration::from_secs(2));
         assert_eq!(usage.node.cpu_rate, Some(500_000_000));
         let rates: Vec<Option<u64>> = usage.pods[0].containers.iter().map(|c| c.cpu_rate).collect();
