@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{AppArmorProfile, Pod};
 
 use crate::pod;
 use crate::pressure::Condition;
+use crate::resize::Lack;
 use crate::resources::{self, Qos};
 
 /// Why a pod is not taken, in upstream's words: reason and message of its status and of the event.
@@ -79,6 +80,14 @@ fn bears(pod: &Pod, pressure: &BTreeSet<Condition>) -> bool {
             && (effect.is_empty() || effect == "NoSchedule")
     });
     resources::qos(pod) != Qos::BestEffort || tolerates
+}
+
+/// A pod that a client put on the node past the scheduler, and that asks for more than is left.
+impl From<Lack> for Rejection {
+    fn from(lack: Lack) -> Self {
+        let reason = if lack.resource == "cpu" { "OutOfcpu" } else { "OutOfmemory" };
+        Self { reason, message: lack.to_string() }
+    }
 }
 
 fn check_sysctls(pod: &Pod, host: &Host) -> Result<(), String> {

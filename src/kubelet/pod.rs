@@ -137,6 +137,11 @@ pub(crate) fn deletion_grace_s(pod: &Pod) -> i64 {
     pod.metadata.deletion_grace_period_seconds.unwrap_or_else(|| grace_s(pod)).max(1)
 }
 
+/// Nothing of it has been seen to run.
+pub(crate) fn is_pending(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), None | Some("Pending"))
+}
+
 pub(crate) fn is_deleted(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }

@@ -72,27 +72,52 @@ pub(crate) enum Fit {
 
 impl Shares {
     pub(crate) fn fit(&self, uid: &PodUid, wanted: Share, capacity: Share) -> Fit {
-        let others = self.others(uid);
-        let lines = [
-            ("cpu", wanted.cpu_milli, others.cpu_milli, capacity.cpu_milli),
-            ("memory", wanted.memory_bytes, others.memory_bytes, capacity.memory_bytes),
-        ];
-        for (name, wanted, _, capacity) in lines {
+        let lines =
+            [("cpu", wanted.cpu_milli, capacity.cpu_milli), ("memory", wanted.memory_bytes, capacity.memory_bytes)];
+        for (name, wanted, capacity) in lines {
             if wanted > capacity {
                 return Fit::Infeasible(format!(
                     "Node didn't have enough capacity: {name}, requested: {wanted}, capacity: {capacity}"
                 ));
             }
         }
-        for (name, wanted, used, capacity) in lines {
-            if wanted + used > capacity {
-                return Fit::Deferred(format!(
-                    "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
-                ));
+        match lack(self.others(uid), wanted, capacity) {
+            Some(lack) => Fit::Deferred(lack.to_string()),
+            None => Fit::Yes,
+        }
+    }
+
+    /// Promises a new pod what it asks for, where the node has that.
+    pub(crate) fn take(&self, uid: &PodUid, wanted: Share, capacity: Share) -> Result<(), Lack> {
+        match lack(self.others(uid), wanted, capacity) {
+            Some(lack) => Err(lack),
+            None => {
+                self.promise(uid, wanted);
+                Ok(())
             }
         }
-        Fit::Yes
     }
+}
+
+/// What the node has too little of; `Display` is upstream's sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("Node didn't have enough resource: {resource}, requested: {wanted}, used: {used}, capacity: {capacity}")]
+pub(crate) struct Lack {
+    pub(crate) resource: &'static str,
+    wanted: i64,
+    used: i64,
+    capacity: i64,
+}
+
+/// The first resource that does not suffice; what nobody asks for is not looked at.
+fn lack(others: Share, wanted: Share, capacity: Share) -> Option<Lack> {
+    let lines = [
+        ("cpu", wanted.cpu_milli, others.cpu_milli, capacity.cpu_milli),
+        ("memory", wanted.memory_bytes, others.memory_bytes, capacity.memory_bytes),
+    ];
+    lines.into_iter().find_map(|(resource, wanted, used, capacity)| {
+        (wanted > 0 && wanted + used > capacity).then_some(Lack { resource, wanted, used, capacity })
+    })
 }
 
 pub(crate) fn capacity(
@@ -188,6 +213,9 @@ mod tests {
         ] {
             assert_eq!(shares.fit(&uid("own"), wanted, capacity), expected);
         }
+        let lack = shares.take(&uid("own"), share(600, 10), capacity).expect_err("too much");
+        assert_eq!((lack.resource, shares.take(&uid("own"), share(0, 10), capacity)), ("cpu", Ok(())));
+        assert!(shares.take(&uid("third"), share(0, 900), capacity).is_err());
         shares.release(&uid("other"));
         assert!(freed.has_changed().expect("open"));
         assert_eq!(shares.fit(&uid("own"), share(600, 10), capacity), Fit::Yes);

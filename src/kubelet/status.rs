@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use skiff_runtime::Exit;
 
 use crate::backoff::go_duration;
+use crate::plan;
 use crate::pod::{self, RestartPolicy, Role};
 use crate::resources;
 use crate::slot::{Run, RunState, Slot};
@@ -290,16 +291,20 @@ fn phase(pod: &Pod, inits: &[ContainerStatus], mains: &[ContainerStatus], termin
             pending_init = true;
         }
     }
-    let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
+    let (mut waiting, mut running, mut stopped, mut succeeded, mut again) = (0, 0, 0, 0, 0);
     for status in mains {
         let state = status.state.as_ref();
         if state.is_some_and(|s| s.running.is_some()) {
             running += 1;
         } else if let Some(code) = exit_code(state) {
+            let container = pod::container(pod, &status.name);
             stopped += 1;
             succeeded += i32::from(code == 0);
+            again += i32::from(container.is_some_and(|(role, c)| plan::restarts(pod, role, c, code)));
         } else if status.last_state.as_ref().is_some_and(|s| s.terminated.is_some()) {
+            // It waits to be started again.
             stopped += 1;
+            again += 1;
         } else {
             waiting += 1;
         }
@@ -327,12 +332,9 @@ fn phase(pod: &Pod, inits: &[ContainerStatus], mains: &[ContainerStatus], termin
                 "Failed"
             }
         }
-        () if stopped > 0 => match policy {
-            RestartPolicy::Always => "Running",
-            _ if stopped == succeeded => "Succeeded",
-            RestartPolicy::Never => "Failed",
-            RestartPolicy::OnFailure => "Running",
-        },
+        () if again > 0 => "Running",
+        () if stopped > 0 && stopped == succeeded => "Succeeded",
+        () if stopped > 0 => "Failed",
         () => "Pending",
     }
 }
@@ -533,9 +535,14 @@ mod tests {
     }
 
     fn status_of(policy: &str, inits: Value, slots: &[(&str, Slot)], terminal: bool) -> PodStatus {
+        let spec =
+            json!({"restartPolicy": policy, "initContainers": inits, "containers": [{"name": "m", "image": "i"}]});
+        status_of_spec(spec, slots, terminal)
+    }
+
+    fn status_of_spec(spec: Value, slots: &[(&str, Slot)], terminal: bool) -> PodStatus {
         let pod: Pod = serde_json::from_value(json!({
-            "metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 1},
-            "spec": {"restartPolicy": policy, "initContainers": inits, "containers": [{"name": "m", "image": "i"}]}}))
+            "metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 1}, "spec": spec}))
         .expect("a pod");
         plan_status(&Seen {
             pod: &pod,
@@ -636,6 +643,25 @@ mod tests {
         let told = status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget").expect("the condition");
         assert_eq!((told.status.as_str(), told.reason.as_deref()), ("True", Some("TerminationByKubelet")));
         assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+    }
+
+    #[test]
+    fn policies_of_containers() {
+        for (mut own, ended, expected) in [
+            (json!({"restartPolicy": "Never"}), exit(1), "Failed"),
+            (json!({"restartPolicy": "Never"}), exit(0), "Succeeded"),
+            (
+                json!({"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}),
+                exit(42),
+                "Running",
+            ),
+            (json!({"restartPolicy": "OnFailure"}), exit(1), "Running"),
+        ] {
+            own["name"] = json!("m");
+            let spec = json!({"restartPolicy": "Always", "containers": [own.clone()]});
+            let status = status_of_spec(spec, &[("m", slot(Some(ended)))], false);
+            assert_eq!(status.phase.as_deref(), Some(expected), "{own}");
+        }
     }
 
     #[test]

@@ -218,7 +218,10 @@ impl Worker {
         let status = pod.status.clone().unwrap_or_default();
         let (asked, allocation) = (pod.clone(), known(&pod));
         let pod = resize::effective(&asked, &allocation);
-        resize::promise(&ctx, &pod::uid(&pod), &pod);
+        // One that waits gets its share when it is admitted.
+        if !pod::is_pending(&pod) {
+            resize::promise(&ctx, &pod::uid(&pod), &pod);
+        }
         let tasks = ctx.scope.child();
         let short = || Backoff::new(Duration::from_millis(500), Duration::from_secs(120));
         Self {

@@ -8,6 +8,7 @@ use skiff_base::{chain, time};
 use skiff_runtime::{ContainerId, Error, Resources, SandboxId};
 
 use super::{Event, Making, Worker};
+use crate::admit::Rejection;
 use crate::context::Context;
 use crate::pod::{self, PodUid};
 use crate::resize::{self, Allocation, Fit};
@@ -150,6 +151,12 @@ impl Worker {
         };
         let held: Allocation = self.allocation.iter().map(held).collect();
         Some(resources::pod(&resize::with(&self.pod, &held)))
+    }
+
+    /// What a pod that comes new to the node is promised, or why that can't be.
+    pub(super) fn take_share(&self) -> Result<(), Rejection> {
+        let capacity = resize::capacity(&self.ctx.allocatable);
+        self.ctx.shares.take(&self.uid, resize::share(&self.pod), capacity).map_err(Rejection::from)
     }
 
     /// Gives back what the pod was promised.

@@ -54,7 +54,7 @@ impl Worker {
 
     fn sync(&mut self, now: Timestamp, wake: &mut Wake) {
         if self.removed || pod::is_deleted(&self.pod) {
-            self.begin_end(pod::deletion_grace_s(&self.pod));
+            self.begin_end(self.asked_grace_s().unwrap_or_default());
             return;
         }
         if !self.admit() {
@@ -112,9 +112,13 @@ impl Worker {
         if let Some(admitted) = self.admitted {
             return admitted;
         }
-        let pending = matches!(self.pod.status.as_ref().and_then(|s| s.phase.as_deref()), None | Some("Pending"));
-        let fresh = pending && self.sandboxes.is_empty() && self.slots.is_empty();
-        let judged = if fresh { admit::admit(&self.pod, &self.ctx.host, &self.ctx.pressure.now()) } else { Ok(()) };
+        let fresh = pod::is_pending(&self.pod) && self.sandboxes.is_empty() && self.slots.is_empty();
+        let judged = if fresh {
+            admit::admit(&self.pod, &self.ctx.host, &self.ctx.pressure.now()).and_then(|()| self.take_share())
+        } else {
+            super::resize::promise(&self.ctx, &self.uid, &self.pod);
+            Ok(())
+        };
         self.admitted = Some(judged.is_ok());
         if let Err(rejection) = judged {
             tracing::info!(pod = %pod::format(&self.pod), reason = rejection.reason, "a pod is rejected");
@@ -391,6 +395,16 @@ impl Worker {
         self.starts.cancel();
     }
 
+    /// What the API asks for, where it asks for an end. Of a pod that it no longer has nobody waits for the end:
+    /// the documentation promises "a small grace period".
+    fn asked_grace_s(&self) -> Option<i64> {
+        match () {
+            () if self.removed => Some(1),
+            () if pod::is_deleted(&self.pod) => Some(pod::deletion_grace_s(&self.pod)),
+            () => None,
+        }
+    }
+
     fn terminate(&mut self) {
         let busy = self.slots.values().any(|s| s.starting)
             || self.refreshing
@@ -399,7 +413,7 @@ impl Worker {
         if busy {
             return;
         }
-        let asked = if pod::is_deleted(&self.pod) { Some(pod::deletion_grace_s(&self.pod)) } else { None };
+        let asked = self.asked_grace_s();
         let grace_s = self.grace_s.or(asked).unwrap_or_else(|| pod::grace_s(&self.pod));
         match asked {
             // Someone lost patience.
