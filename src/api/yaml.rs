@@ -27,10 +27,24 @@ pub struct Error(String);
 const MAX_NODES: usize = 1_000_000;
 const MAX_DEPTH: usize = 200;
 
+/// Which words are booleans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Booleans {
+    /// YAML 1.1: `yes`, `on`, `y` too. Most of Kubernetes.
+    Many,
+    /// YAML 1.2: `true` and `false`. Kustomize.
+    Two,
+}
+
 /// All documents of a stream; empty ones are left out.
 pub fn documents(text: &str) -> Result<Vec<Document>, Error> {
-    let mut reader =
-        Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0, duplicates: vec![] };
+    documents_with(text, Booleans::Many)
+}
+
+/// The same for who says which words are booleans.
+pub fn documents_with(text: &str, booleans: Booleans) -> Result<Vec<Document>, Error> {
+    let parser = Parser::new_from_str(text);
+    let mut reader = Reader { parser, anchors: HashMap::new(), nodes: 0, duplicates: vec![], booleans };
     let mut documents = Vec::new();
     loop {
         match reader.next()?.0 {
@@ -58,6 +72,7 @@ struct Reader<'a> {
     anchors: HashMap<usize, (Value, usize)>,
     nodes: usize,
     duplicates: Vec<String>,
+    booleans: Booleans,
 }
 
 impl<'a> Reader<'a> {
@@ -87,7 +102,13 @@ impl<'a> Reader<'a> {
                 self.count(nodes, line)?;
                 return Ok(value);
             }
-            Event::Scalar(text, style, anchor, tag) => (scalar(&text, style, tag.as_deref(), line)?, anchor),
+            Event::Scalar(text, style, anchor, tag) => {
+                let value = match scalar(&text, style, tag.as_deref(), line)? {
+                    Value::Bool(_) if self.booleans == Booleans::Two && !is_boolean_1_2(&text) => text.into(),
+                    value => value,
+                };
+                (value, anchor)
+            }
             Event::SequenceStart(anchor, _) => {
                 let mut items = Vec::new();
                 loop {
@@ -164,6 +185,10 @@ fn merge(entries: &mut Map<String, Value>, value: Value, line: usize) -> Result<
         }
     }
     Ok(())
+}
+
+fn is_boolean_1_2(text: &str) -> bool {
+    text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false")
 }
 
 fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, line: usize) -> Result<Value, Error> {
