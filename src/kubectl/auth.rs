@@ -47,11 +47,8 @@ enum Command {
 
 #[derive(Args)]
 struct CanI {
-    #[arg(required_unless_present = "list")]
-    verb: Option<String>,
-    #[arg(required_unless_present = "list")]
-    what: Option<String>,
-    name: Option<String>,
+    /// VERB TYPE[/NAME] or VERB /path
+    words: Vec<String>,
     /// Check in all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
@@ -83,8 +80,10 @@ impl CanI {
         if self.no_headers {
             return Err(Failure::text("--no-headers cannot be set without --list specified"));
         }
-        let (Some(verb), Some(what)) = (&self.verb, &self.what) else {
-            return Err(Failure::text("you must specify two arguments: verb resource or verb resource/resourceName"));
+        let [verb, what] = self.words.as_slice() else {
+            return Err(Failure::text(
+                "you must specify two arguments: verb resource or verb resource/resourceName.\nSee 'kubectl auth can-i -h' for help and examples.",
+            ));
         };
         let warn = |text: String| {
             if !self.quiet {
@@ -108,7 +107,7 @@ impl CanI {
                 warn(format!("verb '{verb}' is not a known verb"));
             }
             json!({"resourceAttributes": {"verb": verb, "group": group, "resource": resource, "namespace": namespace,
-                "name": inner.or(self.name.clone()).unwrap_or_default(), "subresource": self.subresource}})
+                "name": inner.unwrap_or_default(), "subresource": self.subresource}})
         };
         let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": spec});
         let answer = server.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", &review).await?;

@@ -1,12 +1,12 @@
 //! What the server is and has: `api-resources`, `api-versions`, `cluster-info`, `version`.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::discovery::Resource;
 use crate::print::{Table, structured};
 use crate::server::Server;
-use crate::{Failure, Result};
+use crate::{Failure, Result, dump};
 
 /// The version of the API that this client was made for.
 const CLIENT: &str = "v1.36.0";
@@ -22,10 +22,13 @@ pub struct Resources {
     /// Only those that support these verbs
     #[arg(long, value_delimiter = ',')]
     verbs: Vec<String>,
+    /// Only those that belong to these categories
+    #[arg(long, value_delimiter = ',')]
+    categories: Vec<String>,
     /// Don't print headers
     #[arg(long)]
     no_headers: bool,
-    /// wide or name
+    /// wide, name, json or yaml
     #[arg(short, long, default_value = "")]
     output: String,
     /// name or kind
@@ -33,7 +36,25 @@ pub struct Resources {
     sort_by: String,
 }
 
+/// A type as the server's own lists have it.
+fn described(resource: &Resource) -> Value {
+    let mut shown = json!({"name": resource.name, "singularName": resource.singular, "namespaced": resource.namespaced,
+        "version": resource.version, "kind": resource.kind, "verbs": resource.verbs});
+    if !resource.group.is_empty() {
+        shown["group"] = resource.group.as_str().into();
+    }
+    for (field, words) in [("shortNames", &resource.short_names), ("categories", &resource.categories)] {
+        if !words.is_empty() {
+            shown[field] = json!(words);
+        }
+    }
+    shown
+}
+
 pub async fn resources(server: &Server, arguments: Resources) -> Result {
+    if !matches!(arguments.sort_by.as_str(), "" | "name" | "kind") {
+        return Err(Failure::text("--sort-by accepts only name or kind"));
+    }
     let discovery = server.discovery().await?;
     // Of a type in several versions, the preferred one, which comes first.
     let preferred = |resource: &&Resource| {
@@ -47,9 +68,11 @@ pub async fn resources(server: &Server, arguments: Resources) -> Result {
         .filter(|resource| arguments.api_group.as_ref().is_none_or(|group| *group == resource.group))
         .filter(|resource| arguments.namespaced.is_none_or(|namespaced| namespaced == resource.namespaced))
         .filter(|resource| arguments.verbs.iter().all(|verb| resource.verbs.contains(verb)))
+        .filter(|resource| arguments.categories.iter().all(|category| resource.categories.contains(category)))
         .collect();
     match arguments.sort_by.as_str() {
         "kind" => found.sort_by_key(|resource| resource.kind.clone()),
+        "name" => found.sort_by_key(|resource| resource.name.clone()),
         _ => found.sort_by_key(|resource| (resource.group.clone(), resource.name.clone())),
     }
     let wide = match arguments.output.as_str() {
@@ -59,7 +82,18 @@ pub async fn resources(server: &Server, arguments: Resources) -> Result {
         }
         "wide" => true,
         "" => false,
-        other => return Err(Failure::text(format!("--output {other} is not available"))),
+        format @ ("json" | "yaml") => {
+            let resources: Vec<Value> = found.into_iter().map(described).collect();
+            let list =
+                json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "", "resources": resources});
+            print!("{}", structured(&list, format)?);
+            return Ok(());
+        }
+        other => {
+            return Err(Failure::text(format!(
+                "unable to match a printer suitable for the output format {other:?}, allowed formats are: json,kyaml,name,wide,yaml"
+            )));
+        }
     };
     let mut table = Table::default();
     let mut header = vec!["NAME", "SHORTNAMES", "APIVERSION", "NAMESPACED", "KIND"];
@@ -93,7 +127,22 @@ pub async fn versions(server: &Server) -> Result {
     Ok(())
 }
 
-pub async fn cluster(server: &Server) -> Result {
+#[derive(Args, Debug)]
+pub struct ClusterInfo {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Dump relevant information for debugging and diagnosis
+    Dump(dump::Dump),
+}
+
+pub async fn cluster(server: &Server, arguments: ClusterInfo) -> Result {
+    if let Some(Command::Dump(arguments)) = arguments.command {
+        return dump::dump(server, &arguments).await;
+    }
     server.text("/version").await?;
     println!("Kubernetes control plane is running at {}", server.url);
     let services = server
@@ -114,7 +163,7 @@ pub async fn cluster(server: &Server) -> Result {
             server.url
         );
     }
-    println!("\nTo further debug and diagnose cluster problems, use 'skiff diagnose'.");
+    println!("\nTo further debug and diagnose cluster problems, use 'kubectl cluster-info dump'.");
     Ok(())
 }
 

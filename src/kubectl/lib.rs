@@ -4,7 +4,7 @@
 //! server's resource types; `manifest` reads objects from files; `targets` turns `TYPE/NAME`, selectors and files into
 //! objects; `print` writes them; `writing` is what commands that change something share; `stream` has the commands that hold a connection; each other command has a module of its own, with its arguments. `main` only dispatches.
 //!
-//! What is not here (proxy, debug, kustomize) is refused with a sentence that says what to use.
+//! What would run other programs (plugins) is refused with a sentence that says what to use.
 //!
 //! Must not know: everything but `api`, `client`, `pki`, `streaming`.
 
@@ -19,10 +19,12 @@ mod autoscale;
 mod certificate;
 mod config;
 mod create;
+mod debug;
 mod delete;
 mod describe;
 mod diff;
 mod discovery;
+mod dump;
 mod edit;
 mod events;
 mod explain;
@@ -30,12 +32,15 @@ mod expose;
 mod failure;
 mod get;
 mod info;
+mod kustomize;
 mod label;
 mod logs;
 mod manifest;
+mod names;
 mod node;
 mod patch;
 mod print;
+mod proxy;
 mod rollout;
 mod run;
 mod scale;
@@ -98,6 +103,10 @@ enum Command {
     Cp(stream::Cp),
     /// Forward one or more local ports to a pod
     PortForward(stream::PortForward),
+    /// Run a proxy to the Kubernetes API server
+    Proxy(proxy::Arguments),
+    /// Create debugging sessions for troubleshooting workloads and nodes
+    Debug(debug::Arguments),
     /// Run a particular image on the cluster
     Run(run::Arguments),
     /// Expose a controller, service, or pod as a new Kubernetes service
@@ -117,7 +126,7 @@ enum Command {
     /// Print the supported API versions on the server, in the form of "group/version"
     ApiVersions,
     /// Display addresses of the control plane and services
-    ClusterInfo,
+    ClusterInfo(info::ClusterInfo),
     /// Print the client and server version information
     Version(info::Version),
     /// Get documentation for a resource
@@ -138,6 +147,8 @@ enum Command {
     Autoscale(autoscale::Arguments),
     /// Modify certificate resources
     Certificate(certificate::Arguments),
+    /// Build a kustomization target from a directory
+    Kustomize(kustomize::Arguments),
     /// Output shell completion code for the specified shell (bash, zsh, fish, powershell)
     Completion { shell: clap_complete::Shell },
     #[command(external_subcommand)]
@@ -195,6 +206,11 @@ fn in_upstreams_words(error: &clap::Error) -> Option<String> {
             let quoted: Vec<String> = flags.iter().map(|flag| format!("{flag:?}")).collect();
             Some(format!("error: required flag(s) {} not set", quoted.join(", ")))
         }
+        ErrorKind::MissingRequiredArgument if named == ["<NAME>"] => {
+            let usage = error.get(ContextKind::Usage)?.to_string();
+            let command = usage.split_once("Usage: ")?.1.split(" <").next()?.split(" [").next()?.trim().to_owned();
+            Some(format!("error: exactly one NAME is required, got 0\nSee '{command} -h' for help and examples"))
+        }
         ErrorKind::UnknownArgument if flags.len() == 1 => {
             Some(format!("error: unknown flag: --{}\nSee 'kubectl --help' for usage.", flags[0]))
         }
@@ -251,6 +267,9 @@ async fn run_command(Arguments { global, command }: Arguments) -> Result {
     if let Command::Config(arguments) = command {
         return config::run(&global, arguments);
     }
+    if let Command::Kustomize(arguments) = command {
+        return kustomize::run(&arguments);
+    }
     if let Command::Completion { shell } = command {
         clap_complete::generate(shell, &mut Arguments::command(), "kubectl", &mut std::io::stdout());
         return Ok(());
@@ -282,6 +301,8 @@ async fn run_command(Arguments { global, command }: Arguments) -> Result {
         Command::Attach(arguments) => stream::attach(&server, arguments).await,
         Command::Cp(arguments) => stream::cp(&mut server, arguments).await,
         Command::PortForward(arguments) => stream::port_forward(&server, arguments).await,
+        Command::Proxy(arguments) => proxy::run(&server, arguments).await,
+        Command::Debug(arguments) => debug::run(&server, arguments).await,
         Command::Run(arguments) => run::run(&server, arguments).await,
         Command::Expose(arguments) => expose::run(&server, arguments).await,
         Command::Set(arguments) => set::run(&server, arguments).await,
@@ -291,7 +312,7 @@ async fn run_command(Arguments { global, command }: Arguments) -> Result {
         Command::Taint(arguments) => taint::run(&server, arguments).await,
         Command::ApiResources(arguments) => info::resources(&server, arguments).await,
         Command::ApiVersions => info::versions(&server).await,
-        Command::ClusterInfo => info::cluster(&server).await,
+        Command::ClusterInfo(arguments) => info::cluster(&server, arguments).await,
         Command::Version(arguments) => info::version(&server, &arguments).await,
         Command::Explain(arguments) => explain::run(&server, arguments).await,
         Command::Diff(arguments) => diff::run(&server, arguments).await,
@@ -301,24 +322,37 @@ async fn run_command(Arguments { global, command }: Arguments) -> Result {
         Command::Edit(arguments) => edit::run(&server, arguments).await,
         Command::Autoscale(arguments) => autoscale::run(&server, arguments).await,
         Command::Certificate(arguments) => certificate::run(&server, arguments).await,
-        Command::Config(_) | Command::Completion { .. } | Command::Other(_) => unreachable!("answered above"),
+        Command::Config(_) | Command::Completion { .. } | Command::Kustomize(_) | Command::Other(_) => {
+            unreachable!("answered above")
+        }
     }
 }
 
-/// Commands that upstream has and this client has not.
-const ELSEWHERE: [&str; 2] = ["proxy", "debug"];
-
 fn refuse(words: &[OsString]) -> Result {
     let name = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    if ELSEWHERE.contains(&name.as_str()) {
-        return Err(Failure::text(format!(
-            "`{name}` is not part of this kubectl yet; use upstream's kubectl with the same kubeconfig (KUBECONFIG=/etc/skiff/skiff.yaml)"
-        )));
-    }
-    if name == "kustomize" {
-        return Err(Failure::text(
-            "kustomize is not part of this kubectl; pipe the output of `kustomize build` into `apply -f -`",
-        ));
+    match name.as_str() {
+        "plugin" => {
+            return Err(Failure::text(
+                "this kubectl runs no plugins, since it runs no other programs; call `kubectl-NAME` itself, or use upstream's kubectl",
+            ));
+        }
+        "kuberc" => return Err(Failure::text("this kubectl reads no kuberc files; use aliases of the shell")),
+        "alpha" => {
+            eprintln!("No alpha commands are available in this version of kubectl");
+            return Ok(());
+        }
+        "options" => {
+            println!("The following options can be passed to any command:\n");
+            for option in Arguments::command().get_arguments().filter(|option| option.is_global_set()) {
+                println!(
+                    "    --{}:\n\t{}\n",
+                    option.get_long().unwrap_or_default(),
+                    option.get_help().cloned().unwrap_or_default()
+                );
+            }
+            return Ok(());
+        }
+        _ => {}
     }
     Err(Failure::text(format!("unknown command {name:?} for \"kubectl\"; see `kubectl --help`")))
 }

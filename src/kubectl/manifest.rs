@@ -8,6 +8,7 @@ use serde_json::Value;
 use skiff_api::yaml;
 
 use crate::discovery::Resource;
+use crate::kustomize;
 use crate::server::Server;
 use crate::targets::Found;
 use crate::{Failure, Result};
@@ -20,9 +21,9 @@ pub struct Files {
     /// Process the directory used in -f recursively
     #[arg(short = 'R', long)]
     pub recursive: bool,
-    /// Kustomize directories are not supported
-    #[arg(short = 'k', long, value_name = "DIR", hide = true)]
-    pub kustomize: Option<String>,
+    /// Process a kustomization directory
+    #[arg(short = 'k', long, value_name = "DIR")]
+    pub kustomize: Option<PathBuf>,
 }
 
 /// One object, and where it came from.
@@ -39,10 +40,15 @@ impl Files {
     }
 
     pub fn read(&self) -> Result<Vec<Manifest>> {
-        if self.kustomize.is_some() {
-            return Err(Failure::text("kustomize is not part of this kubectl; pipe its output into `-f -`"));
-        }
         let mut manifests = Vec::new();
+        if let Some(directory) = &self.kustomize {
+            if !self.filename.is_empty() {
+                return Err(Failure::text("only one of -f or -k can be specified"));
+            }
+            let objects = kustomize::build(directory, false, kustomize::Order::Legacy)?;
+            let source = directory.display().to_string();
+            manifests.extend(objects.into_iter().map(|object| Manifest { object, source: source.clone() }));
+        }
         for name in &self.filename {
             if name == "-" {
                 let mut text = String::new();

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use serde_json::Value;
 use skiff_api::ApiError;
 use skiff_client::{Body, Error, HttpTransport, PatchKind, Transport, Upgraded, percent_encoded};
@@ -28,6 +28,8 @@ pub struct Server {
     pub namespace: String,
     /// It was said on the command line.
     pub namespace_given: bool,
+    /// Whom this client acts for.
+    impersonation: Vec<(HeaderName, HeaderValue)>,
     discovery: OnceCell<Discovery>,
 }
 
@@ -40,8 +42,17 @@ impl Server {
             url: config.server,
             namespace: config.namespace,
             namespace_given: global.namespace.is_some(),
+            impersonation: global.impersonation()?,
             discovery: OnceCell::new(),
         })
+    }
+
+    pub fn transport(&self) -> &HttpTransport {
+        &self.transport
+    }
+
+    pub fn impersonation(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.impersonation
     }
 
     pub fn host(&self) -> &str {
@@ -125,7 +136,8 @@ impl Server {
         let answer = self.transport.send(request).await.map_err(|e| self.failed(e))?;
         for warning in answer.headers().get_all(header::WARNING) {
             if let Some(text) = warning.to_str().ok().and_then(|w| w.split_once(" - ")).map(|(_, text)| text) {
-                eprintln!("Warning: {}", text.trim_matches('"').replace("\\\"", "\""));
+                let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+                eprintln!("Warning: {}", text.replace("\\\"", "\"").replace("\\\\", "\\"));
             }
         }
         if answer.status().is_success() {
@@ -142,6 +154,9 @@ impl Server {
         body: Option<(&str, &Value)>,
     ) -> Result<Request<Bytes>> {
         let mut request = Request::builder().method(method).uri(path).header(header::ACCEPT, accept);
+        for (name, value) in &self.impersonation {
+            request = request.header(name, value);
+        }
         if let Some((content_type, _)) = body {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
@@ -164,12 +179,15 @@ impl Server {
     /// A WebSocket of one of these protocols, the best first; the one that was chosen.
     pub async fn upgrade(&self, path: &str, protocols: &[&str]) -> Result<(String, impl Connection + use<>)> {
         let key = websocket::new_key();
-        let request = Request::get(path)
+        let mut request = Request::get(path)
             .header(header::CONNECTION, "Upgrade")
             .header(header::UPGRADE, "websocket")
             .header(header::SEC_WEBSOCKET_VERSION, "13")
             .header(header::SEC_WEBSOCKET_KEY, &key)
             .header(header::SEC_WEBSOCKET_PROTOCOL, protocols.join(", "));
+        for (name, value) in &self.impersonation {
+            request = request.header(name, value);
+        }
         let request = request.body(()).map_err(|e| Failure::text(format!("{path:?} can't be asked for: {e}")))?;
         match self.transport.upgrade(request).await.map_err(|e| self.failed(e))? {
             Upgraded::Switched(answer, io) => {

@@ -77,7 +77,7 @@ fn has_ended(pod: &Value) -> bool {
 }
 
 /// The pod, once it is as wanted.
-async fn until(server: &Server, made: &Value, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+pub async fn until(server: &Server, made: &Value, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
     let name = made["metadata"]["name"].as_str().unwrap_or_default();
     let namespace = made["metadata"]["namespace"].as_str().unwrap_or_default();
     let base = format!("/api/v1/namespaces/{namespace}/pods");

@@ -104,7 +104,7 @@ pub(super) fn choose(pod: &Value, asked: Option<&str>, quiet: bool) -> Result<St
     Ok(first)
 }
 
-pub(super) fn pod_path(pod: &Value, subresource: &str) -> String {
+pub fn pod_path(pod: &Value, subresource: &str) -> String {
     let text = |key: &str| pod["metadata"][key].as_str().unwrap_or_default();
     format!("/api/v1/namespaces/{}/pods/{}/{subresource}", text("namespace"), text("name"))
 }
