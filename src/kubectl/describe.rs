@@ -17,7 +17,10 @@ mod node;
 mod page;
 mod pod;
 mod policy;
+mod scaling;
 mod service;
+mod storage;
+mod traffic;
 mod workload;
 
 pub use access::rules;
@@ -26,8 +29,17 @@ pub use page::aligned;
 pub use pod::downward;
 
 /// Kinds whose pages upstream ends without events.
-const EVENTLESS: [&str; 8] =
-    ["Secret", "Namespace", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding", "ResourceQuota", "LimitRange"];
+const EVENTLESS: [&str; 9] = [
+    "Secret",
+    "Namespace",
+    "NetworkPolicy",
+    "Role",
+    "ClusterRole",
+    "RoleBinding",
+    "ClusterRoleBinding",
+    "ResourceQuota",
+    "LimitRange",
+];
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -38,13 +50,14 @@ pub struct Arguments {
     /// Describe in all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
-    /// Display events
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true")]
-    show_events: String,
+    /// Display events; without it, only of a single object that was named in full
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    show_events: Option<bool>,
 }
 
 pub async fn run(server: &Server, arguments: Arguments) -> Result {
-    let found = arguments.find(server).await?;
+    let (found, by_prefix) = arguments.find(server).await?;
+    let with_events = arguments.show_events.unwrap_or(found.len() == 1 && !by_prefix);
     if found.is_empty() {
         let place =
             if arguments.all_namespaces { String::new() } else { format!(" in {} namespace", server.namespace) };
@@ -52,7 +65,7 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         return Ok(());
     }
     for (nth, found) in found.iter().enumerate() {
-        if nth > 0 {
+        if nth > 0 && !by_prefix {
             println!("\n");
         }
         let mut page = Page::default();
@@ -77,7 +90,16 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             "LimitRange" => policy::limit_range(&mut page, &found.object),
             "PodDisruptionBudget" => policy::disruption_budget(&mut page, &found.object),
             "PriorityClass" => policy::priority_class(&mut page, &found.object),
-            "StorageClass" => policy::storage_class(&mut page, &found.object),
+            "StorageClass" => storage::storage_class(&mut page, &found.object),
+            "VolumeAttributesClass" => storage::attributes_class(&mut page, &found.object),
+            "PersistentVolume" => storage::volume(&mut page, &found.object),
+            "PersistentVolumeClaim" => storage::claim(server, &mut page, found).await?,
+            "CSINode" => storage::csi_node(&mut page, &found.object),
+            "HorizontalPodAutoscaler" => scaling::write(&mut page, &found.object),
+            "NetworkPolicy" => traffic::policy(&mut page, &found.object),
+            "IPAddress" => traffic::ip_address(&mut page, &found.object),
+            "ServiceCIDR" => traffic::service_cidr(&mut page, &found.object),
+            "CertificateSigningRequest" => access::signing_request(&mut page, &found.object),
             "ConfigMap" => generic::config_map(&mut page, &found.object),
             "Secret" => generic::secret(&mut page, &found.object),
             "Namespace" => {
@@ -87,10 +109,13 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             _ => generic::write(&mut page, &found.object),
         }
         let has_events = !EVENTLESS.contains(&found.resource.kind.as_str());
-        if arguments.show_events == "true" && has_events {
+        if with_events && has_events {
             events(server, &mut page, found).await?;
         }
         print!("{}", page.text());
+        if by_prefix {
+            println!();
+        }
     }
     Ok(())
 }
@@ -103,11 +128,11 @@ pub fn template(template: &Value) -> String {
 }
 
 impl Arguments {
-    /// Exact names, or else all names that begin so.
-    async fn find(&self, server: &Server) -> Result<Vec<Found>> {
+    /// Exact names, or else all names that begin so, which is told.
+    async fn find(&self, server: &Server) -> Result<(Vec<Found>, bool)> {
         let namespace = (!self.all_namespaces).then_some(server.namespace.as_str());
         if !self.selection.files.is_empty() {
-            return self.selection.find(server, &self.words, namespace).await;
+            return Ok((self.selection.find(server, &self.words, namespace).await?, false));
         }
         let targets = parse(server.discovery().await?, &self.words)?;
         if targets.is_empty() {
@@ -115,7 +140,7 @@ impl Arguments {
                 "You must specify the type of resource to describe. Use \"kubectl api-resources\" for a complete list of supported resources.",
             ));
         }
-        let mut found = Vec::new();
+        let (mut found, mut by_prefix) = (Vec::new(), false);
         for Target { resource, names, .. } in targets {
             if names.is_empty() {
                 for object in self.selection.list(server, &resource, namespace).await? {
@@ -133,13 +158,14 @@ impl Arguments {
                         if similar.peek().is_none() {
                             return Err(e);
                         }
+                        by_prefix = true;
                         found.extend(similar.map(|object| Found { resource: resource.clone(), object }));
                     }
                     Err(e) => return Err(e),
                 }
             }
         }
-        Ok(found)
+        Ok((found, by_prefix))
     }
 }
 

@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use serde_json::Value;
 
+use super::date;
 use super::page::Page;
 use super::pod::items;
+use crate::print::pairs;
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
@@ -99,6 +104,59 @@ pub fn binding(page: &mut Page, object: &Value) {
         let [kind, name, namespace] = ["kind", "name", "namespace"].map(|field| text(&subject[field]));
         page.line(format!("  {kind}\t{name}\t{namespace}"));
     }
+}
+
+pub fn signing_request(page: &mut Page, object: &Value) {
+    let (metadata, spec) = (&object["metadata"], &object["spec"]);
+    page.field("Name", text(&metadata["name"]));
+    page.field("Labels", pairs(&metadata["labels"]));
+    page.field("Annotations", pairs(&metadata["annotations"]));
+    page.field("CreationTimestamp", date(&metadata["creationTimestamp"]));
+    page.field("Requesting User", text(&spec["username"]));
+    page.field("Signer", text(&spec["signerName"]));
+    if let Some(seconds) = spec["expirationSeconds"].as_i64() {
+        let start = Timestamp::UNIX_EPOCH;
+        let end = Timestamp::from_second(seconds).unwrap_or(start);
+        page.field("Requested Duration", skiff_api::duration::human_since(start, end));
+    }
+    page.field("Status", state(object));
+    let pem = STANDARD.decode(text(&spec["request"])).unwrap_or_default();
+    let Ok(request) = skiff_pki::Request::parse(&String::from_utf8_lossy(&pem)) else {
+        page.line("Error parsing CSR: the request is no PKCS #10 in PEM");
+        return;
+    };
+    page.line("Subject:");
+    page.line(format!("\tCommon Name:\t{}\n\tSerial Number:\t", request.common_name));
+    let under = |page: &mut Page, label: &str, values: &[String]| {
+        for (nth, value) in values.iter().enumerate() {
+            page.line(if nth == 0 { format!("\t{label}:\t{value}") } else { format!("\t\t{value}") });
+        }
+    };
+    under(page, "Organization", &request.organizations);
+    let ips: Vec<String> = request.ips.iter().map(ToString::to_string).collect();
+    if !request.dns_names.is_empty() || !ips.is_empty() {
+        page.line("Subject Alternative Names:");
+        under(page, "DNS Names", &request.dns_names);
+        under(page, "IP Addresses", &ips);
+    }
+}
+
+/// `Approved,Issued` and the like.
+fn state(object: &Value) -> String {
+    let has = |ty: &str| items(&object["status"]["conditions"]).any(|condition| condition["type"] == ty);
+    let mut state = match (has("Denied"), has("Approved")) {
+        (true, _) => "Denied",
+        (_, true) => "Approved",
+        _ => "Pending",
+    }
+    .to_owned();
+    if has("Failed") {
+        state.push_str(",Failed");
+    }
+    if object["status"]["certificate"].as_str().is_some_and(|certificate| !certificate.is_empty()) {
+        state.push_str(",Issued");
+    }
+    state
 }
 
 #[cfg(test)]

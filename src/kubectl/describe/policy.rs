@@ -138,28 +138,6 @@ pub fn priority_class(page: &mut Page, object: &Value) {
     page.field("Annotations", pairs(&object["metadata"]["annotations"]));
 }
 
-pub fn storage_class(page: &mut Page, object: &Value) {
-    let annotations = &object["metadata"]["annotations"];
-    let is_default = annotations["storageclass.kubernetes.io/is-default-class"] == "true";
-    page.field("Name", text(&object["metadata"]["name"]));
-    page.field("IsDefaultClass", if is_default { "Yes" } else { "No" });
-    page.field("Annotations", pairs(annotations));
-    page.field("Provisioner", text(&object["provisioner"]));
-    page.field("Parameters", pairs(&object["parameters"]));
-    page.field("AllowVolumeExpansion", boolean(&object["allowVolumeExpansion"]));
-    if items(&object["mountOptions"]).next().is_none() {
-        page.line("MountOptions:\t<none>");
-    } else {
-        page.line("MountOptions:");
-        items(&object["mountOptions"]).for_each(|option| page.line(format!("  {}", text(option))));
-    }
-    for (label, field) in [("ReclaimPolicy", "reclaimPolicy"), ("VolumeBindingMode", "volumeBindingMode")] {
-        if let Some(value) = object[field].as_str() {
-            page.field(label, value);
-        }
-    }
-}
-
 /// `True`, `False`, or neither.
 pub fn boolean(value: &Value) -> &'static str {
     match value.as_bool() {

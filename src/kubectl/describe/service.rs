@@ -19,13 +19,16 @@ pub async fn write(server: &Server, page: &mut Page, found: &Found) -> Result {
     if let Some(policy) = spec["ipFamilyPolicy"].as_str() {
         page.field("IP Family Policy", policy);
     }
-    if items(&spec["ipFamilies"]).next().is_some() {
-        page.field("IP Families", joined(&spec["ipFamilies"]));
-    }
+    let or_none =
+        |value: &Value| Some(joined(value)).filter(|text| !text.is_empty()).unwrap_or_else(|| "<none>".to_owned());
+    page.field("IP Families", or_none(&spec["ipFamilies"]));
     page.field("IP", text(&spec["clusterIP"]));
-    page.field("IPs", joined(&spec["clusterIPs"]));
+    page.field("IPs", or_none(&spec["clusterIPs"]));
     if items(&spec["externalIPs"]).next().is_some() {
         page.field("External IPs", joined(&spec["externalIPs"]));
+    }
+    if let Some(address) = spec["loadBalancerIP"].as_str().filter(|address| !address.is_empty()) {
+        page.field("Desired LoadBalancer IP", address);
     }
     if let Some(name) = spec["externalName"].as_str() {
         page.field("External Name", name);
@@ -42,6 +45,9 @@ pub async fn write(server: &Server, page: &mut Page, found: &Found) -> Result {
         let protocol = port["protocol"].as_str().unwrap_or("TCP");
         page.field("Port", format!("{}\t{}/{protocol}", name.unwrap_or("<unset>"), port["port"]));
         page.field("TargetPort", format!("{}/{protocol}", crate::print::cell(&port["targetPort"])));
+        if let Some(protocol) = port["appProtocol"].as_str() {
+            page.field("AppProtocol", protocol);
+        }
         if let Some(node_port) = port["nodePort"].as_i64().filter(|port| *port > 0) {
             page.field("NodePort", format!("{}\t{node_port}/{protocol}", name.unwrap_or("<unset>")));
         }
@@ -54,6 +60,15 @@ pub async fn write(server: &Server, page: &mut Page, found: &Found) -> Result {
         if let Some(policy) = spec[field].as_str() {
             page.field(label, policy);
         }
+    }
+    if let Some(port) = spec["healthCheckNodePort"].as_i64().filter(|port| *port != 0) {
+        page.field("HealthCheck NodePort", port);
+    }
+    if items(&spec["loadBalancerSourceRanges"]).next().is_some() {
+        page.field("LoadBalancer Source Ranges", joined(&spec["loadBalancerSourceRanges"]));
+    }
+    if let Some(distribution) = spec["trafficDistribution"].as_str() {
+        page.field("Traffic Distribution", distribution);
     }
     Ok(())
 }

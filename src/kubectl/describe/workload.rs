@@ -49,21 +49,22 @@ pub async fn deployment(server: &Server, page: &mut Page, found: &Found) -> Resu
         );
     }
     template(page, &spec["template"]);
-    if items(&status["conditions"]).next().is_some() {
-        page.line("Conditions:\n  Type\tStatus\tReason\n  ----\t------\t------");
-        for condition in items(&status["conditions"]) {
-            page.line(format!(
-                "  {} \t{}\t{}",
-                text(&condition["type"]),
-                text(&condition["status"]),
-                text(&condition["reason"])
-            ));
-        }
-    }
+    conditions(page, status);
     let (new, old) = replica_sets(server, found).await?;
     page.field("OldReplicaSets", sets(&old));
     page.field("NewReplicaSet", sets(&new));
     Ok(())
+}
+
+fn conditions(page: &mut Page, status: &Value) {
+    if items(&status["conditions"]).next().is_none() {
+        return;
+    }
+    page.line("Conditions:\n  Type\tStatus\tReason\n  ----\t------\t------");
+    for condition in items(&status["conditions"]) {
+        let [ty, state, reason] = ["type", "status", "reason"].map(|field| text(&condition[field]));
+        page.line(format!("  {ty} \t{state}\t{reason}"));
+    }
 }
 
 fn sets(sets: &[Value]) -> String {
@@ -108,17 +109,7 @@ pub async fn replicas(server: &Server, page: &mut Page, found: &Found) -> Result
     page.field("Replicas", format!("{} current / {} desired", number(&status["replicas"]), number(&spec["replicas"])));
     pods_status(server, page, found, &selector).await?;
     template(page, &spec["template"]);
-    if items(&status["conditions"]).next().is_some() {
-        page.line("Conditions:\n  Type\tStatus\tReason\n  ----\t------\t------");
-        for condition in items(&status["conditions"]) {
-            page.line(format!(
-                "  {} \t{}\t{}",
-                text(&condition["type"]),
-                text(&condition["status"]),
-                text(&condition["reason"])
-            ));
-        }
-    }
+    conditions(page, status);
     Ok(())
 }
 
@@ -180,11 +171,6 @@ pub async fn stateful_set(server: &Server, page: &mut Page, found: &Found) -> Re
     page.field("Selector", &selector);
     page.map("Labels", &metadata["labels"]);
     page.annotations("Annotations", &metadata["annotations"]);
-    for (label, field) in [("Service Name", "serviceName"), ("Pod Management Policy", "podManagementPolicy")] {
-        if let Some(value) = spec[field].as_str().filter(|value| !value.is_empty()) {
-            page.field(label, value);
-        }
-    }
     page.field("Replicas", format!("{} desired | {} total", number(&spec["replicas"]), number(&status["replicas"])));
     page.field("Update Strategy", text(&spec["updateStrategy"]["type"]));
     let rolling = &spec["updateStrategy"]["rollingUpdate"];
@@ -193,11 +179,6 @@ pub async fn stateful_set(server: &Server, page: &mut Page, found: &Found) -> Re
         if !rolling["maxUnavailable"].is_null() {
             page.field("  MaxUnavailable", crate::print::cell(&rolling["maxUnavailable"]));
         }
-    }
-    if let Some(policy) = spec.get("persistentVolumeClaimRetentionPolicy") {
-        page.line("Persistent Volume Claim Retention Policy:");
-        page.field("  WhenDeleted", text(&policy["whenDeleted"]));
-        page.field("  WhenScaled", text(&policy["whenScaled"]));
     }
     pods_status(server, page, found, &selector).await?;
     template(page, &spec["template"]);
