@@ -2,17 +2,19 @@
 
 use clap::Args;
 use futures::StreamExt;
-use jiff::Timestamp;
 use serde_json::{Value, json};
-use skiff_api::duration::human_since;
 
 use crate::discovery::Resource;
 use crate::failure::is_not_found;
 use crate::manifest::Files;
-use crate::print::{ALL, JsonPath, Output, Table, cell, pairs, without_managed_fields};
+use crate::print::{JsonPath, Output, Table, without_managed_fields};
 use crate::server::{JSON, Server, TABLE, path, with_query};
 use crate::targets::{self, Target};
 use crate::{Failure, Result};
+
+mod rows;
+
+use rows::{SortKey, View, sort_rows};
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -72,10 +74,18 @@ pub struct Arguments {
 
 pub async fn run(server: &Server, arguments: Arguments) -> Result {
     if let Some(raw) = &arguments.raw {
+        if !arguments.output.is_empty() {
+            return Err(Failure::text("--raw and --output are mutually exclusive"));
+        }
+        if !raw.starts_with('/') && !raw.contains("://") {
+            return Err(Failure::text(format!(
+                "--raw must be a valid URL path: parse {raw:?}: invalid URI for request"
+            )));
+        }
         print!("{}", server.text(raw).await?);
         return Ok(());
     }
-    let output = Output::parse(&arguments.output, &arguments.template, &ALL)?;
+    let output = Output::parse(&arguments.output, &arguments.template, true)?;
     let targets = arguments.targets(server).await?;
     if targets.is_empty() {
         eprintln!(
@@ -353,154 +363,4 @@ fn told(mut missing: Vec<anyhow::Error>) -> Result {
         eprintln!("{}", crate::failure::sentence(error));
     }
     Err(last)
-}
-
-/// Puts the rows of all parts in one order, into the first part.
-fn sort_rows(answers: &mut [Value], by: &JsonPath) {
-    let mut rows: Vec<Value> = Vec::new();
-    for answer in answers.iter_mut() {
-        if let Value::Array(part) = answer["rows"].take() {
-            rows.extend(part);
-        }
-    }
-    rows.sort_by_cached_key(|row| SortKey::of(by.values(&row["object"]).ok().and_then(|v| v.first().copied())));
-    if let Some(first) = answers.first_mut() {
-        first["rows"] = Value::Array(rows);
-    }
-}
-
-/// Numbers by size, everything else as text; what is missing comes first.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum SortKey {
-    Missing,
-    Number(i128),
-    Text(String),
-}
-
-impl SortKey {
-    fn of(value: Option<&Value>) -> Self {
-        match value {
-            None | Some(Value::Null) => Self::Missing,
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "an order, and only the part behind the sixth digit is lost"
-            )]
-            Some(Value::Number(number)) => Self::Number((number.as_f64().unwrap_or_default() * 1e6) as i128),
-            Some(other) => Self::Text(crate::print::cell(other)),
-        }
-    }
-}
-
-/// Turns the server's tables into rows of text.
-struct View<'a> {
-    resource: &'a Resource,
-    wide: bool,
-    with_kind: bool,
-    with_namespace: bool,
-    arguments: &'a Arguments,
-    /// Which of the server's columns are shown.
-    columns: Vec<usize>,
-    headed: bool,
-    rows: usize,
-}
-
-impl<'a> View<'a> {
-    fn new(get: &Get<'a>, resource: &'a Resource, with_kind: bool) -> Self {
-        Self {
-            resource,
-            wide: matches!(get.output, Output::Table { wide: true }),
-            with_kind,
-            with_namespace: get.arguments.all_namespaces && resource.namespaced,
-            arguments: get.arguments,
-            columns: Vec::new(),
-            headed: get.arguments.no_headers,
-            rows: 0,
-        }
-    }
-
-    fn add(&mut self, answer: &Value, table: &mut Table) {
-        let made = (answer["kind"] != "Table").then(|| as_table(answer, Timestamp::now()));
-        let answer = made.as_ref().unwrap_or(answer);
-        if let Some(definitions) = answer["columnDefinitions"].as_array().filter(|d| !d.is_empty()) {
-            let shown = |definition: &Value| self.wide || definition["priority"].as_i64().unwrap_or_default() == 0;
-            self.columns = (0..definitions.len()).filter(|nth| shown(&definitions[*nth])).collect();
-            if !self.headed && answer["rows"].as_array().is_some_and(|rows| !rows.is_empty()) {
-                self.headed = true;
-                table.row(self.header(definitions));
-            }
-        }
-        for row in answer["rows"].as_array().into_iter().flatten() {
-            self.rows += 1;
-            table.row(self.cells(row));
-        }
-    }
-
-    fn header(&self, definitions: &[Value]) -> Vec<String> {
-        let mut header = Vec::new();
-        if self.with_namespace {
-            header.push("NAMESPACE".to_owned());
-        }
-        let name = |nth: &usize| definitions[*nth]["name"].as_str().unwrap_or_default().to_ascii_uppercase();
-        header.extend(self.columns.iter().map(name));
-        let last = |label: &String| label.rsplit('/').next().unwrap_or_default().to_ascii_uppercase();
-        header.extend(self.arguments.label_columns.iter().map(last));
-        if self.arguments.show_labels {
-            header.push("LABELS".to_owned());
-        }
-        header
-    }
-
-    fn cells(&self, row: &Value) -> Vec<String> {
-        let metadata = &row["object"]["metadata"];
-        let mut cells = Vec::new();
-        if self.with_namespace {
-            cells.push(metadata["namespace"].as_str().unwrap_or_default().to_owned());
-        }
-        for (nth, column) in self.columns.iter().enumerate() {
-            let text = cell(&row["cells"][*column]);
-            cells.push(if nth == 0 && self.with_kind { self.resource.label(&text) } else { text });
-        }
-        for label in &self.arguments.label_columns {
-            cells.push(metadata["labels"][label].as_str().unwrap_or_default().to_owned());
-        }
-        if self.arguments.show_labels {
-            cells.push(pairs(&metadata["labels"]));
-        }
-        cells
-    }
-}
-
-/// The table of a server that makes none (one behind the cluster's own may be such): name and age.
-fn as_table(answer: &Value, now: Timestamp) -> Value {
-    let one = std::slice::from_ref(answer);
-    let items = answer["items"].as_array().map_or(one, Vec::as_slice);
-    let row = |item: &Value| {
-        let metadata = &item["metadata"];
-        let created = metadata["creationTimestamp"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
-        let age = created.map_or_else(|| "<unknown>".to_owned(), |at| human_since(at, now));
-        json!({"cells": [metadata["name"], age], "object": {"metadata": metadata}})
-    };
-    json!({"columnDefinitions": [{"name": "Name"}, {"name": "Age"}], "rows": items.iter().map(row).collect::<Vec<_>>()})
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn objects_without_a_table_show_name_and_age() {
-        let now: Timestamp = "2026-01-01T01:00:00Z".parse().expect("a time");
-        let object = |name: &str, created: Value| json!({"kind": "Boat", "metadata": {"name": name, "creationTimestamp": created}});
-        let cells = |answer: Value| -> Vec<Value> {
-            let table = as_table(&answer, now);
-            table["rows"].as_array().expect("rows").iter().map(|row| row["cells"].clone()).collect()
-        };
-        let (a, b) = (object("a", json!("2026-01-01T00:00:00Z")), object("b", json!(null)));
-        assert_eq!(
-            cells(json!({"kind": "BoatList", "items": [a, b]})),
-            [json!(["a", "60m"]), json!(["b", "<unknown>"])]
-        );
-        assert_eq!(cells(a), [json!(["a", "60m"])]);
-        assert!(cells(json!({"kind": "BoatList", "items": []})).is_empty());
-    }
 }

@@ -38,7 +38,7 @@ pub struct Printing {
 
 impl Printing {
     pub fn parse(&self) -> Result<Output> {
-        Output::parse(&self.output, &self.template, &OBJECTS)
+        Output::parse(&self.output, &self.template, false)
     }
 
     /// Prints an object in any format but a table; `sentence` where none is asked for.
@@ -72,22 +72,8 @@ pub enum Output {
     Columns(Columns),
 }
 
-/// Formats of what is one object, as upstream lists them.
-pub const OBJECTS: [&str; 11] = [
-    "go-template",
-    "go-template-file",
-    "json",
-    "jsonpath",
-    "jsonpath-as-json",
-    "jsonpath-file",
-    "kyaml",
-    "name",
-    "template",
-    "templatefile",
-    "yaml",
-];
-/// Formats of `get`.
-pub const ALL: [&str; 14] = [
+/// Formats, as upstream lists them.
+const FORMATS: [&str; 14] = [
     "custom-columns",
     "custom-columns-file",
     "go-template",
@@ -103,13 +89,16 @@ pub const ALL: [&str; 14] = [
     "wide",
     "yaml",
 ];
+/// Those of `get` alone.
+const OF_TABLES: [&str; 3] = ["custom-columns", "custom-columns-file", "wide"];
 
 impl Output {
-    /// `template` is that of `--template`, for formats that need one and bring none.
-    pub fn parse(text: &str, template: &str, allowed: &[&str]) -> Result<Self> {
+    /// `template` is that of `--template`, for formats that need one and bring none; `tables`: those of `get`, too.
+    pub fn parse(text: &str, template: &str, tables: bool) -> Result<Self> {
         let (name, argument) = text.split_once('=').unwrap_or((text, template));
         // A template without a format is Go's.
         let name = if name.is_empty() && !argument.is_empty() { "go-template" } else { name };
+        let allowed: Vec<&str> = FORMATS.into_iter().filter(|format| tables || !OF_TABLES.contains(format)).collect();
         if !name.is_empty() && !allowed.contains(&name) {
             return Err(Failure::text(format!(
                 "unable to match a printer suitable for the output format {name:?}, allowed formats are: {}",
@@ -300,15 +289,14 @@ mod tests {
     fn formats_are_upstreams() {
         assert_eq!(indented(&json!({"a": [1]})), "{\n    \"a\": [\n        1\n    ]\n}");
         assert_eq!(compact(&json!({"<&": "a>b"})), r#"{"\u003c\u0026":"a\u003eb"}"#);
-        let error = |text: &str| Output::parse(text, "", &OBJECTS).err().map(|e| e.to_string()).unwrap_or_default();
+        let error = |text: &str| Output::parse(text, "", false).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(error("wide").starts_with(
             "unable to match a printer suitable for the output format \"wide\", allowed formats are: go-template,"
         ));
         assert_eq!(error("jsonpath"), "template format specified but no template given");
         let resource = crate::discovery::tests::sample().find("deploy").expect("known").clone();
-        let shown = Output::parse("name", "", &OBJECTS)
-            .expect("known")
-            .show(&json!({"metadata": {"name": "x"}}), Some(&resource));
+        let shown =
+            Output::parse("name", "", false).expect("known").show(&json!({"metadata": {"name": "x"}}), Some(&resource));
         assert_eq!(shown.expect("shown"), "deployment.apps/x\n");
     }
 }
