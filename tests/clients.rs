@@ -104,26 +104,87 @@ impl Both {
         Self { machine: Machine::with_server(), upstream: client("kubectl-1.36") }
     }
 
-    /// What upstream's kubectl and ours make of a line, as a shell splits it.
+    /// What upstream's kubectl and ours make of a line, as a shell splits it. Variables may stand before it.
     fn run(&self, line: &str) -> [Output; 2] {
+        let is_variable = |word: &str| word.starts_with(|c: char| c.is_ascii_uppercase()) && word.contains('=');
+        let (variables, line) = line.split_once(' ').filter(|(word, _)| is_variable(word)).unwrap_or(("", line));
         let ours = format!("{} kubectl", skiff().display());
         [self.upstream.display().to_string(), ours].map(|program| {
             let mut command = self.machine.command("sh");
-            command.args(["-c", &format!("{program} {line}")]).output().expect("run a kubectl")
+            command.args(["-c", &format!("{variables} {program} {line}")]).output().expect("run a kubectl")
         })
+    }
+
+    /// Runs a table of lines through both; says what differs, and what upstream's kubectl printed.
+    fn compare(&self, table: &str) -> (Vec<String>, String) {
+        let here = root().join("tests/clients");
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let places = [
+            ("HERE", path(&here)),
+            ("OBJECTS", path(&here.join("objects.yaml"))),
+            ("KUSTOMIZATIONS", path(&root().join("tests/golden/kustomize"))),
+        ];
+        let table = fs::read_to_string(here.join(table)).expect("the table");
+        let (mut differ, mut printed) = (Vec::new(), String::new());
+        for written in table.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let mut line = written.to_owned();
+            places.iter().for_each(|(name, path)| line = line.replace(name, path));
+            let [upstream, ours] = self.run(&line);
+            let shown = |output: &Output| {
+                let code = output.status.code().unwrap_or(-1);
+                let text = format!("{}-- {code}\n{}", unchanging(&output.stdout), unchanging(&output.stderr));
+                places.iter().fold(text, |text, (name, path)| text.replace(path, name))
+            };
+            if shown(&upstream) != shown(&ours) {
+                differ.push(format!("{line}\n--- upstream\n{}--- ours\n{}", text(&upstream), text(&ours)));
+            }
+            printed.push_str(&format!("$ {written}\n{}\n", shown(&upstream)));
+        }
+        (differ, printed)
     }
 }
 
-/// Text in which ages and the columns that they shift are alike.
-fn without_ages(bytes: &[u8]) -> String {
-    let is_age = |word: &str| {
-        word.ends_with(['s', 'm', 'h', 'd'])
-            && word.starts_with(|c: char| c.is_ascii_digit())
-            && word.chars().all(|c| c.is_ascii_digit() || "smhd".contains(c))
-    };
+/// A word that is another one each time: ages, times, tokens, identities, names of temporary files.
+fn unchanging_word(word: &str) -> &str {
+    let bare = word.trim_matches(['(', ')', ',', '"']);
+    let digits = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+    let is_age = bare.ends_with(['s', 'm', 'h', 'd'])
+        && bare.starts_with(|c: char| c.is_ascii_digit())
+        && bare.chars().all(|c| c.is_ascii_digit() || "smhd".contains(c));
+    let is_clock = |text: &str| text.len() >= 8 && text.get(2..3) == Some(":") && text.get(5..6) == Some(":");
+    let is_date = |text: &str| text.get(4..5) == Some("-") && text.get(7..8) == Some("-") && digits(&text[..4]);
+    let is_uid = bare.len() == 36 && bare.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
+    match bare {
+        _ if is_age => "AGE",
+        _ if is_date(bare) || is_clock(bare) => "TIME",
+        _ if is_uid => "UID",
+        _ if bare.starts_with("eyJ") && bare.matches('.').count() == 2 => "TOKEN",
+        _ if bare.starts_with("/tmp/") && bare.contains("-edit-") => "DRAFT",
+        _ => word,
+    }
+}
+
+/// Text without what is another each time, and without the widths of columns, which ages shift.
+fn unchanging(bytes: &[u8]) -> String {
     let line = |line: &str| {
+        // Upstream's diff compares files in directories of its own, and tells when they were written.
+        let mut line = line.to_owned();
+        for side in ["LIVE", "MERGED"] {
+            while let Some(at) = line.find(&format!("/tmp/{side}-")) {
+                let end = line[at + 5..].find('/').map_or(line.len(), |end| at + 5 + end);
+                line.replace_range(at..end, side);
+            }
+        }
+        if line.starts_with("--- LIVE/") || line.starts_with("+++ MERGED/") {
+            line.truncate(line.find('\t').unwrap_or(line.len()));
+        }
+        let counted = ["resourceVersion:", "generation:"]
+            .iter()
+            .any(|field| line.trim_start_matches(['+', '-', ' ']).starts_with(field));
         let indent = line.len() - line.trim_start().len();
-        let words = line.split_whitespace().map(|word| if is_age(word) { "AGE" } else { word });
+        let words = line.split_whitespace().map(|word| {
+            if counted && word.contains(|c: char| c.is_ascii_digit()) { "N" } else { unchanging_word(word) }
+        });
         format!("{}{}\n", " ".repeat(indent), words.collect::<Vec<_>>().join(" "))
     };
     String::from_utf8_lossy(bytes).lines().map(line).collect()
@@ -132,23 +193,90 @@ fn without_ages(bytes: &[u8]) -> String {
 #[test]
 fn our_kubectl_says_what_upstreams_says() {
     let both = Both::new();
-    let objects = root().join("tests/clients/objects.yaml");
-    both.machine.kubectl(&["apply", "-f", &objects.to_string_lossy()]);
+    let here = root().join("tests/clients");
+    let apply = |file: &str| both.machine.kubectl(&["apply", "-f", &here.join(file).to_string_lossy()]);
+    apply("objects.yaml");
     both.machine.until(&["deployment", "web", "-n", "same"], "{.status.observedGeneration}", "2");
-    let table = fs::read_to_string(root().join("tests/clients/same_output.txt")).expect("the table");
-    let mut differ = Vec::new();
-    for line in table.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let line = line.replace("OBJECTS", &objects.to_string_lossy());
-        let [upstream, ours] = both.run(&line);
-        let same = |a: &[u8], b: &[u8]| without_ages(a) == without_ages(b);
-        if !same(&upstream.stdout, &ours.stdout)
-            || !same(&upstream.stderr, &ours.stderr)
-            || upstream.status.code() != ours.status.code()
-        {
-            differ.push(format!("{line}\n--- upstream\n{}--- ours\n{}", text(&upstream), text(&ours)));
-        }
+    both.machine.until(
+        &["deployment", "web", "-n", "same"],
+        "{.status.conditions[?(@.type==\"Available\")].status}",
+        "True",
+    );
+    let (mut differ, printed) = both.compare("golden_output.txt");
+    let golden = root().join("tests/golden/output.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&golden, &printed).expect("write the golden file");
     }
+    apply("objects.yaml");
+    apply("described.yaml");
+    both.machine.until(
+        &["crd", "boats.example.com"],
+        "{.status.conditions[?(@.type==\"Established\")].status}",
+        "True",
+    );
+    apply("boat.yaml");
+    differ.extend(both.compare("same_output.txt").0);
     assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ.join("\n"));
+    assert_eq!(printed, fs::read_to_string(&golden).expect("the golden file"), "{}", golden.display());
+}
+
+/// A container beside those of a pod, a copy of a pod, and a pod in the node's namespaces.
+#[test]
+fn debugging_containers_see_what_they_are_for() {
+    let machine = Machine::with_server();
+    machine.kubectl(&["run", "victim", "--image=busybox:1.36", "--labels=a=b", "--", "sleep", "3600"]);
+    machine.kubectl(&["wait", "--for=condition=Ready", "pod/victim", "--timeout=60s"]);
+    let image = "--image=busybox:1.36";
+    let said =
+        machine.kubectl(&["debug", "victim", "-q", "-i", image, "--target=victim", "--", "sh", "-c", "ps; echo seen"]);
+    assert!(said.contains("sleep 3600") && said.contains("seen"), "{said}");
+    let copied = machine.kubectl(&[
+        "debug",
+        "victim",
+        "-q",
+        "-i",
+        image,
+        "--copy-to=copy",
+        "-c",
+        "new",
+        "--",
+        "sh",
+        "-c",
+        "ps; echo seen",
+    ]);
+    assert!(copied.contains("seen"), "{copied}");
+    machine.until(&["pod", "copy"], "{.spec.shareProcessNamespace} {.metadata.labels}", "true ");
+    let node = machine.kubectl(&["debug", "node/node-1", "-q", "-i", image, "--", "ls", "/host/etc/skiff"]);
+    assert!(node.contains("skiff.yaml"), "{node}");
+}
+
+#[test]
+fn the_proxy_lets_through_what_it_may() {
+    let machine = Machine::with_server();
+    let socket = machine.directory.path().join("proxy.sock");
+    let mut proxy = machine.command(skiff());
+    proxy.args(["kubectl", "proxy", "--port=8009", "--api-prefix=/api-of-ours"]);
+    let mut proxy = proxy.spawn().expect("start the proxy");
+    let mut at_socket = machine.command(skiff());
+    let mut at_socket =
+        at_socket.args(["kubectl", "proxy", "--unix-socket"]).arg(&socket).spawn().expect("start the proxy");
+    let answer = harness::eventually("the proxy answers", std::time::Duration::from_secs(20), || {
+        machine.inside.get("http://127.0.0.1:8009/api-of-ours/api/v1/namespaces/default").map_err(|e| e.to_string())
+    });
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let status = |path: &str| machine.inside.get(&format!("http://127.0.0.1:8009{path}")).expect("an answer").status;
+    assert_eq!(status("/api/v1/namespaces/default"), 404, "without the prefix");
+    assert_eq!(status("/api-of-ours/api/v1/namespaces/default/pods/x/exec"), 403, "a path that is rejected");
+    harness::eventually("the socket answers", std::time::Duration::from_secs(20), || {
+        let mut curl = machine.command("curl");
+        curl.args(["-s", "--unix-socket"]).arg(&socket).arg("http://localhost/version");
+        let said = text(&curl.output().expect("run curl"));
+        if said.contains("gitVersion") { Ok(()) } else { Err(said) }
+    });
+    for child in [&mut proxy, &mut at_socket] {
+        child.kill().expect("end the proxy");
+        child.wait().expect("wait for the proxy");
+    }
 }
 
 /// `UPDATE_GOLDEN=1` writes the files anew, from upstream's kubectl.
@@ -167,5 +295,26 @@ fn explanations_are_upstreams() {
         let expect = fs::read_to_string(&golden).expect("the golden file");
         assert_eq!(upstream, expect, "upstream's kubectl explains {kind} otherwise than {}", golden.display());
         assert_eq!(ours, expect, "our kubectl explains {kind} otherwise than {}", golden.display());
+    }
+}
+
+/// Directories below `tests/golden/kustomize`; what ours makes of them is tested beside its code.
+#[test]
+fn kustomizations_are_upstreams() {
+    let golden = root().join("tests/golden/kustomize");
+    for entry in fs::read_dir(&golden).expect("the golden directories") {
+        let directory = entry.expect("an entry").path();
+        if !directory.is_dir() {
+            continue;
+        }
+        let output =
+            Command::new(client("kubectl-1.36")).arg("kustomize").arg(&directory).output().expect("run kubectl");
+        assert!(output.status.success(), "{}: {}", directory.display(), text(&output));
+        let file = directory.with_extension("yaml");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&file, &output.stdout).expect("write the golden file");
+        }
+        let expect = fs::read_to_string(&file).expect("the golden file");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expect, "{}", file.display());
     }
 }

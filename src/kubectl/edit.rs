@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use skiff_api::yaml;
 
 use crate::apply::remembering;
-use crate::failure::{api_error, sentence};
+use crate::failure::api_error;
 use crate::print::{indented, without_managed_fields};
 use crate::server::Server;
 use crate::targets::{Found, Selection};
@@ -63,31 +63,68 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         many => format.text(&json!({"apiVersion": "v1", "kind": "List", "items": many})),
     };
     let file = Draft::new(format.extension())?;
-    let mut problem = String::new();
-    let mut last = original.clone();
+    let (mut problem, mut shown) = (String::new(), original.clone());
     loop {
-        file.write(&format!("{HEAD}{problem}{last}"))?;
+        file.write(&format!("{HEAD}{problem}{shown}"))?;
         file.open()?;
         let edited = without_comments(&file.read()?);
-        if edited.trim().is_empty() {
-            return Err(Failure::text("Edit cancelled, saved file was empty."));
+        if !problem.is_empty() && edited == shown {
+            return Err(file.kept(Failure::text("Edit cancelled, no valid changes were saved.")));
         }
-        if edited == last {
-            if problem.is_empty() {
-                println!("Edit cancelled, no changes made.");
+        problem.clear();
+        match parsed(&edited) {
+            Err(why) => {
+                let cause = format!("<nil>: Invalid value: \"The edited file failed validation\": {why}");
+                problem.push_str(&invalid(&found[0], &[cause]));
+            }
+            Ok(_) if edited == original => {
+                eprintln!("Edit cancelled, no changes made.");
                 return file.remove();
             }
-            return Err(Failure::text(format!(
-                "Edit cancelled, no valid changes were saved.\nA copy of your changes has been stored to {:?}",
-                file.path.display()
-            )));
+            Ok(document) => {
+                problem = match save(server, &arguments, &found, &objects, document).await {
+                    Ok(problem) => problem,
+                    Err(Unsaved::Gone(said)) => {
+                        eprintln!(
+                            "{said}\nThe edits you made on deleted resources have been saved to {:?}",
+                            file.shown()
+                        );
+                        return Err(Failure::Silent.into());
+                    }
+                    Err(Unsaved::Failed(said)) => {
+                        let shown = file.path.display();
+                        eprintln!("{said}\nYou can run `kubectl replace -f {shown}` to try this update again.");
+                        return Err(Failure::Silent.into());
+                    }
+                    Err(Unsaved::Wrong(why)) => return Err(file.kept(why)),
+                };
+                if problem.is_empty() {
+                    return file.remove();
+                }
+            }
         }
-        match save(server, &arguments, &found, &objects, &edited).await {
-            Ok(()) => return file.remove(),
-            Err(e) => problem = comment(&e),
-        }
-        last = edited;
+        shown = edited;
     }
+}
+
+/// Why an object was not saved, and will not be by another edit.
+enum Unsaved {
+    Gone(String),
+    Failed(String),
+    Wrong(anyhow::Error),
+}
+
+fn parsed(text: &str) -> Result<Value, String> {
+    let document = yaml::document(text).map_err(|e| e.to_string())?.value;
+    if document.is_object() { Ok(document) } else { Err("EOF".to_owned()) }
+}
+
+/// Tells that an object is not valid; what it is that stands in the head of the file that is opened again.
+fn invalid(found: &Found, causes: &[String]) -> String {
+    let what = format!("{} {:?}", found.resource.qualified(), found.name());
+    eprintln!("error: {what} is invalid");
+    let lines: String = causes.iter().map(|cause| format!("# * {}\n", cause.replace('\n', "\n# "))).collect();
+    format!("# {what} was not valid:\n{lines}#\n")
 }
 
 #[derive(Clone, Copy)]
@@ -112,26 +149,18 @@ impl Format {
     }
 }
 
-/// What went wrong, for the head of the file that is opened again.
-fn comment(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    match api_error(error).and_then(|error| error.details.as_deref()) {
-        Some(details) if !details.causes.is_empty() => {
-            text.push_str(&format!("# {} {:?} was not valid:\n", details.kind, details.name));
-            details.causes.iter().for_each(|cause| text.push_str(&format!("# * {}: {}\n", cause.field, cause.message)));
-        }
-        _ => sentence(error).lines().for_each(|line| text.push_str(&format!("# {line}\n"))),
-    }
-    text + "#\n"
-}
-
 fn without_comments(text: &str) -> String {
     text.split_inclusive('\n').filter(|line| !line.starts_with('#')).collect()
 }
 
-async fn save(server: &Server, arguments: &Arguments, found: &[Found], objects: &[Value], edited: &str) -> Result {
-    let document =
-        yaml::document(edited).map_err(|e| Failure::text(format!("The edited file had a syntax error: {e}")))?.value;
+/// Saves what was changed; says what was not valid.
+async fn save(
+    server: &Server,
+    arguments: &Arguments,
+    found: &[Found],
+    objects: &[Value],
+    document: Value,
+) -> Result<String, Unsaved> {
     let items = match document.get("items").and_then(Value::as_array).filter(|_| objects.len() > 1) {
         Some(items) => items.clone(),
         None => vec![document],
@@ -140,9 +169,10 @@ async fn save(server: &Server, arguments: &Arguments, found: &[Found], objects: 
         let metadata = &object["metadata"];
         [&object["apiVersion"], &object["kind"], &metadata["namespace"], &metadata["name"]].map(Clone::clone)
     };
+    let mut problem = String::new();
     for after in items {
         let Some(nth) = objects.iter().position(|object| identity(object) == identity(&after)) else {
-            return Err(Failure::text("At least one of apiVersion, kind and name was changed"));
+            return Err(Unsaved::Wrong(Failure::text("At least one of apiVersion, kind and name was changed")));
         };
         let target = &found[nth];
         if after == objects[nth] {
@@ -150,17 +180,47 @@ async fn save(server: &Server, arguments: &Arguments, found: &[Found], objects: 
             continue;
         }
         let after = if arguments.save_config { remembering(&after) } else { after };
-        let before = Found { resource: target.resource.clone(), object: objects[nth].clone() };
-        let (kind, body) = difference(&before, &after)?;
-        if arguments.output_patch {
-            println!("Patch: {}", crate::print::compact(&body));
+        match patch(server, arguments, target, &objects[nth], &after).await {
+            Ok(name) => println!("{} edited", target.resource.label(&name)),
+            Err(e) => match api_error(&e) {
+                Some(refused) if refused.reason == "Invalid" => {
+                    let causes =
+                        refused.details.as_deref().map(|details| details.causes.as_slice()).unwrap_or_default();
+                    let causes: Vec<String> =
+                        causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
+                    problem.push_str(&invalid(target, &causes));
+                }
+                refused => {
+                    let what = format!("error: {} {:?}", target.resource.qualified(), target.name());
+                    return Err(match refused {
+                        Some(refused) if refused.is_not_found() => {
+                            Unsaved::Gone(format!("{what} could not be found on the server"))
+                        }
+                        _ => Unsaved::Failed(format!("{what} could not be patched: {e}")),
+                    });
+                }
+            },
         }
-        let writing = &arguments.writing;
-        let made =
-            writing.patch_subresource(server, target, &arguments.subresource, kind, &body, "kubectl-edit").await?;
-        println!("{} edited", target.resource.label(made["metadata"]["name"].as_str().unwrap_or_default()));
     }
-    Ok(())
+    Ok(problem)
+}
+
+/// The name of the object that was made.
+async fn patch(
+    server: &Server,
+    arguments: &Arguments,
+    target: &Found,
+    before: &Value,
+    after: &Value,
+) -> Result<String> {
+    let before = Found { resource: target.resource.clone(), object: before.clone() };
+    let (kind, body) = difference(&before, after)?;
+    if arguments.output_patch {
+        println!("Patch: {}", crate::print::compact(&body));
+    }
+    let path = arguments.writing.query(&target.path(&arguments.subresource), "kubectl-edit")?;
+    let made = server.patch(&path, kind, &body).await?;
+    Ok(made["metadata"]["name"].as_str().unwrap_or_default().to_owned())
 }
 
 /// The file that is edited, readable by its owner alone: it may hold a secret.
@@ -184,6 +244,16 @@ impl Draft {
 
     fn read(&self) -> Result<String> {
         std::fs::read_to_string(&self.path).map_err(|e| self.failed("read", &e))
+    }
+
+    fn shown(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Tells where the changes are that were not saved.
+    fn kept(&self, why: anyhow::Error) -> anyhow::Error {
+        eprintln!("A copy of your changes has been stored to {:?}", self.shown());
+        why
     }
 
     fn remove(&self) -> Result {
@@ -212,15 +282,15 @@ impl Draft {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skiff_api::ApiError;
-    use skiff_api::status::Cause;
 
     #[test]
     fn problems_stand_in_comments_and_comments_are_left_out() {
-        let cause = Cause { reason: String::new(), message: "Required value".into(), field: "spec.x".into() };
-        let error = Failure::Server { context: None, error: ApiError::invalid("apps", "Deployment", "d", vec![cause]) };
-        let text = comment(&error.into());
-        assert_eq!(text, "# Deployment \"d\" was not valid:\n# * spec.x: Required value\n#\n");
+        let resource = crate::discovery::tests::sample().find("deploy").expect("known").clone();
+        let found = Found { resource, object: json!({"metadata": {"name": "d"}}) };
+        let text = invalid(&found, &["spec.x: Required value".to_owned(), "two\nlines".to_owned()]);
+        let expect = "# deployments.apps \"d\" was not valid:\n# * spec.x: Required value\n# * two\n# lines\n#\n";
+        assert_eq!(text, expect);
         assert_eq!(without_comments(&format!("{HEAD}{text}a: 1\n  # kept\n")), "a: 1\n  # kept\n");
+        assert!(parsed("").is_err() && parsed("x: [").is_err() && parsed("a: 1").is_ok());
     }
 }

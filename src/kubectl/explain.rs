@@ -41,8 +41,7 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         }
         other => return Err(Failure::text(format!("unrecognized format: {other}"))),
     }
-    let split = split(server.discovery().await?, &arguments.path, &arguments.api_version);
-    let (resource, fields) = split.map_err(|e| Failure::Unreachable(e.to_string()))?;
+    let (resource, fields) = split(server.discovery().await?, &arguments.path, &arguments.api_version)?;
     let document = server.get(&format!("/openapi/v3{}", resource.root_path())).await?;
     let schemas = Schemas { document: &document };
     let Some(schema) = schemas.of_kind(&resource) else {
@@ -59,7 +58,7 @@ fn split(discovery: &Discovery, path: &str, api_version: &str) -> Result<(Resour
     let longest = (1..=parts.len()).rev().find_map(|end| Some((end, discovery.find(&parts[..end].join(".")).ok()?)));
     let (end, resource) = match longest {
         Some(found) => found,
-        None => (1, discovery.find(path)?),
+        None => (1, discovery.find(path).map_err(|e| Failure::Unreachable(e.to_string()))?),
     };
     let fields = parts[end..].iter().map(|part| (*part).to_owned()).collect();
     if api_version.is_empty() {
@@ -68,16 +67,8 @@ fn split(discovery: &Discovery, path: &str, api_version: &str) -> Result<(Resour
     let there = |other: &&Resource| other.name == resource.name && other.api_version() == api_version;
     match discovery.resources.iter().find(there) {
         Some(resource) => Ok((resource.clone(), fields)),
-        None => Ok((
-            Resource { version: version(api_version).1, group: version(api_version).0, ..resource.clone() },
-            fields,
-        )),
+        None => Err(Failure::text(format!("couldn't find resource for \"{api_version}, Resource={}\"", resource.name))),
     }
-}
-
-fn version(api_version: &str) -> (String, String) {
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    (group.to_owned(), version.to_owned())
 }
 
 fn head(resource: &Resource) -> String {

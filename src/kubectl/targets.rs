@@ -33,6 +33,13 @@ pub struct Selection {
     pub all: bool,
 }
 
+const MISSING: &str = "You must provide one or more resources by argument or filename.
+Example resource specifications include:
+   '-f rsrc.yaml'
+   '--filename=rsrc.json'
+   '<resource> <name>'
+   '<resource>'";
+
 /// One object on the server.
 pub struct Found {
     pub resource: Resource,
@@ -135,7 +142,7 @@ impl Selection {
         }
         let targets = parse(server.discovery().await?, words)?;
         if targets.is_empty() {
-            return Err(Failure::text("You must provide one or more resources by argument or filename."));
+            return Err(Failure::text(MISSING));
         }
         for Target { resource, names, .. } in targets {
             if names.is_empty() {

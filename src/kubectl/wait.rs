@@ -23,7 +23,7 @@ pub struct Arguments {
     #[arg(short = 'A', long)]
     all_namespaces: bool,
     /// create, delete, condition=NAME[=VALUE], jsonpath='{EXPRESSION}'=VALUE
-    #[arg(long = "for")]
+    #[arg(long = "for", default_value = "", hide_default_value = true)]
     for_: String,
     /// The length of time to wait before giving up; negative is a week
     #[arg(long, default_value = "30s", allow_negative_numbers = true)]
@@ -69,9 +69,17 @@ impl Condition {
                 None => expression.split_once('=').map_or((expression, None), |(path, value)| (path, Some(value))),
             };
             let value = value.map(|value| value.trim_matches(['\'', '"']).to_owned());
-            return Ok(Self::Path { path: JsonPath::parse_path(path.trim_matches(['\'', '"']))?, value });
+            let path = path.trim_matches(['\'', '"']);
+            if path.starts_with('{') != path.ends_with('}') {
+                return Err(Failure::text(
+                    "unexpected path string, expected a 'name1.name2' or '.name1.name2' or '{name1.name2}' or '{.name1.name2}'",
+                ));
+            }
+            return Ok(Self::Path { path: JsonPath::parse_path(path)?, value });
         }
-        Err(Failure::text(format!("unrecognized condition: {text:?}")))
+        // Upstream shows a flag that was not given as an empty list.
+        let shown = if text.is_empty() { "[]".to_owned() } else { format!("{text:?}") };
+        Err(Failure::text(format!("unrecognized condition: {shown}")))
     }
 
     fn holds(&self, object: &Value) -> Result<bool> {
@@ -115,6 +123,16 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         return Err(Failure::text("no matching resources found"));
     }
     for found in &found {
+        let place = format!("{}/{}", found.resource.name, found.name());
+        let late = || Failure::text(format!("timed out waiting for the condition on {place}"));
+        if limit.is_zero() {
+            // One look at what was found.
+            if !condition.holds(&found.object)? {
+                return Err(late());
+            }
+            println!("{} condition met", found.label());
+            continue;
+        }
         let waiting = async {
             match condition {
                 Condition::Delete => wait_until_gone(server, found).await,
@@ -123,10 +141,7 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         };
         match tokio::time::timeout_at(deadline, waiting).await {
             Ok(done) => done?,
-            Err(_) => {
-                let place = format!("{}/{}", found.resource.name, found.name());
-                return Err(Failure::text(format!("timed out waiting for the condition on {place}")));
-            }
+            Err(_) => return Err(late()),
         }
         println!("{} condition met", found.label());
     }
@@ -191,10 +206,7 @@ async fn created(server: &Server, arguments: &Arguments, deadline: tokio::time::
             };
             match tokio::time::timeout_at(deadline, waiting).await {
                 Ok(done) => done?,
-                Err(_) => {
-                    let place = format!("{}/{name}", target.resource.name);
-                    return Err(Failure::text(format!("timed out waiting for the condition on {place}")));
-                }
+                Err(_) => return Err(Failure::text("timed out waiting for the condition")),
             }
             println!("{} condition met", target.resource.label(name));
         }

@@ -202,13 +202,17 @@ impl Token {
         let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
         let accounts = server.discovery().await?.find("serviceaccounts")?.clone();
         let at = path(&accounts, Some(&server.namespace), &self.name, "token");
-        let made = server.post(&at, &request).await.map_err(|e| match crate::failure::api_error(&e) {
+        let mut made = server.post(&at, &request).await.map_err(|e| match crate::failure::api_error(&e) {
             Some(error) => Failure::text(format!("failed to create token: {}", error.message)),
             None => e,
         })?;
         let token = made["status"]["token"].as_str().unwrap_or_default().to_owned();
         if token.is_empty() {
             return Err(Failure::text("failed to create token: no token in server response"));
+        }
+        if made["spec"].get("boundObjectRef").is_none() {
+            // The type says it even where there is none.
+            made["spec"]["boundObjectRef"] = Value::Null;
         }
         self.writing.printing.print(&made, &accounts, || token)
     }
