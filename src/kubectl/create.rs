@@ -8,7 +8,7 @@ use crate::apply::{creating, remembering};
 use crate::delete::wait_until_gone;
 use crate::discovery::Resource;
 use crate::failure::{api_error, is_not_found};
-use crate::manifest::Files;
+use crate::manifest::{Files, Manifest};
 use crate::server::{Server, path};
 use crate::targets::Found;
 use crate::writing::{DryRun, Writing};
@@ -34,6 +34,13 @@ pub struct Arguments {
     save_config: bool,
     #[command(subcommand)]
     generator: Option<Generator>,
+}
+
+impl Arguments {
+    /// Whether `--user` names a subject.
+    pub fn names_subjects(&self) -> bool {
+        matches!(self.generator, Some(Generator::RoleBinding(_) | Generator::ClusterRoleBinding(_)))
+    }
 }
 
 #[derive(Subcommand)]
@@ -230,7 +237,11 @@ pub async fn replace(server: &Server, arguments: Replace) -> Result {
     if arguments.files.is_empty() {
         return Err(Failure::text("must specify one of -f and -k"));
     }
-    for mut manifest in arguments.files.read()? {
+    let mut manifests = arguments.files.read()?;
+    if arguments.force {
+        remove(server, &arguments, &mut manifests).await?;
+    }
+    for mut manifest in manifests {
         let resource = manifest.place(server).await?;
         let object = if arguments.save_config { remembering(&manifest.object) } else { manifest.object.clone() };
         let replacing = |e: anyhow::Error| {
@@ -239,19 +250,6 @@ pub async fn replace(server: &Server, arguments: Replace) -> Result {
         };
         let at = path(resource, Some(manifest.namespace()), manifest.name(), "");
         if arguments.force {
-            let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"});
-            if arguments.grace_period >= 0 {
-                options["gracePeriodSeconds"] = arguments.grace_period.into();
-            }
-            match server.delete(&at, &options).await {
-                Ok(_) => {
-                    let found = Found { resource: resource.clone(), object: manifest.object.clone() };
-                    println!("{} {:?} deleted", resource.qualified_singular(), manifest.name());
-                    wait_until_gone(server, &found).await?;
-                }
-                Err(e) if is_not_found(&e) => {}
-                Err(e) => return Err(e),
-            }
             let collection = path(resource, Some(manifest.namespace()), "", "");
             let path = arguments.writing.query(&collection, "kubectl-replace")?;
             let made = server.post(&path, &object).await.map_err(replacing)?;
@@ -264,6 +262,33 @@ pub async fn replace(server: &Server, arguments: Replace) -> Result {
         }
         let made = server.put(&arguments.writing.query(&at, "kubectl-replace")?, &object).await.map_err(replacing)?;
         arguments.writing.tell(resource, &made, "replaced")?;
+    }
+    Ok(())
+}
+
+/// Deletes what is there of the objects, and waits until it is gone.
+async fn remove(server: &Server, arguments: &Replace, manifests: &mut [Manifest]) -> Result {
+    let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"});
+    if arguments.grace_period >= 0 {
+        options["gracePeriodSeconds"] = arguments.grace_period.into();
+    }
+    let mut gone = Vec::new();
+    for manifest in manifests {
+        let resource = manifest.place(server).await?.clone();
+        let found = Found { resource, object: manifest.object.clone() };
+        match server.delete(&found.path(""), &options).await {
+            Ok(_) => {
+                let place =
+                    found.namespace().map(|namespace| format!(" from {namespace} namespace")).unwrap_or_default();
+                println!("{} {:?} deleted{place}", found.resource.qualified_singular(), found.name());
+                gone.push(found);
+            }
+            Err(e) if is_not_found(&e) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    for found in &gone {
+        wait_until_gone(server, found).await?;
     }
     Ok(())
 }

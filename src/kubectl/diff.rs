@@ -7,6 +7,7 @@ use serde_json::Value;
 use skiff_api::{patch, schema, yaml};
 use skiff_client::PatchKind;
 
+use crate::apply::remembering;
 use crate::discovery::Resource;
 use crate::failure::is_not_found;
 use crate::manifest::{Files, Manifest};
@@ -125,15 +126,18 @@ impl Arguments {
                 .patch(&with_query(&query(at), &[("force", force)]), PatchKind::Apply, &manifest.object)
                 .await;
         }
-        // The annotation of an apply is no part of what is compared.
-        let modified = &manifest.object;
         let Some(live) = live else {
-            return server.post(&query(&path(resource, Some(manifest.namespace()), "", "")), modified).await;
+            return server.post(&query(&path(resource, Some(manifest.namespace()), "", "")), &manifest.object).await;
         };
+        // The annotation of an apply is no part of what is compared; the map that it is in is.
+        let mut modified = remembering(&manifest.object);
+        if let Some(annotations) = modified["metadata"]["annotations"].as_object_mut() {
+            annotations.remove(crate::apply::LAST_APPLIED);
+        }
         let schema = schema::lookup(&resource.gvk());
         let original = live["metadata"]["annotations"][crate::apply::LAST_APPLIED].as_str();
         let original: Option<Value> = original.and_then(|text| serde_json::from_str(text).ok());
-        let body = patch::three_way(original.as_ref(), modified, live, schema.as_ref()).map_err(local)?;
+        let body = patch::three_way(original.as_ref(), &modified, live, schema.as_ref()).map_err(local)?;
         if body.as_object().is_some_and(serde_json::Map::is_empty) {
             return Ok(live.clone());
         }

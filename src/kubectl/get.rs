@@ -180,7 +180,6 @@ impl Get<'_> {
     }
 
     async fn tables(&self, targets: &[Target]) -> Result {
-        let several = self.arguments.show_kind || targets.iter().any(|target| target.resource != targets[0].resource);
         let mut missing = Vec::new();
         let mut parts: Vec<(&Resource, Vec<Value>)> = Vec::new();
         for target in targets {
@@ -194,6 +193,10 @@ impl Get<'_> {
                 None => parts.push((&target.resource, answers)),
             }
         }
+        // What was found is of one type, or of several.
+        let mut found = parts.iter().filter(|(_, answers)| !answers.is_empty()).map(|(resource, _)| *resource);
+        let first = found.next();
+        let several = self.arguments.show_kind || found.any(|resource| Some(resource) != first);
         let mut printed = false;
         for (resource, mut answers) in parts {
             if let Some(by) = &self.arguments.sort_by {

@@ -208,7 +208,9 @@ fn in_upstreams_words(error: &clap::Error) -> Option<String> {
         }
         ErrorKind::MissingRequiredArgument if named == ["<NAME>"] => {
             let usage = error.get(ContextKind::Usage)?.to_string();
-            let command = usage.split_once("Usage: ")?.1.split(" <").next()?.split(" [").next()?.trim().to_owned();
+            let words = usage.split_once("Usage: ")?.1.split_whitespace();
+            let command: Vec<&str> = words.take_while(|word| !word.starts_with(['<', '[', '-'])).collect();
+            let command = command.join(" ");
             Some(format!("error: exactly one NAME is required, got 0\nSee '{command} -h' for help and examples"))
         }
         ErrorKind::UnknownArgument if flags.len() == 1 => {
@@ -263,7 +265,16 @@ fn end_with_the_reader() {
     }));
 }
 
-async fn run_command(Arguments { global, command }: Arguments) -> Result {
+async fn run_command(Arguments { mut global, command }: Arguments) -> Result {
+    // Here the flag means somebody else.
+    let names_subjects = match &command {
+        Command::Create(arguments) => arguments.names_subjects(),
+        Command::Set(arguments) => arguments.names_subjects(),
+        _ => false,
+    };
+    if names_subjects {
+        global.user = None;
+    }
     if let Command::Config(arguments) = command {
         return config::run(&global, arguments);
     }
@@ -385,7 +396,9 @@ mod tests {
         assert_eq!(told("kubectl create deployment d").as_deref(), Some("error: required flag(s) \"image\" not set"));
         let unknown = "error: unknown flag: --nope\nSee 'kubectl --help' for usage.";
         assert_eq!(told("kubectl get pods --nope").as_deref(), Some(unknown));
-        assert_eq!(told("kubectl create deployment --image=x"), None);
+        let nameless =
+            "error: exactly one NAME is required, got 0\nSee 'kubectl create deployment -h' for help and examples";
+        assert_eq!(told("kubectl create deployment --image=x").as_deref(), Some(nameless));
     }
 
     #[test]

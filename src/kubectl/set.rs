@@ -18,6 +18,13 @@ pub struct Arguments {
     what: What,
 }
 
+impl Arguments {
+    /// Whether `--user` names a subject.
+    pub fn names_subjects(&self) -> bool {
+        matches!(self.what, What::Subject { .. })
+    }
+}
+
 #[derive(Subcommand)]
 enum What {
     /// Update the image of a pod template: TYPE/NAME CONTAINER=IMAGE ...

@@ -121,7 +121,7 @@ pub fn signing_request(page: &mut Page, object: &Value) {
     }
     page.field("Status", state(object));
     let pem = STANDARD.decode(text(&spec["request"])).unwrap_or_default();
-    let Ok(request) = skiff_pki::Request::parse(&String::from_utf8_lossy(&pem)) else {
+    let Ok(request) = skiff_pki::Request::parse(&pem) else {
         page.line("Error parsing CSR: the request is no PKCS #10 in PEM");
         return;
     };

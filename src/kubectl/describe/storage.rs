@@ -47,8 +47,10 @@ fn phase(object: &Value) -> String {
     }
 }
 
-/// Kinds of sources: field, title, and the labels and fields below it.
-const SOURCES: [(&str, &str, &[(&str, &str)]); 8] = [
+/// Field and title of a kind of source, and the labels and fields below it.
+type Source = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+const SOURCES: [Source; 8] = [
     ("hostPath", "HostPath (bare host directory volume)", &[("Path", "path"), ("HostPathType", "type")]),
     (
         "nfs",
@@ -133,7 +135,7 @@ fn attributes(page: &mut Page, attributes: &Value) {
         page.line("    VolumeAttributes:\t<none>");
     }
     for (nth, line) in lines.iter().enumerate() {
-        page.line(format!("    {}\t{line}", if nth == 0 { "VolumeAttributes:" } else { "    " }));
+        page.line(format!("    {}\t    {line}", if nth == 0 { "VolumeAttributes:" } else { "    " }));
     }
 }
 

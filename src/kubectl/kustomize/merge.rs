@@ -147,9 +147,10 @@ fn by_keys(mut own: Vec<Value>, patch: &[&Value], keys: &[String], ty: Option<&T
             merged.push(item);
             continue;
         }
-        let first = merged.iter().position(|other| same(other));
-        match first.filter(|_| known.len() == used.len()) {
+        let first = merged.iter().position(&same);
+        match first.filter(|_| used.len() == 1) {
             Some(place) => merged[place] = item,
+            // Where a key has several parts, the object's own elements stand behind those of the patch.
             None => {
                 merged.retain(|other| !same(other));
                 merged.push(item);
