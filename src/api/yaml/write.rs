@@ -14,7 +14,7 @@ pub fn to_string(value: &Value) -> String {
         Value::Object(entries) if !entries.is_empty() => write_entries(&mut out, value, 0, false),
         Value::Array(items) if !items.is_empty() => write_items(&mut out, items, 0, false),
         _ => {
-            write_scalar(&mut out, value, 0);
+            write_scalar(&mut out, value, 2);
             out.push('\n');
         }
     }
