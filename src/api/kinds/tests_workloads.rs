@@ -274,7 +274,7 @@ fn stateful_sets() {
     assert_eq!(
         spec,
         json!({"replicas": 1, "revisionHistoryLimit": 10, "podManagementPolicy": "OrderedReady",
-            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0, "maxUnavailable": 1}},
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
             "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
             "volumeClaimTemplates": [{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "v"},
                 "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "volumeMode": "Filesystem"},
@@ -362,4 +362,38 @@ fn rows_of_workloads() {
     ] {
         assert_eq!(Value::from(cells(group, of, object)), expect, "{of}");
     }
+}
+
+#[test]
+fn defaults_of_what_is_said_in_part() {
+    let strategy = |strategy: Value| {
+        let set = json!({"metadata": {"name": "s"}, "spec": {"updateStrategy": strategy}});
+        created("apps", "StatefulSet", set)["spec"]["updateStrategy"].clone()
+    };
+    assert_eq!(strategy(json!({})), json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}));
+    assert_eq!(strategy(json!({"type": "RollingUpdate"})), json!({"type": "RollingUpdate"}));
+
+    let policy = json!({"rules": [{"onPodConditions": [{"type": "A"}]}]});
+    let cron = json!({"metadata": {"name": "c"}, "spec": {"jobTemplate": {"spec": {"podFailurePolicy": policy}}}});
+    let job = created("batch", "CronJob", cron)["spec"]["jobTemplate"]["spec"].clone();
+    assert_eq!(job["podFailurePolicy"]["rules"][0]["onPodConditions"], json!([{"type": "A", "status": "True"}]));
+    assert_eq!(job["backoffLimit"], Value::Null);
+
+    let pod = |resources: Value| {
+        let container = |cpu: &str| {
+            json!({"name": "a", "image": "i", "resources": {"requests": {"cpu": cpu, "example.com/x": "1"},
+                "limits": {"hugepages-2Mi": "2Mi", "example.com/x": "1"}}})
+        };
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"resources": resources,
+            "containers": [container("1"), container("500m")], "initContainers": [container("2")]}});
+        created("", "Pod", pod)["spec"]["resources"].clone()
+    };
+    assert_eq!(
+        pod(json!({"limits": {"memory": "1Gi"}})),
+        json!({"limits": {"memory": "1Gi", "hugepages-2Mi": "4Mi"},
+            "requests": {"cpu": "2", "memory": "1Gi", "hugepages-2Mi": "4Mi"}})
+    );
+    let asked = json!({"requests": {"cpu": "3", "hugepages-2Mi": "8Mi"}});
+    assert_eq!(pod(asked.clone()), asked);
+    assert_eq!(pod(json!({})), json!({}));
 }

@@ -26,6 +26,19 @@ pub fn containers<'a>(pod: &'a Value, field: &str) -> impl Iterator<Item = &'a V
 
 /// The sum over the pod without its overhead.
 pub fn total(pod: &Value, list: List) -> Amounts {
+    let mut all = of_containers(pod, list);
+    // What is said of the pod as a whole stands for the sum of its containers.
+    all.extend(list.of(&pod["spec"]["resources"]).into_iter().filter(|(name, _)| is_pod_level(name)));
+    all
+}
+
+/// Whether a pod may have so much of it as a whole.
+pub fn is_pod_level(name: &str) -> bool {
+    name == "cpu" || name == "memory" || name.starts_with("hugepages-")
+}
+
+/// The sum over the containers: of those that run together, and at least of the greediest moment before.
+pub fn of_containers(pod: &Value, list: List) -> Amounts {
     let mut running = Amounts::new();
     for container in containers(pod, "containers") {
         add(&mut running, &list.of(&container["resources"]));
@@ -43,12 +56,6 @@ pub fn total(pod: &Value, list: List) -> Amounts {
     }
     add(&mut running, &sidecars);
     at_least(&mut running, &starting);
-    // What is said of the pod as a whole stands for the sum of its containers.
-    for (name, amount) in list.of(&pod["spec"]["resources"]) {
-        if name == "cpu" || name == "memory" || name.starts_with("hugepages-") {
-            running.insert(name, amount);
-        }
-    }
     running
 }
 

@@ -143,12 +143,14 @@ fn spec(spec: &mut Map<String, Value>) {
     spec.fill("replicas", 1);
     spec.fill("revisionHistoryLimit", 10);
     if let Some(strategy) = spec.object("updateStrategy") {
-        strategy.fill("type", "RollingUpdate");
+        if strategy.lacks("type") {
+            strategy.fill("type", "RollingUpdate");
+            strategy.object("rollingUpdate");
+        }
         if strategy.get("type").and_then(Value::as_str) == Some("RollingUpdate")
-            && let Some(rolling) = strategy.object("rollingUpdate")
+            && let Some(rolling) = strategy.existing("rollingUpdate")
         {
             rolling.fill("partition", 0);
-            rolling.fill("maxUnavailable", 1);
         }
     }
     if let Some(policy) = spec.object("persistentVolumeClaimRetentionPolicy") {

@@ -49,8 +49,9 @@ impl Kind for CronJobs {
         spec.fill("suspend", false);
         spec.fill("successfulJobsHistoryLimit", 3);
         spec.fill("failedJobsHistoryLimit", 1);
-        let job = spec.object("jobTemplate").and_then(|j| j.object("spec"));
-        if let Some(template) = job.and_then(|j| j.object("template")) {
+        let Some(job) = spec.object("jobTemplate").and_then(|j| j.object("spec")) else { return };
+        super::job::failure_policy(job);
+        if let Some(template) = job.object("template") {
             pod::defaults::pod_template(template);
         }
     }

@@ -122,11 +122,14 @@ fn spec(spec: &mut Map<String, Value>) {
     spec.fill("manualSelector", false);
     let with_policy = spec.get("podFailurePolicy").is_some_and(Value::is_object);
     spec.fill("podReplacementPolicy", if with_policy { "Failed" } else { "TerminatingOrFailed" });
-    if let Some(policy) = spec.existing("podFailurePolicy") {
-        for rule in policy.items("rules") {
-            for pattern in rule.items("onPodConditions") {
-                pattern.fill("status", "True");
-            }
+    failure_policy(spec);
+}
+
+/// Conditions of pods are meant to hold; so much is the same in templates of jobs.
+pub(super) fn failure_policy(spec: &mut Map<String, Value>) {
+    for rule in spec.existing("podFailurePolicy").into_iter().flat_map(|policy| policy.items("rules")) {
+        for pattern in rule.items("onPodConditions") {
+            pattern.fill("status", "True");
         }
     }
 }

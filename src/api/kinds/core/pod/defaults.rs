@@ -4,10 +4,12 @@ use serde_json::{Map, Value, json};
 
 use crate::kinds::peek::{Fill, Peek, spec_of};
 use crate::quantity::Quantity;
+use crate::quota::pod::{self, List};
 
 const FILE_MODE: i64 = 0o644;
 const GRACE_PERIOD_S: i64 = 30;
 const TOKEN_EXPIRATION_S: i64 = 3600;
+const HUGE_PAGES: &str = "hugepages-";
 /// Lists of containers, and whether resize and requests rules hold for them.
 const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 
@@ -44,7 +46,7 @@ pub(super) fn pod(object: &mut Value) {
             }
         }
     }
-    pod_level_requests(spec);
+    pod_level(object);
 }
 
 fn pod_spec(spec: &mut Map<String, Value>) {
@@ -290,26 +292,33 @@ fn requests_from_limits(container: &mut Map<String, Value>) {
     }
 }
 
-/// What the pod as a whole asks for, where it only has limits: what its containers ask for, else the limits.
-fn pod_level_requests(spec: &mut Map<String, Value>) {
-    let Some(limits) = spec.get("resources").and_then(|r| r.get("limits")).and_then(Value::as_object).cloned() else {
+/// What the pod as a whole may have of huge pages and asks for, where it says something, but not that: what its
+/// containers do together, else its limits.
+fn pod_level(object: &mut Value) {
+    let of = |list: &str| object.map(&format!("spec.resources.{list}")).cloned().unwrap_or_default();
+    let (mut limits, mut requests) = (of("limits"), of("requests"));
+    if limits.is_empty() && requests.is_empty() {
         return;
-    };
-    let asked = |name: &str| -> Option<Quantity> {
-        let containers = spec.get("containers")?.as_array()?;
-        let amounts = containers.iter().filter_map(|c| parse_quantity(c.at("resources.requests").get(name)?));
-        amounts.reduce(Quantity::plus)
-    };
-    let missing: Vec<(String, Value)> = limits
-        .into_iter()
-        .map(|(name, limit)| match asked(&name) {
-            Some(sum) => (name, sum.to_string().into()),
-            None => (name, limit),
-        })
-        .collect();
-    if let Some(requests) = spec.existing("resources").and_then(|r| r.object("requests")) {
-        for (name, value) in missing {
-            requests.entry(name).or_insert(value);
+    }
+    for (name, amount) in pod::of_containers(object, List::Limits) {
+        if name.starts_with(HUGE_PAGES) && !requests.contains_key(&name) {
+            limits.entry(name).or_insert_with(|| amount.to_string().into());
+        }
+    }
+    if !limits.is_empty() {
+        for (name, amount) in pod::of_containers(object, List::Requests) {
+            if pod::is_pod_level(&name) && !name.starts_with(HUGE_PAGES) {
+                requests.entry(name).or_insert_with(|| amount.to_string().into());
+            }
+        }
+        for (name, limit) in limits.iter().filter(|(name, _)| pod::is_pod_level(name)) {
+            requests.entry(name.clone()).or_insert_with(|| limit.clone());
+        }
+    }
+    let Some(resources) = spec_of(object).and_then(|spec| spec.existing("resources")) else { return };
+    for (list, amounts) in [("limits", limits), ("requests", requests)] {
+        if !amounts.is_empty() {
+            resources.insert(list.to_owned(), amounts.into());
         }
     }
 }
