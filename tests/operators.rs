@@ -189,8 +189,8 @@ fn kubectl_applies_them_and_uses_them_at_once() {
     let machine = Machine::with_server();
     let definitions = [certificates(), applications(), monitors()];
     assert!(definitions[1..].iter().all(|definition| definition.to_string().len() > LARGE));
-    let manifest = definitions.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n");
-    let (definitions, objects) = (write(&machine, "crds.yaml", &manifest), write(&machine, "objects.yaml", OBJECTS));
+    let manifest = json!({"apiVersion": "v1", "kind": "List", "items": definitions}).to_string();
+    let (definitions, objects) = (write(&machine, "crds.json", &manifest), write(&machine, "objects.yaml", OBJECTS));
     let programs = [(client("kubectl-1.36"), vec![]), (client("kubectl-1.29"), vec![]), (skiff(), vec!["kubectl"])];
     for (program, before) in programs {
         let run = |line: &str| {

@@ -110,7 +110,9 @@ impl<'a> View<'a> {
             cells.push(metadata["namespace"].as_str().unwrap_or_default().to_owned());
         }
         for (nth, column) in self.columns.iter().enumerate() {
-            let text = cell(&row["cells"][*column]);
+            // Where the server has nothing to show, upstream shows nothing.
+            let value = &row["cells"][*column];
+            let text = if value.is_null() { String::new() } else { cell(value) };
             cells.push(if nth == 0 && self.with_kind { self.resource.label(&text) } else { text });
         }
         for label in &self.arguments.label_columns {
