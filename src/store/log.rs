@@ -139,8 +139,6 @@ pub(crate) struct Shared {
     pub written: AtomicU64,
     /// Told when the log has grown by a segment.
     pub grown: Notify,
-    /// The same, for who gives memory back.
-    pub swollen: Notify,
     pub space: Arc<Space>,
 }
 

@@ -45,6 +45,16 @@ impl Chain {
     }
 }
 
+impl Chain {
+    fn supersede(&mut self, version: Version) {
+        if self.older.is_empty() {
+            // Most keys never have a second one.
+            self.older.reserve_exact(1);
+        }
+        self.older.push(std::mem::replace(&mut self.latest, version));
+    }
+}
+
 impl Version {
     fn record(&self, key: &Bytes) -> Option<Record> {
         let value = self.value.clone()?;
@@ -94,6 +104,8 @@ pub(crate) struct Mvcc {
     /// Changes above `compacted`, in revision order.
     history: VecDeque<Arc<Change>>,
     history_bytes: usize,
+    /// What all changes ever took, as `history_bytes` counts it.
+    churn: u64,
 }
 
 impl Mvcc {
@@ -113,6 +125,11 @@ impl Mvcc {
     /// What the history takes, about.
     pub fn history_bytes(&self) -> usize {
         self.history_bytes
+    }
+
+    /// How much changed since the start, in bytes.
+    pub fn churn(&self) -> u64 {
+        self.churn
     }
 
     /// Starts from a checkpoint: `load` every record, then `loaded`.
@@ -211,6 +228,7 @@ impl Mvcc {
             self.revision = revision;
             for change in &changes {
                 self.history_bytes += change.cost();
+                self.churn += change.cost() as u64;
                 self.history.push_back(change.clone());
             }
             self.bound_history();
@@ -251,7 +269,7 @@ impl Mvcc {
         let previous = chain.latest.record(&key);
         let created = previous.as_ref().map_or(revision, |p| p.created);
         let version = Version { created, modified: revision, value: Some(value.clone()) };
-        chain.older.push(std::mem::replace(&mut chain.latest, version));
+        chain.supersede(version);
         WatchEvent::Put { record: Record { key, value: value.clone(), created, modified: revision }, previous }
     }
 
@@ -259,7 +277,7 @@ impl Mvcc {
         let chain = self.keys.get_mut(key)?;
         let previous = chain.latest.record(key)?;
         let version = Version { created: Revision(0), modified: revision, value: None };
-        chain.older.push(std::mem::replace(&mut chain.latest, version));
+        chain.supersede(version);
         Some(WatchEvent::Delete { revision, previous })
     }
 

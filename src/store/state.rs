@@ -15,6 +15,9 @@ use crate::raft::{Command, Entry, LogId, StoredMembership};
 use crate::types::{Error, Record, Revision, Txn, TxnOutcome, WatchEvent};
 use crate::watch::{Hub, Watch};
 
+/// `churned` is told each time that so much has changed.
+const CHURN_BYTES: u64 = 8 << 20;
+
 #[derive(Debug)]
 pub(crate) struct State {
     held: RwLock<Held>,
@@ -22,6 +25,8 @@ pub(crate) struct State {
     sole_voter: AtomicBool,
     /// Told when a key has changed.
     pub changed: Notify,
+    /// Told now and then while much changes.
+    pub churned: Notify,
     /// Told when a checkpoint would have something to write.
     pub dirty: Notify,
 }
@@ -49,7 +54,14 @@ impl State {
         let sole_voter = AtomicBool::new(is_sole_voter(&membership));
         let durable = mvcc.revision();
         let held = Held { mvcc, applied, membership, durable, kept, volatile, ..Held::default() };
-        Self { held: RwLock::new(held), revision, sole_voter, changed: Notify::new(), dirty: Notify::new() }
+        Self {
+            held: RwLock::new(held),
+            revision,
+            sole_voter,
+            changed: Notify::new(),
+            churned: Notify::new(),
+            dirty: Notify::new(),
+        }
     }
 
     pub fn read(&self) -> RwLockReadGuard<'_, Held> {
@@ -101,9 +113,13 @@ impl State {
     }
 
     fn apply(&self, held: &mut Held, txn: &Txn, floor: Revision) -> (TxnOutcome, Vec<Arc<Change>>) {
+        let churn = held.mvcc.churn();
         let (outcome, changes) = held.mvcc.apply(txn, floor);
         if !changes.is_empty() {
             held.hub.publish(&changes);
+            if held.mvcc.churn() / CHURN_BYTES != churn / CHURN_BYTES {
+                self.churned.notify_one();
+            }
             self.revision.send_replace(held.mvcc.revision());
             self.changed.notify_one();
         }

@@ -40,7 +40,7 @@ const CHECKPOINT_LOG_BYTES: u64 = 24 << 20;
 const SEGMENTS_AT_START: usize = 3;
 /// After a checkpoint that failed.
 const CHECKPOINT_RETRY: Duration = Duration::from_secs(15);
-/// Memory is given back when the log has grown by a segment and then hardly anything was written for this long ...
+/// Memory is given back when much has changed and then hardly anything did for this long ...
 const TRIM_WHEN_QUIET: Duration = Duration::from_secs(2);
 const QUIET_BYTES: u64 = 256 << 10;
 /// ... and when the history shrinks by so much.
@@ -460,24 +460,24 @@ impl Inner {
         });
     }
 
-    /// Gives back what a load took; sleeps while little is written.
+    /// Gives back what a load took; sleeps while little changes.
     fn spawn_trimming(self: &Arc<Self>) {
-        let (log, keeper) = (self.log.shared.clone(), self.keeper.clone());
+        let (state, keeper) = (self.state.clone(), self.keeper.clone());
         let token = self.scope.token().clone();
         self.scope.spawn(async move {
             loop {
                 tokio::select! {
                     () = token.cancelled() => return,
-                    () = log.swollen.notified() => {}
+                    () = state.churned.notified() => {}
                 }
                 let mut is_quiet = false;
                 while !is_quiet {
-                    let before = log.written();
+                    let before = state.read().mvcc.churn();
                     tokio::select! {
                         () = token.cancelled() => return,
                         () = tokio::time::sleep(TRIM_WHEN_QUIET) => {}
                     }
-                    is_quiet = log.written() < before + QUIET_BYTES;
+                    is_quiet = state.read().mvcc.churn() < before + QUIET_BYTES;
                 }
                 keeper.trim();
             }

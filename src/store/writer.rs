@@ -237,7 +237,6 @@ impl Writer {
         self.next_batch = next_batch;
         self.tell_space();
         self.shared.grown.notify_one();
-        self.shared.swollen.notify_one();
     }
 
     /// No spare is not an error yet: there may still be room in the current segment.
