@@ -19,6 +19,28 @@ use crate::request::RequestInfo;
 use crate::reviews;
 use crate::server::Server;
 
+/// Those of built-in kinds and of custom resources; the first is the resource itself.
+const SUBRESOURCES: [&str; 15] = [
+    "",
+    "approval",
+    "attach",
+    "binding",
+    "ephemeralcontainers",
+    "eviction",
+    "exec",
+    "finalize",
+    "log",
+    "portforward",
+    "proxy",
+    "resize",
+    "scale",
+    "status",
+    "token",
+];
+
+/// `apis/GROUP/VERSION/namespaces/NAMESPACE/RESOURCE/NAME/SUBRESOURCE`
+const TARGET_SEGMENTS: usize = 8;
+
 impl Server {
     pub(crate) async fn handle(&self, call: &Call) -> Reply {
         let info = RequestInfo::of(call);
@@ -29,10 +51,15 @@ impl Server {
         reply
     }
 
+    /// Whether the names that the target gives are ones that are served: strangers may ask for anything, too, and
+    /// metrics keep every name that they are told.
     fn serves(&self, target: &Target) -> bool {
-        self.registry.load().find(&target.group, &target.version, &target.resource).is_some()
-            || self.aggregation.table().find(&target.group, &target.version).is_some()
-            || reviews::find(target).is_some()
+        if let Some(remote) = self.aggregation.table().find(&target.group, &target.version) {
+            return remote.serves(&target.resource, &target.subresource);
+        }
+        SUBRESOURCES.contains(&target.subresource.as_str())
+            && (self.registry.load().find(&target.group, &target.version, &target.resource).is_some()
+                || reviews::find(target).is_some())
     }
 
     async fn recorded(&self, call: &Call, info: &RequestInfo) -> Reply {
@@ -65,6 +92,11 @@ impl Server {
 
     async fn route(&self, call: &Call, info: &RequestInfo) -> Result<Reply, ApiError> {
         if let Some(remote) = self.aggregation.remote(&call.segments) {
+            // The other server gets the path as it was written; what it reads there must be what was authorized here.
+            let is_told_otherwise = |part: &String| part.contains('/') || matches!(part.as_str(), "." | "..");
+            if call.segments.iter().take(TARGET_SEGMENTS).any(is_told_otherwise) {
+                return Err(path_not_found());
+            }
             self.authorize(call, &info.attributes()).await?;
             return self.aggregated(call, &remote).await;
         }

@@ -24,6 +24,9 @@ const REMOTE_UID: HeaderName = HeaderName::from_static("x-remote-uid");
 const REMOTE_GROUP: HeaderName = HeaderName::from_static("x-remote-group");
 const REMOTE_EXTRA: &str = "x-remote-extra-";
 /// How long this server waits for what it asks itself.
+/// The end of what is told of an answer that did not come in time, in Go's words.
+pub(super) const TIMED_OUT: &str = "context deadline exceeded";
+
 const LIMIT: Duration = Duration::from_secs(5);
 /// How long a caller waits for an answer to begin.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -110,7 +113,7 @@ impl Server {
         let told = |why: String| format!("failing or missing response from {url}: Get {url:?}: {why}");
         match tokio::time::timeout(LIMIT, asking).await {
             Ok(answer) => answer.map_err(|error| told(as_go(chain(&error).to_string()))),
-            Err(_) => Err(told("context deadline exceeded".to_owned())),
+            Err(_) => Err(told(TIMED_OUT.to_owned())),
         }
     }
 

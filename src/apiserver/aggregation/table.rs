@@ -24,6 +24,16 @@ pub(crate) struct Remote {
     pub found: Arc<Found>,
 }
 
+impl Remote {
+    /// Whether its discovery names this resource and, where it is not empty, subresource.
+    pub fn serves(&self, resource: &str, subresource: &str) -> bool {
+        let subresources = |known: &Value| known["subresources"].as_array().cloned().unwrap_or_default();
+        self.found.resources.iter().filter(|known| known["resource"] == resource).any(|known| {
+            subresource.is_empty() || subresources(known).iter().any(|sub| sub["subresource"] == subresource)
+        })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reference {
     pub namespace: String,

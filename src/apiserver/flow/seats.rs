@@ -117,7 +117,8 @@ impl<W> Seats<W> {
             level.limits = Limits { own, lendable: 0, borrowable: Some(0), ..level.limits };
             let idle = level.used == 0 && level.queues.waiting() == 0;
             if idle {
-                level.limits.own = 0;
+                // Requests that were sorted by the configuration before may still arrive: none of them waits here.
+                level.limits = Limits { own: 0, queuing: None, ..level.limits };
                 free.push(*at);
             }
             !idle

@@ -42,7 +42,11 @@ pub(crate) fn compress(mut reply: Reply, accepted: Option<&HeaderValue>) -> Repl
             let compressed = futures::stream::unfold((pieces, Some(encoder)), |(mut pieces, encoder)| async move {
                 let mut encoder = encoder?;
                 let out = match pieces.next().await {
-                    Some(Ok(piece)) => encoder.write_all(&piece).map(|()| std::mem::take(encoder.get_mut())),
+                    // Each piece goes out at once: a server behind this one may let the next wait for long.
+                    Some(Ok(piece)) => encoder
+                        .write_all(&piece)
+                        .and_then(|()| encoder.flush())
+                        .map(|()| std::mem::take(encoder.get_mut())),
                     Some(Err(error)) => Err(error),
                     None => return Some((encoder.finish().map(Bytes::from), (pieces, None))),
                 };

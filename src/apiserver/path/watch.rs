@@ -107,6 +107,7 @@ impl Server {
             initial_end: None,
             taken: VecDeque::new(),
             since: 0,
+            through: 0,
             last: 0,
             columns: matches!(wanted.form, Form::Table(_)),
             ends,
@@ -149,6 +150,8 @@ struct Frames {
     taken: VecDeque<Arc<Event>>,
     /// Changes up to here are not told, though they may come yet: a watch may start in the future.
     since: u64,
+    /// How far history was told; the ring may be behind it.
+    through: u64,
     /// The newest revision that was told.
     last: u64,
     /// The next frame tells the table's columns.
@@ -264,7 +267,10 @@ impl Frames {
             }
         };
         match told {
-            Told::Changes(changes) => self.taken = changes.into(),
+            Told::Changes(changes) => {
+                let through = self.through;
+                self.taken = changes.into_iter().filter(|change| change.revision > through).collect();
+            }
             Told::Behind(after) => self.source = Source::History(after),
             Told::Over => self.source = Source::Over,
         }
@@ -281,6 +287,7 @@ impl Frames {
             other => from_store(&other),
         })?;
         self.taken = piece.events.iter().filter_map(Event::of_history).map(Arc::new).collect();
+        self.through = piece.through.0;
         self.follow(piece.through.0);
         Ok(())
     }

@@ -13,6 +13,9 @@ pub(super) struct Page {
     gzip: Option<Gzip>,
 }
 
+/// Compressed bytes that are unpacked at a time.
+const PART: usize = 1024;
+
 struct Gzip {
     begun: bool,
     read: GzDecoder<Vec<u8>>,
@@ -37,14 +40,21 @@ impl Page {
     pub fn push(&mut self, bytes: &[u8]) -> io::Result<Bytes> {
         let Some(Gzip { read, written, begun }) = &mut self.gzip else { return Ok(self.html.push(bytes)) };
         *begun = true;
-        read.write_all(bytes)?;
-        // Only now and then all that was taken has come out.
-        read.flush()?;
-        let plain = std::mem::take(read.get_mut());
-        if plain.is_empty() {
+        let mut has_come = false;
+        // A little at a time: a piece may unpack to a thousand times its size.
+        for part in bytes.chunks(PART) {
+            read.write_all(part)?;
+            // Only now and then all that was taken has come out.
+            read.flush()?;
+            let plain = std::mem::take(read.get_mut());
+            if !plain.is_empty() {
+                has_come = true;
+                written.write_all(&self.html.push(&plain))?;
+            }
+        }
+        if !has_come {
             return Ok(Bytes::new());
         }
-        written.write_all(&self.html.push(&plain))?;
         written.flush()?;
         Ok(std::mem::take(written.get_mut()).into())
     }
