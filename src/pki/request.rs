@@ -56,6 +56,10 @@ impl Request {
         }
         read.verify_signature().map_err(|_| wrong("x509: the signature is not one of the key in the request"))?;
         let info = &read.certification_request_info;
+        // The signer passes the subject on as it is: what can't be read here would be signed unseen.
+        if info.subject.iter_attributes().any(|part| part.as_str().is_err()) {
+            return Err(wrong("asn1: structure error: the subject has a string of an unsupported type"));
+        }
         let mut request = Self {
             subject: info.subject.as_raw().to_vec(),
             key: info.subject_pki.raw.to_vec(),
