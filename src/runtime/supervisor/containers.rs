@@ -301,7 +301,7 @@ impl Supervisor {
             report(format_args!("kill the rest of {id}: {error}"));
         }
         if let Some((token, _)) = &container.status {
-            self.take_status(*token, id);
+            self.take_status(*token, id, true);
         }
         self.drain(id);
         let Some(container) = self.containers.get_mut(id) else { return };
@@ -493,17 +493,18 @@ impl Supervisor {
         self.buffer = buffer;
     }
 
-    /// The pipe that exec closes: empty means that it worked.
-    pub(super) fn take_status(&mut self, token: u64, id: &str) {
+    /// The pipe that exec closes: empty means that it worked. Of a process that has `ended` all is in the pipe, though
+    /// a creator of another container, forked at that moment, may hold it open for a while.
+    pub(super) fn take_status(&mut self, token: u64, id: &str, ended: bool) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Some((_, file)) = &container.status else { return };
         let mut buffer = vec![0; 4096];
         match read(file, &mut buffer) {
-            Got::Nothing => return,
+            Got::Nothing if !ended => return,
             Got::Bytes(length) => {
                 container.start_error = Some(String::from_utf8_lossy(&buffer[..length]).into_owned());
             }
-            Got::End if container.state == State::Created && container.starting.is_some() => {
+            Got::End | Got::Nothing if container.state == State::Created && container.starting.is_some() => {
                 container.state = State::Running;
                 let at_ns = now_ns();
                 container.started_ns = Some(at_ns);
@@ -517,7 +518,7 @@ impl Supervisor {
                     self.reply(asker, Ok(Answer::Done));
                 }
             }
-            Got::End => {}
+            Got::End | Got::Nothing => {}
         }
         if let Some((_, file)) = self.containers.get_mut(id).and_then(|container| container.status.take()) {
             self.unwatch(token, &file);

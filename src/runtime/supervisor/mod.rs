@@ -273,7 +273,7 @@ impl Supervisor {
             Source::Client => self.serve(token, events),
             Source::Answer => self.take_answer(token),
             Source::Output(id, stream) => self.take_output(token, &id, stream),
-            Source::Status(id) => self.take_status(token, &id),
+            Source::Status(id) => self.take_status(token, &id, false),
             Source::ExecStatus(id) => self.take_exec_status(token, &id),
             Source::Tee => self.flush_tee(token),
             Source::Input(id) => self.take_input(token, &id),
