@@ -266,6 +266,15 @@ impl Life<'_> {
         assert_eq!((&frame["type"], told(&frame["object"])), (&json!(what), told(object)), "{}", self.collection);
     }
 
+    /// What the protection controllers do, of whom there are none here.
+    async fn release(&mut self, n: usize) {
+        let path = self.path(n);
+        if self.cluster.get(&path).await["metadata"]["finalizers"].is_array() {
+            let released = self.patch(&path, "merge-patch+json", json!({"metadata": {"finalizers": null}})).await;
+            self.seen("MODIFIED", &released).await;
+        }
+    }
+
     async fn create(&self, sample: &Sample, n: usize) -> Value {
         let text = sample.2.replace('%', TEMPLATE).replace('$', &n.to_string());
         let mut object: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", sample.1));
@@ -355,6 +364,9 @@ async fn live(cluster: &Cluster, descriptor: &Descriptor, sample: &Sample) {
     assert_eq!(life.listed(&all).await.0, 3);
     life.change().await;
     life.change_status(sample.3).await;
+    for n in [1, 2, 3] {
+        life.release(n).await;
+    }
     let last = cluster.get(&life.path(1)).await;
     // Controllers of replicas leave their pods behind unless they are told not to.
     let policy = "propagationPolicy=Background";
