@@ -73,6 +73,17 @@ pub struct PlaceArgs {
     pub write_kubeconfig: PathBuf,
 }
 
+impl PlaceArgs {
+    /// Where the directory of the pods' volumes really is: the kernel tells mounts by their real paths, and what is
+    /// mounted must be found before anything is removed.
+    pub fn real_kubelet_dir(&self) -> std::io::Result<PathBuf> {
+        match self.kubelet_dir.canonicalize() {
+            Err(absent) if absent.kind() == std::io::ErrorKind::NotFound => Ok(self.kubelet_dir.clone()),
+            found => found,
+        }
+    }
+}
+
 #[derive(Args, Clone, Debug)]
 pub struct ServerArgs {
     /// Configuration file: flags by their names, as YAML

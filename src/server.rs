@@ -316,10 +316,12 @@ fn kubelet_options(arguments: &ServerArgs, facts: &Facts, pki: &ClusterPki) -> R
         effect: t.effect.clone(),
         ..Taint::default()
     };
+    let kubelet_dir = &arguments.place.kubelet_dir;
+    std::fs::create_dir_all(kubelet_dir).with_context(|| format!("create {}", kubelet_dir.display()))?;
     Ok(skiff_kubelet::Options {
         node_name: facts.node_name.clone(),
         node_ip: facts.node_ip,
-        root_directory: arguments.place.kubelet_dir.clone(),
+        root_directory: arguments.place.real_kubelet_dir()?,
         log_directory: PathBuf::from("/var/log/pods"),
         containers_log_directory: PathBuf::from("/var/log/containers"),
         data_directory: arguments.place.data_dir.join("agent"),

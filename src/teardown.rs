@@ -84,7 +84,7 @@ fn stop_everything(place: &PlaceArgs) -> Result<()> {
     stop_server(&place.run_dir.join("server.pid"))?;
     // Another kubelet of this machine has its pods beside ours.
     let places = skiff_kubelet::PodPlaces {
-        pods: place.kubelet_dir.join("pods"),
+        pods: place.real_kubelet_dir()?.join("pods"),
         logs: "/var/log/pods".into(),
         links: "/var/log/containers".into(),
     };

@@ -84,12 +84,12 @@ impl Pods {
             return self.take_mirror(change);
         }
         match change {
-            Change::Added(pod) => self.put(pod),
+            Change::Added(pod) => self.put(&of_api(pod)),
             Change::Modified { old, new } => {
                 if pod::uid(old) != pod::uid(new) {
                     self.remove(old);
                 }
-                self.put(new);
+                self.put(&of_api(new));
             }
             Change::Deleted(pod) => self.remove(pod),
         }
@@ -291,6 +291,17 @@ async fn find_leftovers(ctx: &Context) -> Result<HashMap<PodUid, Leftover>, skif
         found.entry(PodUid(sandbox.pod_uid.clone())).or_default().sandboxes.push(sandbox);
     }
     Ok(found)
+}
+
+/// A pod of the API as the kubelet takes it: where it comes from is not the pod's to say. As upstream, so that nobody's
+/// pod passes for one of the node's files.
+fn of_api(pod: &Arc<Pod>) -> Arc<Pod> {
+    if !pod::is_static(pod) {
+        return pod.clone();
+    }
+    let mut own = (**pod).clone();
+    own.metadata.annotations.get_or_insert_default().insert(pod::CONFIG_SOURCE.to_owned(), "api".to_owned());
+    Arc::new(own)
 }
 
 async fn end_orphan(ctx: &Arc<Context>, uid: &PodUid, leftover: Leftover) {

@@ -139,8 +139,13 @@ impl Pulled {
         for (path, bytes) in files(&inner.records_directory)? {
             match serde_json::from_slice::<Record>(&bytes) {
                 Ok(record) => drop(inner.lock().records.insert(record.image_ref.clone(), record)),
-                // Without it the image would be everybody's.
-                Err(error) => tracing::error!(path = %path.display(), %error, "a record of a pull is damaged"),
+                // Without any the image would be everybody's: with an empty one the registry has to say.
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "a record of a pull is damaged");
+                    let digest = path.file_stem().unwrap_or_default().to_string_lossy();
+                    let image_ref = format!("sha256:{digest}");
+                    inner.lock().records.insert(image_ref.clone(), Record { image_ref, ..Record::default() });
+                }
             }
         }
         for (path, reference) in files(&inner.intents_directory)? {

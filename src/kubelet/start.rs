@@ -153,7 +153,14 @@ async fn run(
     let (own_ctx, own_facts) = (ctx.clone(), facts.clone());
     ctx.scope.spawn(async move { tell_ready(&own_ctx, node, &own_facts, &images).await });
     ctx.scope.spawn(node::follow_images(ctx.clone(), facts));
-    ctx.scope.spawn(csi::register::follow(ctx.clone()));
+    let (own_ctx, stop) = (ctx.clone(), ctx.scope.token().clone());
+    // A driver that hangs holds up its registration, not the end of the node.
+    ctx.scope.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = csi::register::follow(own_ctx) => {}
+        }
+    });
     let keeper = network.clone();
     let stop = ctx.scope.token().clone();
     ctx.scope.spawn(async move { keeper.keep(stop).await });
@@ -168,8 +175,12 @@ async fn run(
         tree::ensure_directory(directory, 0o700)
             .map_err(|source| Error::Directory { path: directory.clone(), source })?;
     }
-    let statics = manifests.as_deref().map(|directory| static_pods::read(directory, &ctx.options.node_name).0);
-    let all = Pods::start(ctx, pods, statics.unwrap_or_default()).await?;
+    let statics = manifests.as_deref().map(|directory| static_pods::read(directory, &ctx.options.node_name));
+    let statics = statics.transpose().unwrap_or_else(|error| {
+        tracing::error!(%error, "the manifests of static pods can't be read yet");
+        None
+    });
+    let all = Pods::start(ctx, pods, statics.unwrap_or_default().0).await?;
     if let Some(directory) = manifests {
         ctx.scope.spawn(static_pods::keep(ctx.clone(), all.clone(), directory, node_uid));
     }

@@ -2,6 +2,7 @@
 //! it can be seen. The mirror has the pod's status; who deletes it gets another one.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,21 +33,24 @@ fn name_of(pod: &Pod) -> Name {
     (pod::namespace(pod).to_owned(), pod::name(pod).to_owned())
 }
 
-/// The pods of the directory, and what is wrong with files. Of two pods of one name the first file's counts.
-pub(crate) fn read(directory: &Path, node_name: &str) -> (Vec<Arc<Pod>>, Vec<String>) {
+/// The pods of the directory, and what is wrong with files. Of two pods of one name the first file's counts. An error
+/// says nothing of the pods: they stay as they are.
+pub(crate) fn read(directory: &Path, node_name: &str) -> io::Result<(Vec<Arc<Pod>>, Vec<String>)> {
     let (mut pods, mut wrong): (BTreeMap<Name, Arc<Pod>>, Vec<String>) = Default::default();
-    let mut files: Vec<PathBuf> = match std::fs::read_dir(directory) {
-        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
-        Err(error) => return (Vec::new(), vec![format!("{}: {error}", directory.display())]),
-    };
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     files.sort();
     for file in files {
         let hidden = file.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
         if hidden || !file.is_file() {
             continue;
         }
-        let pod = std::fs::read_to_string(&file).map_err(|e| e.to_string());
-        match pod.and_then(|text| parse(&text, &file, node_name)) {
+        let text = match std::fs::read(&file) {
+            Ok(bytes) => String::from_utf8(bytes).map_err(|e| e.to_string()),
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        match text.and_then(|text| parse(&text, &file, node_name)) {
             Ok(pod) => match pods.entry(name_of(&pod)) {
                 std::collections::btree_map::Entry::Vacant(place) => drop(place.insert(Arc::new(pod))),
                 std::collections::btree_map::Entry::Occupied(_) => {
@@ -56,7 +60,7 @@ pub(crate) fn read(directory: &Path, node_name: &str) -> (Vec<Arc<Pod>>, Vec<Str
             Err(why) => wrong.push(format!("{}: {why}", file.display())),
         }
     }
-    (pods.into_values().collect(), wrong)
+    Ok((pods.into_values().collect(), wrong))
 }
 
 fn parse(text: &str, file: &Path, node_name: &str) -> Result<Pod, String> {
@@ -177,12 +181,15 @@ pub(crate) async fn keep(ctx: Arc<Context>, pods: Arc<Pods>, directory: PathBuf,
     loop {
         let (at, node_name) = (directory.clone(), ctx.options.node_name.clone());
         let found = tokio::task::spawn_blocking(move || read(&at, &node_name)).await;
-        let (wanted, wrong) = found.unwrap_or_else(|error| (pods.statics(), vec![error.to_string()]));
+        let (wanted, wrong, mut again) = match found.map_err(io::Error::other).and_then(|read| read) {
+            Ok((wanted, wrong)) => (wanted, wrong, false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), vec![error.to_string()], false),
+            Err(error) => (pods.statics(), vec![error.to_string()], true),
+        };
         for why in wrong.iter().filter(|why| !told.contains(*why)) {
             tracing::error!(error = why, "a manifest of a static pod is no use");
         }
         told = wrong;
-        let mut again = false;
         for action in plan(&wanted, &pods.statics(), &pods.mirrors()) {
             again |= !apply(&ctx, &pods, &node_uid, action).await;
         }
@@ -270,7 +277,7 @@ mod tests {
         write("kind.yaml", "apiVersion: v1\nkind: Service\n");
         write("bad.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {containers: []}");
         std::fs::create_dir(directory.path().join("sub")).expect("made");
-        let (pods, wrong) = read(directory.path(), "node-1");
+        let (pods, wrong) = read(directory.path(), "node-1").expect("read");
         let [pod] = pods.as_slice() else { panic!("{pods:?}") };
         assert_eq!((pod::name(pod), pod::namespace(pod)), ("web-node-1", "default"));
         assert!(pod::is_static(pod) && pod::is_critical(pod));
@@ -285,10 +292,10 @@ mod tests {
             assert!(wrong.iter().any(|w| w.contains(file) && w.contains(expect)), "{file}: {wrong:?}");
         }
         assert_eq!(wrong.len(), 5, "{wrong:?}");
-        let (again, _) = read(directory.path(), "node-1");
+        let (again, _) = read(directory.path(), "node-1").expect("read");
         assert_eq!(pod::uid(&again[0]), pod::uid(pod), "the same file is the same pod");
         write("web.yaml", &MANIFEST.replace("image: i", "image: j"));
-        let (other, _) = read(directory.path(), "node-1");
+        let (other, _) = read(directory.path(), "node-1").expect("read");
         assert_ne!(pod::uid(&other[0]), pod::uid(pod), "another content is another pod");
         let mirror = mirror(pod, "node-1", "n");
         assert_eq!(pod::mirror_of(&mirror), Some(pod::uid(pod).0.as_str()));

@@ -379,10 +379,13 @@ pub(super) async fn tell_in_use(ctx: &Context) -> Result<(), String> {
     }
     let patch = json!({"status": {"volumesInUse": volumes}});
     let nodes = ctx.client.all::<Node>();
-    nodes
-        .patch_status(&ctx.options.node_name, PatchKind::Merge, &patch)
-        .await
-        .map_err(|e| format!("tell which volumes are in use: {}", chain(&e)))?;
+    match nodes.patch_status(&ctx.options.node_name, PatchKind::Merge, &patch).await {
+        // Of a node that is gone from the API nothing is in use.
+        Err(error) if !error.is_not_found() => {
+            return Err(format!("tell which volumes are in use: {}", chain(&error)));
+        }
+        _ => {}
+    }
     ctx.csi.set_told(volumes);
     Ok(())
 }

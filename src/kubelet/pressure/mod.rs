@@ -6,7 +6,7 @@
 mod disk;
 mod plan;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -62,6 +62,8 @@ struct Keeper {
     memory: Memory,
     /// Who is going, and since when.
     victim: Option<(PodUid, Instant)>,
+    /// The pods that were evicted and have not ended yet.
+    told: HashSet<PodUid>,
     measure_next: Instant,
 }
 
@@ -76,6 +78,7 @@ pub(crate) async fn keep(ctx: Arc<Context>, pods: Arc<Pods>) {
         collector: Collector::default(),
         memory: Memory::default(),
         victim: None,
+        told: HashSet::new(),
         measure_next: Instant::now(),
     };
     let mut count = 0;
@@ -107,6 +110,7 @@ impl Keeper {
         self.tell(&decision);
         let active: Vec<Arc<Pod>> =
             self.pods.pods().into_iter().filter(|p| !pod::is_terminal(p) && !pod::is_deleted(p)).collect();
+        self.told.retain(|uid| active.iter().any(|pod| pod::uid(pod) == *uid));
         if self.end_those_over_limits(&active).await || decision.reclaim.is_empty() {
             return;
         }
@@ -226,12 +230,20 @@ impl Keeper {
             return false;
         }
         let uid = pod::uid(pod);
+        // One that is told already and does not end: others go.
+        if !self.told.insert(uid.clone()) {
+            return false;
+        }
         tracing::info!(pod = %pod::format(pod), signal, message, "a pod is evicted");
         self.ctx.event(pod, EventKind::Warning, "Evicted", message.clone());
         self.ctx.counters.evicted(signal);
         let ending = Ending { reason: "Evicted", message, grace_s, disrupted };
         self.victim = Some((uid.clone(), Instant::now()));
-        self.pods.end(&uid, ending).await
+        let goes = self.pods.end(&uid, ending).await;
+        if !goes {
+            self.told.remove(&uid);
+        }
+        goes
     }
 
     /// Records and layers of containers that ended with their pods.

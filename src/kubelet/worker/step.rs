@@ -17,7 +17,7 @@ use crate::plan::{Action, ContainerView, Plan, plan_containers, plan_ephemeral, 
 use crate::pod::{self, RestartPolicy, Role};
 use crate::probe::{self, ProbeKind, Subject};
 use crate::sandbox;
-use crate::slot::RunState;
+use crate::slot::{RunState, Slot};
 use crate::status::{self, Seen};
 use crate::volume;
 
@@ -395,6 +395,10 @@ impl Worker {
         self.starts.cancel();
     }
 
+    fn any_alive(&self) -> bool {
+        self.slots.values().any(Slot::is_alive)
+    }
+
     /// What the API asks for, where it asks for an end. Of a pod that it no longer has nobody waits for the end:
     /// the documentation promises "a small grace period".
     fn asked_grace_s(&self) -> Option<i64> {
@@ -417,7 +421,7 @@ impl Worker {
         let grace_s = self.grace_s.or(asked).unwrap_or_else(|| pod::grace_s(&self.pod));
         match asked {
             // Someone lost patience.
-            Some(shorter) if self.killing && shorter < grace_s && !self.terminated => {
+            Some(shorter) if self.killing && shorter < grace_s && !self.terminated && self.any_alive() => {
                 self.grace_s = Some(shorter);
                 self.kill_all(shorter, false);
             }
@@ -429,7 +433,7 @@ impl Worker {
             _ => {}
         }
         if self.terminated {
-            if self.slots.values().any(|s| s.is_alive()) {
+            if self.any_alive() {
                 // The runtime could not do it: once more.
                 self.terminated = false;
                 self.kill_all(self.grace_s.unwrap_or_default(), false);
