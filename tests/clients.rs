@@ -224,11 +224,11 @@ fn our_kubectl_says_what_upstreams_says() {
 #[test]
 fn debugging_containers_see_what_they_are_for() {
     let machine = Machine::with_server();
-    machine.kubectl(&["run", "victim", "--image=busybox:1.36", "--labels=a=b", "--", "sleep", "3600"]);
+    machine.kubectl(&["run", "victim", "--image=busybox:1.36", "--labels=a=b", "--command", "--", "sleep", "3600"]);
     machine.kubectl(&["wait", "--for=condition=Ready", "pod/victim", "--timeout=60s"]);
     let image = "--image=busybox:1.36";
-    let said = machine.kubectl(&["debug", "victim", "-q", "-i", image, "--", "sh", "-c", "ps; echo seen"]);
-    assert!(said.contains("seen"), "{said}");
+    let said = machine.kubectl(&["debug", "victim", "-q", "-i", image, "--target=victim", "--", "ps", "-o", "args"]);
+    assert!(said.lines().any(|line| line == "sleep 3600"), "{said}");
     let copied = machine.kubectl(&[
         "debug",
         "victim",

@@ -59,6 +59,9 @@ pub fn run(arguments: &Arguments) -> Result {
             )));
         }
     };
+    if arguments.reorder.is_some() {
+        eprintln!("Flag --reorder has been deprecated, use the new 'sortOptions' field in kustomization.yaml instead.");
+    }
     let order = match arguments.reorder.as_deref() {
         None | Some("legacy") => Order::Legacy,
         Some("none") => Order::AsTheyCome,
