@@ -6,6 +6,7 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use skiff_client::{Client, DeleteOptions, Lister, Result};
 
@@ -27,7 +28,7 @@ pub fn data_of(template: &PodTemplateSpec) -> Value {
 
 /// The template that a revision keeps.
 pub fn template_of(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
-    serde_json::from_value(revision.data.as_ref()?.0.get("spec")?.get("template")?.clone()).ok()
+    PodTemplateSpec::deserialize(revision.data.as_ref()?.0.get("spec")?.get("template")?).ok()
 }
 
 pub fn name_of(revision: &ControllerRevision) -> &str {

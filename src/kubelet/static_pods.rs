@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use skiff_api::{kinds, yaml};
@@ -88,7 +89,7 @@ fn parse(text: &str, file: &Path, node_name: &str) -> Result<Pod, String> {
     value["status"] = serde_json::json!({"phase": "Pending"});
     let seed = format!("{node_name}\n{}\n{value}", file.display());
     let hash: String = Sha256::digest(seed).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    let mut pod: Pod = serde_json::from_value(value).map_err(|e| e.to_string())?;
+    let mut pod = Pod::deserialize(&value).map_err(|e| e.to_string())?;
     let spec = pod.spec.as_mut().ok_or("it has no spec")?;
     spec.node_name = Some(node_name.to_owned());
     spec.tolerations.get_or_insert_default().push(Toleration {

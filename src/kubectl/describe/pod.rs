@@ -279,8 +279,8 @@ fn environment(env: &Value, container: &Value, pod: Option<&Value>) -> String {
 
 /// The value of a `fieldRef` or `resourceFieldRef`, as far as the objects tell it.
 pub fn downward(object: &Value, container: &Value, from: &Value) -> Result<String, String> {
-    fn read<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, String> {
-        serde_json::from_value(value.clone()).map_err(|e| e.to_string())
+    fn read<'a, T: serde::Deserialize<'a>>(value: &'a Value) -> Result<T, String> {
+        T::deserialize(value).map_err(|e| e.to_string())
     }
     if let Some(path) = from["fieldRef"]["fieldPath"].as_str() {
         let found = downward::metadata_field(&read(&object["metadata"])?, path);
