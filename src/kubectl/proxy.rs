@@ -84,8 +84,13 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         }
     }
     let port = arguments.port.unwrap_or(8001);
-    let address = arguments.address.trim_matches(['[', ']']);
-    let listener = tokio::net::TcpListener::bind((address, port)).await.map_err(|e| {
+    let address: std::net::IpAddr = match arguments.address.trim_matches(['[', ']']) {
+        "localhost" => std::net::Ipv4Addr::LOCALHOST.into(),
+        other => other.parse().map_err(|_| {
+            Failure::text(format!("listen tcp: address {other}: --address wants an IP address of this machine"))
+        })?,
+    };
+    let listener = tokio::net::TcpListener::bind(std::net::SocketAddr::new(address, port)).await.map_err(|e| {
         Failure::text(format!("listen tcp {}:{port}: {}", arguments.address, crate::print::os_error(&e)))
     })?;
     println!("Starting to serve on {}", listener.local_addr().map_err(failed)?);
