@@ -82,8 +82,8 @@ pub fn read_name(packet: &[u8], at: usize) -> Option<(Vec<String>, usize)> {
         if head & POINTER == POINTER {
             let to = usize::from(be16(packet, position)? & 0x3fff);
             end = end.or(Some(position + 2));
-            // Pointers lead back, so there is an end to them.
-            if to >= position {
+            // Pointers lead back, so there is an end to them; and to names, not into the header.
+            if !(HEADER_LEN..position).contains(&to) {
                 return None;
             }
             position = to;
@@ -150,4 +150,23 @@ pub fn be16(bytes: &[u8], at: usize) -> Option<u16> {
 
 pub fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pointers_lead_back_to_names() {
+        let read = |tail: &[u8]| {
+            let mut packet = vec![1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0];
+            packet.extend(tail);
+            read_name(&packet, HEADER_LEN + 3).map(|(labels, end)| (labels.join("."), end))
+        };
+        assert_eq!(read(b"\x01b\xc0\x0c"), Some(("b.a".to_owned(), 19)));
+        // Forward, to itself, and into the header, which another message has otherwise.
+        for wrong in [b"\x01b\xc0\x20", b"\x01b\xc0\x11", b"\x01b\xc0\x00", b"\x01b\xc0\x0b"] {
+            assert_eq!(read(wrong), None, "{wrong:?}");
+        }
+    }
 }
