@@ -77,16 +77,18 @@ pub fn put_name(packet: &mut Vec<u8>, name: &str, names: &mut HashMap<String, us
 pub fn read_name(packet: &[u8], at: usize) -> Option<(Vec<String>, usize)> {
     let (mut labels, mut len) = (Vec::new(), 1);
     let (mut position, mut end) = (at, None);
+    // What a pointer leads to was all told before it.
+    let mut told = packet;
     loop {
-        let head = *packet.get(position)?;
+        let head = *told.get(position)?;
         if head & POINTER == POINTER {
-            let to = usize::from(be16(packet, position)? & 0x3fff);
+            let to = usize::from(be16(told, position)? & 0x3fff);
             end = end.or(Some(position + 2));
             // Pointers lead back, so there is an end to them; and to names, not into the header.
             if !(HEADER_LEN..position).contains(&to) {
                 return None;
             }
-            position = to;
+            (told, position) = (&told[..position], to);
             continue;
         }
         if head & POINTER != 0 {
@@ -95,7 +97,7 @@ pub fn read_name(packet: &[u8], at: usize) -> Option<(Vec<String>, usize)> {
         if head == 0 {
             return Some((labels, end.unwrap_or(position + 1)));
         }
-        let label = packet.get(position + 1..position + 1 + usize::from(head))?;
+        let label = told.get(position + 1..position + 1 + usize::from(head))?;
         len += 1 + label.len();
         if len > NAME_LIMIT {
             return None;
@@ -164,6 +166,8 @@ mod tests {
             read_name(&packet, HEADER_LEN + 3).map(|(labels, end)| (labels.join("."), end))
         };
         assert_eq!(read(b"\x01b\xc0\x0c"), Some(("b.a".to_owned(), 19)));
+        // To what runs on past the pointer.
+        assert_eq!(read(b"\x03\x05bb\xc0\x10"), None);
         // Forward, to itself, and into the header, which another message has otherwise.
         for wrong in [b"\x01b\xc0\x20", b"\x01b\xc0\x11", b"\x01b\xc0\x00", b"\x01b\xc0\x0b"] {
             assert_eq!(read(wrong), None, "{wrong:?}");
