@@ -104,6 +104,19 @@ pub fn cloexec_from(first: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets the next program that this process executes have every descriptor from `first` on but `except`;
+/// [`cloexec_from`] takes that back.
+pub fn pass_on_all_but(first: i32, except: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let names = std::fs::read_dir("/proc/self/fd")?.map(|entry| Ok(entry?.file_name()));
+    let names = names.collect::<io::Result<Vec<_>>>()?;
+    let numbers = names.iter().filter_map(|name| name.to_str()?.parse::<i32>().ok());
+    for number in numbers.filter(|number| *number >= first && except.iter().all(|fd| fd.as_raw_fd() != *number)) {
+        // SAFETY: changes a flag only; a number that is not open any more (the directory's) is an error without effect.
+        unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+    }
+    Ok(())
+}
+
 /// Makes `fd` the descriptor number `target` (0, 1 or 2) of this process.
 pub fn replace_stdio(fd: BorrowedFd<'_>, target: i32) -> io::Result<()> {
     // SAFETY: stdio descriptors have no owner in Rust.

@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_to, socket};
+use nix::sys::time::TimeVal;
 use skiff_linux::mount::read_only_clone;
 use tokio::sync::oneshot;
 use tracing::warn;
@@ -21,6 +22,8 @@ use crate::protocol::{Answer, Call, Event, Known, Layout, MAX_MESSAGE, Message, 
 
 /// How long a new supervisor may take until it listens.
 const START_LIMIT: Duration = Duration::from_secs(10);
+/// How long a supervisor may take to become another build; children that are at work end first.
+const UPGRADE_LIMIT: TimeVal = TimeVal::new(10, 0);
 
 type Sender = oneshot::Sender<Result<Vec<Known>, String>>;
 
@@ -84,7 +87,15 @@ impl Link {
         call: Call,
         events: &mut Vec<Event>,
     ) -> Result<Vec<Known>, Error> {
-        let mut receiver = self.send(call, &[])?;
+        self.wait_alone(operation, self.send(call, &[])?, events)
+    }
+
+    fn wait_alone(
+        &self,
+        operation: &'static str,
+        mut receiver: oneshot::Receiver<Result<Vec<Known>, String>>,
+        events: &mut Vec<Event>,
+    ) -> Result<Vec<Known>, Error> {
         loop {
             match receiver.try_recv() {
                 Ok(answer) => return answer.map_err(|why| Error::Failed { operation, why }),
@@ -161,19 +172,36 @@ fn last_line(log: &Path) -> Option<String> {
     Some(message.to_owned())
 }
 
+/// A container that finds its way to /proc/self/exe of a runtime process must not be able to write to it.
+fn own_executable() -> Option<OwnedFd> {
+    let clone = read_only_clone(Path::new("/proc/self/exe"));
+    clone.inspect_err(|error| warn!(%error, "the supervisor runs without a read-only view of its executable")).ok()
+}
+
+/// Has a supervisor of another build become this one, with everything that runs; one that is of this build stays as it is.
+pub fn upgrade_supervisor(layout: &Layout) -> Result<(), Error> {
+    let io_error = |source| Error::Io { operation: "upgrade the supervisor", source };
+    let executable = match own_executable() {
+        Some(fd) => fd,
+        None => File::open("/proc/self/exe").map_err(io_error)?.into(),
+    };
+    // A connection of its own: a supervisor of an earlier version hangs up on a call that it does not know.
+    let link = Link::connect(layout).map_err(Error::Supervisor)?;
+    let limit = nix::sys::socket::setsockopt(&link.socket, nix::sys::socket::sockopt::ReceiveTimeout, &UPGRADE_LIMIT);
+    limit.map_err(|errno| io_error(errno.into()))?;
+    let answer = link.send(Call::Upgrade, &[executable.as_fd()])?;
+    link.wait_alone("upgrade the supervisor", answer, &mut Vec::new()).map(drop)
+}
+
 /// Starts a supervisor and waits until it listens.
 pub fn start_supervisor(layout: &Layout, cgroup_root: &str) -> Result<(Child, Link), Error> {
     let io_error = |source| Error::Io { operation: "start the supervisor", source };
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(layout.run.join("supervisor.log"));
     let log = log.map_err(io_error)?;
-    // A container that finds its way to /proc/self/exe of a runtime process must not be able to write to it.
-    let clone = read_only_clone(Path::new("/proc/self/exe"));
+    let clone = own_executable();
     let program = match &clone {
-        Ok(fd) => format!("/proc/self/fd/{}", fd.as_raw_fd()),
-        Err(error) => {
-            warn!(%error, "the supervisor runs without a read-only view of its executable");
-            "/proc/self/exe".to_owned()
-        }
+        Some(fd) => format!("/proc/self/fd/{}", fd.as_raw_fd()),
+        None => "/proc/self/exe".to_owned(),
     };
     let mut child = Command::new(program)
         .arg0("skiff")

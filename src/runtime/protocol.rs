@@ -55,6 +55,8 @@ pub enum Call {
         width: u16,
         height: u16,
     },
+    /// Descriptor 0: an executable. Where it is not the supervisor's own, the supervisor becomes it, with all that it has.
+    Upgrade,
     /// Ends the supervisor; its containers end first.
     Shutdown,
 }

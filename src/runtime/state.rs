@@ -10,7 +10,7 @@ use tokio::sync::{Notify, broadcast};
 use tracing::{info, warn};
 
 use crate::images::ImageStore;
-use crate::link::{Link, start_supervisor};
+use crate::link::{Link, start_supervisor, upgrade_supervisor};
 use crate::protocol::{Call, Event, ExitRecord, Known, Layout, timestamp};
 use crate::record::{self, ContainerRecord, RECORD, SandboxRecord};
 use crate::{Container, ContainerId, ContainerState, Error, ImageId, RuntimeEvent, RuntimeOptions, SandboxId, recover};
@@ -147,6 +147,11 @@ impl Inner {
 
     fn reach(&self) -> Result<Link, Error> {
         if let Ok(link) = Link::connect(&self.layout) {
+            if self.owner.is_some()
+                && let Err(error) = upgrade_supervisor(&self.layout)
+            {
+                info!(error = %skiff_base::chain(&error), "the supervisor stays of the build that it is of, for now");
+            }
             return Ok(link);
         }
         let mut supervisor = self.supervisor.lock().expect("no panic while it is held");

@@ -49,6 +49,7 @@ impl Supervisor {
             Call::SignalExec { id, signal } => self.signal_exec(&id, signal),
             Call::Attach { id, stdin } => self.attach(&id, stdin, plan.into_iter().chain(fds).collect()),
             Call::Resize { id, width, height } => self.resize(&id, width, height),
+            Call::Upgrade => self.begin_upgrade(asker, plan),
             Call::Shutdown => self.begin_shutdown(asker),
         };
         match result {
@@ -96,7 +97,7 @@ impl Supervisor {
         self.add_job(pid, answer, asker, JobKind::Sandbox(plan.id))
     }
 
-    fn add_job(
+    pub(super) fn add_job(
         &mut self,
         pid: nix::unistd::Pid,
         answer: OwnedFd,

@@ -10,7 +10,9 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, listen as listen_on, socket,
 };
 
-use super::{Source, Supervisor, report};
+use serde::{Deserialize, Serialize};
+
+use super::{Source, Supervisor, carry, report};
 use crate::protocol::{Answer, Event, MAX_MESSAGE, Message, Request};
 
 /// A client that lets so many messages wait is cut off; it connects again and lists.
@@ -19,8 +21,10 @@ const MAX_CLIENTS: usize = 64;
 /// Messages taken per round from one client.
 const MESSAGES_PER_ROUND: usize = 8;
 
+#[derive(Serialize, Deserialize)]
 pub(super) struct Client {
-    socket: OwnedFd,
+    #[serde(with = "carry")]
+    pub socket: OwnedFd,
     waiting: VecDeque<Vec<u8>>,
 }
 
@@ -118,7 +122,7 @@ impl Supervisor {
         self.send_waiting(token);
     }
 
-    fn send_waiting(&mut self, token: u64) {
+    pub(super) fn send_waiting(&mut self, token: u64) {
         let Some(client) = self.clients.get_mut(&token) else { return };
         let mut flags = EpollFlags::EPOLLIN;
         while let Some(message) = client.waiting.front() {

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use skiff_linux::{process, socket};
 
 use super::calls::Asker;
 use super::creator::Outcome;
 use super::log::{Log, Stream};
 use super::stream::{Got, Sink, Wrote, nonblocking, read};
-use super::{Source, Supervisor, report};
+use super::{Source, Supervisor, carry, report};
 use crate::plan::{ContainerPlan, ProcessPlan};
 use crate::protocol::{Answer, Event, ExitRecord, Known, now_ns};
 
@@ -26,7 +27,7 @@ const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// What is read of a dead container's pipes at most: more can only come from processes that are not its own.
 const MAX_DRAIN: usize = 1 << 20;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum State {
     Creating,
     Created,
@@ -34,23 +35,30 @@ pub(super) enum State {
     Exited,
 }
 
+#[derive(Serialize, Deserialize)]
 pub(super) struct Container {
     pub plan: ContainerPlan,
     pub state: State,
+    #[serde(with = "carry")]
     pub pid: Option<Pid>,
+    #[serde(with = "carry")]
     pub pidfd: Option<OwnedFd>,
     /// As it was started, for execs.
     pub process: Option<ProcessPlan>,
     pub started_ns: Option<i64>,
     pub exit: Option<ExitRecord>,
     pub log: Log,
+    #[serde(with = "carry")]
     pub outputs: Vec<(u64, Stream, File)>,
     pub stdin: Option<Sink>,
-    stdin_token: Option<u64>,
+    pub stdin_token: Option<u64>,
     /// What attached clients type.
+    #[serde(with = "carry")]
     pub inputs: HashMap<u64, File>,
     /// A second handle on the terminal, for its size.
+    #[serde(with = "carry")]
     pub terminal: Option<OwnedFd>,
+    #[serde(with = "carry")]
     pub status: Option<(u64, File)>,
     pub starting: Option<Asker>,
     start_error: Option<String>,
@@ -87,11 +95,13 @@ impl Container {
 }
 
 /// A copy of a stream to an attached client.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Tee {
     pub container: String,
     pub stream: Stream,
     pub sink: Sink,
     /// When it last took something.
+    #[serde(with = "carry")]
     pub took: Instant,
 }
 
@@ -106,14 +116,19 @@ impl Tee {
     }
 }
 
+#[derive(Serialize, Deserialize)]
 pub(super) struct Exec {
     container: String,
+    #[serde(with = "carry")]
     pub pidfd: Option<OwnedFd>,
+    #[serde(with = "carry")]
     pid: Option<Pid>,
     asker: Option<Asker>,
+    #[serde(with = "carry")]
     pub deadline: Option<Instant>,
     timed_out: bool,
-    status: Option<(u64, File)>,
+    #[serde(with = "carry")]
+    pub status: Option<(u64, File)>,
     error: Option<String>,
 }
 
@@ -132,8 +147,10 @@ impl Exec {
     }
 }
 
+#[derive(Serialize, Deserialize)]
 pub(super) struct Sandbox {
     /// Process 1 of a shared process namespace.
+    #[serde(with = "carry")]
     pub init: Option<(Pid, OwnedFd)>,
 }
 
@@ -152,6 +169,8 @@ pub(super) enum JobKind {
     Sandbox(String),
     Create(String),
     Exec(String),
+    /// Whether the executable that is to follow this one can.
+    Upgrade,
 }
 
 impl Supervisor {
@@ -222,6 +241,7 @@ impl Supervisor {
                     self.reply(job.asker, Err(error));
                 }
             },
+            JobKind::Upgrade => self.upgrade_judged(job.asker, outcome.error),
         }
     }
 
@@ -464,7 +484,7 @@ impl Supervisor {
     }
 
     /// A container waits for whoever is attached to it, as it would for a terminal; for a while.
-    fn pause_for_slow(&self, token: u64, id: &str, stream: Stream) {
+    pub(super) fn pause_for_slow(&self, token: u64, id: &str, stream: Stream) {
         if self.tees.values().any(|tee| tee.container == id && tee.stream == stream && tee.is_slow()) {
             let outputs = self.containers.get(id).map(|container| container.outputs.as_slice());
             if let Some((_, _, file)) = outputs.unwrap_or_default().iter().find(|(known, ..)| *known == token) {

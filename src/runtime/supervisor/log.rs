@@ -9,13 +9,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::carry;
 
 pub const MAX_LINE: usize = 16 * 1024;
 const MAX_FILE: u64 = 10 << 20;
 /// The current one and the renamed ones.
 const MAX_FILES: usize = 5;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Stream {
     Stdout,
     Stderr,
@@ -30,8 +33,10 @@ impl Stream {
     }
 }
 
+#[derive(Serialize, Deserialize)]
 pub struct Log {
     path: PathBuf,
+    #[serde(with = "carry")]
     file: Option<File>,
     size: u64,
     max_size: u64,

@@ -7,6 +7,8 @@
 //!        output pipes, exec statuses,            |
 //!        children's answers, timers  <-----------'  answers; the processes they leave are our children
 //!
+//!  upgrade:    another executable reads the state --it can, no child is at work--> this process becomes it
+//!
 //!  container:  Creating --answer--> Created --start, exec worked--> Running --reaped--> Exited --Remove--> gone
 //!                  '--answer is an error: gone      '--exec failed: Exited (StartError)
 //! ```
@@ -16,10 +18,12 @@
 //! writes CRI logs, [`stream`] moves bytes without waiting, [`capture`] keeps libcontainer's causes,
 //! [`copy`] stands in for overlayfs, [`entry`] is the
 //! last step of each process, [`creator`], [`exec`] and [`sandbox`] run in children made by [`child`]; [`calls`] answers
-//! the agent, [`containers`] follows what runs, and this file is the loop.
+//! the agent, [`containers`] follows what runs, [`upgrade`] hands all of it ([`carry`]) to another build, and this file is
+//! the loop.
 
 mod calls;
 mod capture;
+mod carry;
 mod child;
 mod clients;
 mod containers;
@@ -30,6 +34,7 @@ mod exec;
 mod log;
 mod sandbox;
 mod stream;
+mod upgrade;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -94,7 +99,10 @@ enum Source {
 
 pub(crate) struct Supervisor {
     layout: Layout,
+    cgroup_root: String,
     cgroups: Cgroups,
+    /// Held until this process ends: that there is one supervisor for the directories, and one for the cgroups.
+    locks: Vec<OwnedFd>,
     epoll: Epoll,
     next_token: u64,
     sources: HashMap<u64, Source>,
@@ -109,6 +117,8 @@ pub(crate) struct Supervisor {
     /// Exits of processes that nobody has claimed yet: a container may end before its creator's answer is read.
     unclaimed: HashMap<i32, (WaitStatus, Instant)>,
     filters: HashMap<String, Option<Filter>>,
+    /// What this process is to become.
+    upgrade: Option<upgrade::Upgrade>,
     /// Who asked to end it all.
     shutdown: Option<(u64, u64)>,
     idle_since: Option<Instant>,
@@ -130,10 +140,16 @@ pub fn supervisor_main(args: &[OsString]) -> ExitCode {
 struct Arguments {
     layout: Layout,
     cgroup_root: String,
+    /// The descriptor of the state that an earlier build left.
+    resume: Option<i32>,
+    /// Where to answer whether it can be taken over, and not to do it.
+    check: Option<i32>,
 }
 
 fn parse(args: &[OsString]) -> io::Result<Arguments> {
     let (mut run, mut data, mut cgroup_root) = (None, None, "/".to_owned());
+    let (mut resume, mut check) = (None, None);
+    let number = |value: &OsString| value.to_str().and_then(|text| text.parse::<i32>().ok());
     let mut args = args.iter();
     while let (Some(name), value) = (args.next(), args.next()) {
         let value = value.ok_or_else(|| io::Error::other(format!("{} needs a value", name.to_string_lossy())))?;
@@ -141,30 +157,29 @@ fn parse(args: &[OsString]) -> io::Result<Arguments> {
             Some("--run-directory") => run = Some(PathBuf::from(value)),
             Some("--data-directory") => data = Some(PathBuf::from(value)),
             Some("--cgroup-root") => cgroup_root = value.to_string_lossy().into_owned(),
+            Some(upgrade::RESUME) => resume = number(value),
+            Some(upgrade::CHECK) => check = number(value),
             _ => return Err(io::Error::other(format!("unknown argument {}", name.to_string_lossy()))),
         }
     }
     match (run, data) {
-        (Some(run), Some(data)) => Ok(Arguments { layout: Layout { run, data }, cgroup_root }),
+        (Some(run), Some(data)) => Ok(Arguments { layout: Layout { run, data }, cgroup_root, resume, check }),
         _ => Err(io::Error::other("--run-directory and --data-directory are needed (the agent starts this process)")),
     }
 }
 
 /// Whatever is in the groups and unknown to this supervisor counts as left over and is ended; so the groups must not be
-/// those of another one, which may have other directories. Held until the process ends.
-fn claim(cgroups: &Cgroups, own: &str, cgroup_root: &str) -> io::Result<()> {
+/// those of another one, which may have other directories. `None`: there is no group.
+fn claim(cgroups: &Cgroups, own: &str, cgroup_root: &str) -> io::Result<Option<OwnedFd>> {
     let Some(directory) = cgroups.directories(own).into_iter().find(|directory| directory.is_dir()) else {
         // Said already; without a group there is nothing to end either.
-        return Ok(());
+        return Ok(None);
     };
     let until = Instant::now() + CLAIM_LIMIT;
     let mut file = File::open(directory)?;
     loop {
         match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => {
-                std::mem::forget(lock);
-                return Ok(());
-            }
+            Ok(lock) => return held(lock).map(Some),
             // One with our own directories may be about to end.
             Err((again, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < until => {
                 file = again;
@@ -181,9 +196,26 @@ fn claim(cgroups: &Cgroups, own: &str, cgroup_root: &str) -> io::Result<()> {
     }
 }
 
-/// `None`: there is one already.
+/// The lock is the open file's: it lasts as long as that, in whatever program.
+fn held(lock: nix::fcntl::Flock<File>) -> io::Result<OwnedFd> {
+    let fd = lock.try_clone()?.into();
+    // Dropped, it would be let go for both.
+    std::mem::forget(lock);
+    Ok(fd)
+}
+
+/// `None`: there is one already, or nothing was to be done but to look.
 fn start(args: &[OsString]) -> io::Result<Option<Supervisor>> {
-    let Arguments { layout, cgroup_root } = parse(args)?;
+    let arguments = parse(args)?;
+    match (arguments.resume, arguments.check) {
+        (Some(state), Some(answer)) => upgrade::check(state, answer).map(|()| None),
+        (Some(state), None) => upgrade::resume(arguments, state).map(Some),
+        (None, _) => begin(arguments),
+    }
+}
+
+fn begin(arguments: Arguments) -> io::Result<Option<Supervisor>> {
+    let Arguments { layout, cgroup_root, .. } = &arguments;
     if process::thread_count()? != 1 {
         return Err(io::Error::other("the supervisor needs a process without threads"));
     }
@@ -196,8 +228,7 @@ fn start(args: &[OsString]) -> io::Result<Option<Supervisor>> {
     let Ok(lock) = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock) else {
         return Ok(None);
     };
-    // Held until the process ends.
-    std::mem::forget(lock);
+    let mut locks = vec![held(lock)?];
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-999") {
         report(format_args!("oom_score_adj -999 could not be set: {error}"));
     }
@@ -206,43 +237,51 @@ fn start(args: &[OsString]) -> io::Result<Option<Supervisor>> {
         report(format_args!("the limit of open files could not be raised: {error}"));
     }
     let cgroups = Cgroups::detect()?;
-    let own = cgroup_path(&cgroup_root, "skiff-supervisor");
+    let own = cgroup_path(cgroup_root, "skiff-supervisor");
     if let Err(error) = cgroups.ensure(&own).and_then(|()| cgroups.add(&own, Pid::from_raw(0))) {
         report(format_args!("own cgroup {own}: {error}"));
     }
-    claim(&cgroups, &own, &cgroup_root)?;
-    let mut set = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        set.add(signal);
-    }
-    set.thread_block()?;
-    let mut supervisor = Supervisor {
-        cgroups,
-        epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-        next_token: 0,
-        sources: HashMap::new(),
-        signals: SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
-        listener: clients::listen(&layout.socket())?,
-        layout,
-        clients: HashMap::new(),
-        jobs: HashMap::new(),
-        sandboxes: HashMap::new(),
-        containers: HashMap::new(),
-        execs: HashMap::new(),
-        tees: HashMap::new(),
-        unclaimed: HashMap::new(),
-        filters: HashMap::new(),
-        shutdown: None,
-        idle_since: None,
-        buffer: vec![0; 64 * 1024],
-    };
-    let (signals, listener) = (supervisor.signals.as_raw_fd(), supervisor.listener.as_raw_fd());
-    supervisor.watch_raw(signals, EpollFlags::EPOLLIN, Source::Signals)?;
-    supervisor.watch_raw(listener, EpollFlags::EPOLLIN, Source::Listener)?;
-    Ok(Some(supervisor))
+    locks.extend(claim(&cgroups, &own, cgroup_root)?);
+    let listener = clients::listen(&layout.socket())?;
+    Supervisor::new(arguments, cgroups, locks, listener).map(Some)
 }
 
 impl Supervisor {
+    fn new(arguments: Arguments, cgroups: Cgroups, locks: Vec<OwnedFd>, listener: OwnedFd) -> io::Result<Self> {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            set.add(signal);
+        }
+        set.thread_block()?;
+        let mut supervisor = Self {
+            layout: arguments.layout,
+            cgroup_root: arguments.cgroup_root,
+            cgroups,
+            locks,
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            next_token: 0,
+            sources: HashMap::new(),
+            signals: SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
+            listener,
+            clients: HashMap::new(),
+            jobs: HashMap::new(),
+            sandboxes: HashMap::new(),
+            containers: HashMap::new(),
+            execs: HashMap::new(),
+            tees: HashMap::new(),
+            unclaimed: HashMap::new(),
+            filters: HashMap::new(),
+            upgrade: None,
+            shutdown: None,
+            idle_since: None,
+            buffer: vec![0; 64 * 1024],
+        };
+        let (signals, listener) = (supervisor.signals.as_raw_fd(), supervisor.listener.as_raw_fd());
+        supervisor.watch_raw(signals, EpollFlags::EPOLLIN, Source::Signals)?;
+        supervisor.watch_raw(listener, EpollFlags::EPOLLIN, Source::Listener)?;
+        Ok(supervisor)
+    }
+
     fn run(&mut self) -> ExitCode {
         let mut events = [EpollEvent::empty(); EVENTS_PER_ROUND];
         loop {
@@ -261,6 +300,7 @@ impl Supervisor {
             if self.is_finished() || self.is_idle() {
                 return ExitCode::SUCCESS;
             }
+            self.upgrade_when_quiet();
         }
     }
 
@@ -289,10 +329,15 @@ impl Supervisor {
     /// Adds a descriptor, given by number since its owner lives elsewhere in the same structure.
     fn watch_raw(&mut self, fd: i32, flags: EpollFlags, source: Source) -> io::Result<u64> {
         let token = self.token();
+        self.watch_as(token, fd, flags, source)?;
+        Ok(token)
+    }
+
+    fn watch_as(&mut self, token: u64, fd: i32, flags: EpollFlags, source: Source) -> io::Result<()> {
         // A descriptor of ours: it is removed before its owner closes it.
         self.epoll.add(borrow(&fd)?, EpollEvent::new(flags, token))?;
         self.sources.insert(token, source);
-        Ok(token)
+        Ok(())
     }
 
     fn watch(&mut self, fd: &OwnedFd, flags: EpollFlags, source: Source) -> io::Result<u64> {

@@ -5,6 +5,9 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use serde::{Deserialize, Serialize};
+
+use super::carry;
 
 /// The most that is kept for a listener that does not read.
 const MAX_PENDING: usize = 1 << 20;
@@ -36,7 +39,9 @@ pub fn read(mut file: &File, buffer: &mut [u8]) -> Got {
 }
 
 /// An output that keeps what does not go at once.
+#[derive(Serialize, Deserialize)]
 pub struct Sink {
+    #[serde(with = "carry")]
     pub file: File,
     pending: Vec<u8>,
     /// To be closed when all is written.

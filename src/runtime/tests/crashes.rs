@@ -53,7 +53,7 @@ async fn an_exit_without_an_agent() {
     node.end().await;
 }
 
-fn supervisor_pid(node: &Node) -> i32 {
+pub fn supervisor_pid(node: &Node) -> i32 {
     let cgroups = Cgroups::detect().expect("cgroups");
     let group = format!("{}/skiff-supervisor", node.options.cgroup_root);
     cgroups.processes(&group).expect("processes").first().expect("the supervisor").as_raw()

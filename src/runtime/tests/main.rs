@@ -11,6 +11,7 @@ mod node;
 mod security;
 mod speed;
 mod streams;
+mod upgrades;
 mod worlds;
 
 use std::ffi::OsString;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     let modules = [
         lifecycle::TESTS,
         streams::TESTS,
+        upgrades::TESTS,
         execs::TESTS,
         limits::TESTS,
         security::TESTS,
