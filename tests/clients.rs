@@ -6,8 +6,9 @@
 mod harness;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use harness::{Machine, skiff, text};
 
@@ -220,32 +221,67 @@ fn our_kubectl_says_what_upstreams_says() {
     assert_eq!(printed, fs::read_to_string(&golden).expect("the golden file"), "{}", golden.display());
 }
 
+/// What can't be changed is made anew, and what is no longer wanted goes, but nothing that others made.
+#[test]
+fn apply_makes_anew_and_prunes() {
+    let machine = Machine::with_server();
+    let file = machine.directory.path().join("maps.yaml");
+    let apply = |maps: &[(&str, &str)], flags: &[&str]| {
+        let map = |(name, value): &(&str, &str)| {
+            format!(
+                "{{apiVersion: v1, kind: ConfigMap, immutable: true, metadata: {{name: {name}, labels: {{of: x}}}}, data: {{k: {value}}}}}\n---\n"
+            )
+        };
+        fs::write(&file, maps.iter().map(map).collect::<String>()).expect("written");
+        let mut command = machine.command(skiff());
+        command.args(["kubectl", "apply", "-f"]).arg(&file).args(flags);
+        let output = command.output().expect("run kubectl");
+        (output.status.code(), text(&output))
+    };
+    let done = |said: &str| (Some(0), said.to_owned());
+    assert_eq!(apply(&[("a", "one"), ("b", "one")], &[]), done("configmap/a created\nconfigmap/b created\n"));
+    let (code, said) = apply(&[("a", "two")], &[]);
+    assert!(code == Some(1) && said.contains("field is immutable when `immutable` is set"), "{said}");
+    assert_eq!(apply(&[("a", "two")], &["--force"]), done("configmap/a configured\n"));
+    assert_eq!(machine.jsonpath(&["configmap", "a"], "{.data.k}").expect("there"), "two");
+    machine.kubectl(&["create", "configmap", "others"]);
+    machine.kubectl(&["label", "configmap", "others", "of=x"]);
+    let kinds = "--prune-allowlist=core/v1/ConfigMap";
+    let pruned = done("configmap/a unchanged\nconfigmap/b pruned\n");
+    assert_eq!(apply(&[("a", "two")], &["--prune", "-l", "of=x", kinds]), pruned);
+    assert_eq!(
+        machine.jsonpath(&["configmaps"], "{.items[*].metadata.name}").expect("a list"),
+        "a kube-root-ca.crt others"
+    );
+    // A server that does not answer in time.
+    let mut command = machine.command(skiff());
+    let watch = ["kubectl", "get", "configmaps", "--watch", "--request-timeout=1s", "-v=6"];
+    let said = text(&command.args(watch).output().expect("run kubectl"));
+    assert!(said.contains("context deadline exceeded") && said.contains("\"Response\" verb=\"GET\""), "{said}");
+}
+
 /// A container beside those of a pod, a copy of a pod, and a pod in the node's namespaces.
 #[test]
 fn debugging_containers_see_what_they_are_for() {
     let machine = Machine::with_server();
     machine.kubectl(&["run", "victim", "--image=busybox:1.36", "--labels=a=b", "--command", "--", "sleep", "3600"]);
     machine.kubectl(&["wait", "--for=condition=Ready", "pod/victim", "--timeout=60s"]);
-    let image = "--image=busybox:1.36";
-    let said = machine.kubectl(&["debug", "victim", "-q", "-i", image, "--target=victim", "--", "ps", "-o", "args"]);
+    // What a container prints before somebody is there goes to its log only, so each waits for a line.
+    let debug = |arguments: &[&str], script: &str| {
+        let mut command = machine.command(skiff());
+        command.args(["kubectl", "debug", "-q", "-i", "--image=busybox:1.36"]).args(arguments);
+        command.args(["--", "sh", "-c", &format!("read line; {script}")]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("run kubectl");
+        child.stdin.take().expect("piped").write_all(b"go\n").expect("written");
+        text(&child.wait_with_output().expect("wait for kubectl"))
+    };
+    let said = debug(&["victim", "--target=victim"], "ps -o args");
     assert!(said.lines().any(|line| line == "sleep 3600"), "{said}");
-    let copied = machine.kubectl(&[
-        "debug",
-        "victim",
-        "-q",
-        "-i",
-        image,
-        "--copy-to=copy",
-        "-c",
-        "new",
-        "--",
-        "sh",
-        "-c",
-        "ps; echo seen",
-    ]);
-    assert!(copied.contains("seen"), "{copied}");
+    let copied = debug(&["victim", "--copy-to=copy", "-c", "new"], "ps -o args; echo seen");
+    assert!(copied.lines().any(|line| line == "sleep 3600") && copied.contains("seen"), "{copied}");
     machine.until(&["pod", "copy"], "{.spec.shareProcessNamespace} {.metadata.labels}", "true ");
-    let node = machine.kubectl(&["debug", "node/node-1", "-q", "-i", image, "--", "ls", "/host/etc/skiff"]);
+    let node = debug(&["node/node-1"], "ls /host/etc/skiff");
     assert!(node.contains("skiff.yaml"), "{node}");
 }
 

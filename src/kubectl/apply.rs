@@ -2,25 +2,35 @@
 
 use clap::Args;
 use serde_json::{Value, json};
+use skiff_api::selector::LabelSelector;
 use skiff_api::{ApiError, patch, schema};
 use skiff_client::PatchKind;
 
+use crate::delete::Deleting;
 use crate::discovery::Resource;
 use crate::failure::{api_error, is_not_found};
 use crate::manifest::{Files, Manifest};
 use crate::print::compact;
 use crate::server::{MANAGER, Server, path, with_query};
+use crate::targets::Found;
 use crate::writing::{DryRun, Writing, local, patched};
 use crate::{Failure, Result};
 
+mod last;
 mod migrate;
+mod prune;
+
+pub use last::{last_applied, remember};
 
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const CLIENT_SIDE: &str = "kubectl-client-side-apply";
 const RETRIES: usize = 5;
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Arguments {
+    #[command(subcommand)]
+    last: Option<last::Command>,
     #[command(flatten)]
     files: Files,
     #[command(flatten)]
@@ -31,22 +41,25 @@ pub struct Arguments {
     /// Take over fields that others own
     #[arg(long)]
     force_conflicts: bool,
-    /// Delete and create again what can't be changed
+    #[command(flatten)]
+    deleting: Deleting,
+    /// Selector (label query): which of the objects are applied, and may be pruned
+    #[arg(short = 'l', long, default_value = "")]
+    selector: String,
+    /// Prune whatever was applied before and is not among the objects any more
     #[arg(long)]
-    force: bool,
-    /// Pruning is not supported
-    #[arg(long, hide = true)]
+    all: bool,
+    /// Delete what was applied before, is selected, and is not among the objects any more
+    #[arg(long)]
     prune: bool,
+    /// The kinds that may be pruned, as <group/version/kind>; may be repeated
+    #[arg(long, alias = "prune-whitelist", value_name = "KIND", value_delimiter = ',')]
+    prune_allowlist: Vec<String>,
 }
 
 pub async fn run(server: &Server, arguments: Arguments) -> Result {
-    if arguments.prune {
-        return Err(Failure::text(
-            "--prune is not part of this kubectl; delete what is no longer wanted by name or label",
-        ));
-    }
-    if arguments.force {
-        return Err(Failure::text("apply --force is not part of this kubectl; use `kubectl replace --force -f`"));
+    if let Some(command) = arguments.last {
+        return last::run(server, command).await;
     }
     if arguments.files.is_empty() {
         return Err(Failure::text("must specify one of -f and -k"));
@@ -54,33 +67,78 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
     if arguments.force_conflicts && !arguments.server_side {
         return Err(Failure::text("--force-conflicts only works with --server-side"));
     }
-    if arguments.server_side && arguments.writing.dry_run()? == DryRun::Client {
+    if arguments.writing.dry_run()? == DryRun::Client && arguments.server_side {
         return Err(Failure::text(
             "--dry-run=client doesn't work with --server-side (did you mean --dry-run=server instead?)",
         ));
     }
-    let manifests = arguments.files.read()?;
+    if arguments.deleting.force && arguments.server_side {
+        return Err(Failure::text("--force cannot be used with --server-side"));
+    }
+    if arguments.deleting.force && arguments.writing.dry_run()? == DryRun::Server {
+        return Err(Failure::text("--dry-run=server cannot be used with --force"));
+    }
+    if arguments.prune && arguments.all && !arguments.selector.is_empty() {
+        return Err(Failure::text("cannot set --all and --selector at the same time"));
+    }
+    if arguments.prune && !arguments.all && arguments.selector.is_empty() {
+        return Err(Failure::text(
+            "all resources selected for prune without explicitly passing --all. To prune all resources, pass the --all flag. If you did not mean to prune all resources, specify a label selector",
+        ));
+    }
+    // Read before anything is changed.
+    arguments.deleting.timeout()?;
+    let deletion = arguments.deleting.options(arguments.writing.dry_run()?)?;
+    let prunable = if arguments.prune { prune::kinds(server, &arguments.prune_allowlist).await? } else { Vec::new() };
+    let selector = LabelSelector::parse(&arguments.selector).map_err(|e| Failure::text(e.to_string()))?;
+    let mut manifests = arguments.files.read()?;
+    manifests.retain(|manifest| selector.matches_with(|key| manifest.object["metadata"]["labels"][key].as_str()));
     if manifests.is_empty() {
         return Err(Failure::text("no objects passed to apply"));
     }
     // One object that can't be applied doesn't keep the others from it.
     let mut failed = None;
+    let mut seen = prune::Seen::default();
     for mut manifest in manifests {
         let applied = match manifest.place(server).await {
-            Ok(resource) if arguments.server_side => on_server(server, &arguments, &manifest, resource).await,
-            Ok(resource) => three_way(server, &arguments, &manifest, resource).await,
+            Ok(resource) => apply(server, &arguments, &deletion, &manifest, resource).await,
             Err(e) => Err(e),
         };
-        if let Err(e) = applied
-            && let Some(previous) = failed.replace(e)
-        {
-            eprintln!("{}", crate::failure::sentence(&previous));
+        match applied {
+            Ok(object) => seen.note(&object),
+            Err(e) => {
+                if let Some(previous) = failed.replace(e) {
+                    eprintln!("{}", crate::failure::sentence(&previous));
+                }
+            }
         }
     }
-    failed.map_or(Ok(()), Err)
+    if let Some(failed) = failed {
+        return Err(failed);
+    }
+    if arguments.prune {
+        prune::prune(server, &prunable, &arguments.selector, &seen, &deletion, &arguments.writing).await?;
+    }
+    Ok(())
 }
 
-async fn on_server(server: &Server, arguments: &Arguments, manifest: &Manifest, resource: &Resource) -> Result {
+/// The object as it is then.
+async fn apply(
+    server: &Server,
+    arguments: &Arguments,
+    deletion: &Value,
+    manifest: &Manifest,
+    resource: &Resource,
+) -> Result<Value> {
+    let (object, what) = match arguments.server_side {
+        true => (on_server(server, arguments, manifest, resource).await?, "serverside-applied"),
+        false => three_way(server, arguments, deletion, manifest, resource).await?,
+    };
+    arguments.writing.tell(resource, &object, what)?;
+    Ok(object)
+}
+
+async fn on_server(server: &Server, arguments: &Arguments, manifest: &Manifest, resource: &Resource) -> Result<Value> {
     let writing = &arguments.writing;
     let force = if arguments.force_conflicts { "true" } else { "false" };
     let base = path(resource, Some(manifest.namespace()), manifest.name(), "");
@@ -98,7 +156,7 @@ async fn on_server(server: &Server, arguments: &Arguments, manifest: &Manifest, 
             ),
         }
     }
-    writing.tell(resource, &object, "serverside-applied")
+    Ok(object)
 }
 
 /// What a refused server-side apply means, and what to do about it.
@@ -134,12 +192,23 @@ pub fn remembering(object: &Value) -> Value {
     if plain["metadata"].get("annotations").is_none() {
         plain["metadata"]["annotations"] = json!({});
     }
-    let text = compact(&plain) + "\n";
+    let text = remembered(&plain);
     plain["metadata"]["annotations"][LAST_APPLIED] = text.into();
     plain
 }
 
-async fn three_way(server: &Server, arguments: &Arguments, manifest: &Manifest, resource: &Resource) -> Result {
+/// The text of the annotation.
+fn remembered(plain: &Value) -> String {
+    compact(plain) + "\n"
+}
+
+async fn three_way(
+    server: &Server,
+    arguments: &Arguments,
+    deletion: &Value,
+    manifest: &Manifest,
+    resource: &Resource,
+) -> Result<(Value, &'static str)> {
     let writing = &arguments.writing;
     if manifest.name().is_empty() {
         return Err(Failure::text(format!(
@@ -153,7 +222,9 @@ async fn three_way(server: &Server, arguments: &Arguments, manifest: &Manifest, 
         |e| Failure::while_doing(e, format!("error when retrieving current configuration of {:?}", manifest.source));
     let mut current = match server.get(&object_path).await {
         Ok(current) => current,
-        Err(e) if is_not_found(&e) => return create(server, arguments, manifest, resource, &modified).await,
+        Err(e) if is_not_found(&e) => {
+            return Ok((create(server, arguments, manifest, resource, &modified).await?, "created"));
+        }
         Err(e) => return Err(retrieving(e)),
     };
     if current["metadata"]["annotations"].get(LAST_APPLIED).is_none() {
@@ -170,22 +241,25 @@ async fn three_way(server: &Server, arguments: &Arguments, manifest: &Manifest, 
             current["metadata"]["annotations"][LAST_APPLIED].as_str().and_then(|text| serde_json::from_str(text).ok());
         let patch = patch::three_way(original.as_ref(), &modified, &current, schema.as_ref()).map_err(local)?;
         if patch.as_object().is_some_and(serde_json::Map::is_empty) {
-            return writing.tell(resource, &current, "unchanged");
+            return Ok((current, "unchanged"));
         }
         if current["metadata"]["deletionTimestamp"].is_string() {
             let what = resource.label(manifest.name());
             eprintln!("Warning: Detected changes to resource {what} which is currently being deleted.");
         }
-        if writing.dry_run()? == DryRun::Client {
-            let kind = if schema.is_some() { PatchKind::Strategic } else { PatchKind::Merge };
-            return writing.tell(resource, &patched(resource, &current, kind, &patch)?, "configured");
-        }
         let kind = if schema.is_some() { PatchKind::Strategic } else { PatchKind::Merge };
+        if writing.dry_run()? == DryRun::Client {
+            return Ok((patched(resource, &current, kind, &patch)?, "configured"));
+        }
         match server.patch(&writing.query(&object_path, CLIENT_SIDE)?, kind, &patch).await {
-            Ok(object) => return writing.tell(resource, &object, "configured"),
+            Ok(object) => return Ok((object, "configured")),
             Err(e) if tries < RETRIES && api_error(&e).is_some_and(ApiError::is_conflict) => {
                 tries += 1;
                 current = server.get(&object_path).await.map_err(retrieving)?;
+            }
+            Err(e) if arguments.deleting.force && api_error(&e).is_some_and(cannot_be_changed) => {
+                let found = Found { resource: resource.clone(), object: current };
+                return Ok((anew(server, arguments, deletion, found, &modified).await?, "configured"));
             }
             Err(e) => {
                 let what = format!(
@@ -208,23 +282,52 @@ async fn three_way(server: &Server, arguments: &Arguments, manifest: &Manifest, 
     }
 }
 
+fn cannot_be_changed(refused: &ApiError) -> bool {
+    refused.is_conflict() || refused.reason == "Invalid"
+}
+
+/// Deletes an object and creates what it shall be; creates what it was where that is refused.
+async fn anew(
+    server: &Server,
+    arguments: &Arguments,
+    deletion: &Value,
+    found: Found,
+    modified: &Value,
+) -> Result<Value> {
+    server.delete(&found.path(""), deletion).await?;
+    let collection = path(&found.resource, found.namespace(), "", "");
+    let collection = arguments.writing.query(&collection, CLIENT_SIDE)?;
+    let found = [found];
+    arguments.deleting.until_gone(server, &found).await?;
+    let refused = match server.post(&collection, modified).await {
+        Ok(created) => return Ok(created),
+        Err(refused) => refused,
+    };
+    let [Found { object: mut before, .. }] = found;
+    if let Some(metadata) = before["metadata"].as_object_mut() {
+        metadata.retain(|field, _| !matches!(field.as_str(), "resourceVersion" | "uid" | "creationTimestamp"));
+    }
+    match server.post(&collection, &before).await {
+        Ok(_) => Err(refused),
+        Err(e) => Err(Failure::text(format!(
+            "An error occurred force-replacing the existing object with the newly provided one:\n\n{refused}.\n\nAdditionally, an error occurred attempting to restore the original object:\n\n{e}"
+        ))),
+    }
+}
+
 async fn create(
     server: &Server,
     arguments: &Arguments,
     manifest: &Manifest,
     resource: &Resource,
     object: &Value,
-) -> Result {
+) -> Result<Value> {
     let writing = &arguments.writing;
     if writing.dry_run()? == DryRun::Client {
-        return writing.tell(resource, object, "created");
+        return Ok(object.clone());
     }
     let collection = path(resource, Some(manifest.namespace()), "", "");
-    let created = server
-        .post(&writing.query(&collection, CLIENT_SIDE)?, object)
-        .await
-        .map_err(|e| creating(e, &manifest.source))?;
-    writing.tell(resource, &created, "created")
+    server.post(&writing.query(&collection, CLIENT_SIDE)?, object).await.map_err(|e| creating(e, &manifest.source))
 }
 
 /// Upstream's clause; validation errors stand without it.

@@ -21,27 +21,14 @@ pub struct Arguments {
     /// Delete in all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
-    /// Seconds given to the resource to terminate gracefully; negative: its own
-    #[arg(long, default_value = "-1", allow_negative_numbers = true)]
-    grace_period: i64,
+    #[command(flatten)]
+    how: Deleting,
     /// Signaled for immediate shutdown (same as --grace-period=1)
     #[arg(long)]
     now: bool,
-    /// Remove without waiting for the node's confirmation; needs --grace-period=0
-    #[arg(long)]
-    force: bool,
     /// Treat "resource not found" as a successful delete
     #[arg(long)]
     ignore_not_found: bool,
-    /// Wait until the resources are gone
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true")]
-    wait: String,
-    /// The length of time to wait before giving up; zero is for ever
-    #[arg(long, default_value = "0s")]
-    timeout: String,
-    /// Must be "background", "orphan", or "foreground"
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "background", default_value = "background")]
-    cascade: String,
     /// Must be "none", "server", or "client"
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "client", default_value = "none")]
     dry_run: String,
@@ -50,14 +37,77 @@ pub struct Arguments {
     output: String,
 }
 
-pub async fn run(server: &Server, mut arguments: Arguments) -> Result {
+/// What is asked for wherever something is deleted.
+#[derive(Args, Debug)]
+pub struct Deleting {
+    /// Seconds given to the resource to terminate gracefully; negative: its own
+    #[arg(long, default_value = "-1", allow_negative_numbers = true)]
+    grace_period: i64,
+    /// Remove without waiting for the node's confirmation; with apply: delete and create again what can't be changed
+    #[arg(long)]
+    pub force: bool,
+    /// Wait until the resources are gone
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    wait: Option<String>,
+    /// The length of time to wait before giving up; zero is for ever
+    #[arg(long, default_value = "0s")]
+    timeout: String,
+    /// Must be "background", "orphan", or "foreground"
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "background", default_value = "background")]
+    cascade: String,
+}
+
+impl Deleting {
+    pub fn options(&self, dry_run: DryRun) -> Result<Value> {
+        let policy = match self.cascade.as_str() {
+            "background" | "true" => "Background",
+            "foreground" => "Foreground",
+            "orphan" | "false" => "Orphan",
+            other => {
+                return Err(Failure::text(format!(
+                    "invalid cascade value ({other}). Must be \"background\", \"foreground\", or \"orphan\""
+                )));
+            }
+        };
+        let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy});
+        if self.grace_period >= 0 {
+            options["gracePeriodSeconds"] = self.grace_period.into();
+        }
+        if dry_run == DryRun::Server {
+            options["dryRun"] = json!(["All"]);
+        }
+        Ok(options)
+    }
+
+    /// `None`: for ever.
+    pub fn timeout(&self) -> Result<Option<Duration>> {
+        Ok(crate::wait::duration(&self.timeout)?.filter(|timeout| !timeout.is_zero()))
+    }
+
+    /// Until all of it is gone, or time is up.
+    pub async fn until_gone(&self, server: &Server, gone: &[Found]) -> Result {
+        let waiting = async {
+            for found in gone {
+                wait_until_gone(server, found).await?;
+            }
+            Ok(())
+        };
+        match self.timeout()? {
+            Some(limit) => tokio::time::timeout(limit, waiting)
+                .await
+                .unwrap_or_else(|_| Err(Failure::text("timed out waiting for the condition"))),
+            None => waiting.await,
+        }
+    }
+}
+
+pub async fn run(server: &Server, arguments: Arguments) -> Result {
     let options = arguments.options()?;
-    let timeout = crate::wait::duration(&arguments.timeout)?;
-    if arguments.force {
+    arguments.how.timeout()?;
+    if arguments.how.force {
         eprintln!(
             "Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated. The resource may continue to run on the cluster indefinitely."
         );
-        arguments.wait = "false".into();
     }
     let found = arguments.find(server).await?;
     if found.is_empty() && arguments.selection.files.is_empty() {
@@ -77,40 +127,20 @@ pub async fn run(server: &Server, mut arguments: Arguments) -> Result {
             }
         }
     }
-    if arguments.wait == "true" && arguments.dry_run == "none" {
-        let waiting = async {
-            for found in &gone {
-                wait_until_gone(server, found).await?;
-            }
-            Ok(())
-        };
-        match timeout.filter(|timeout| !timeout.is_zero()) {
-            Some(limit) => tokio::time::timeout(limit, waiting)
-                .await
-                .unwrap_or_else(|_| Err(Failure::text("timed out waiting for the condition")))?,
-            None => waiting.await?,
-        }
+    let waits = !arguments.how.force && arguments.how.wait.as_deref().unwrap_or("true") == "true";
+    if waits && arguments.dry_run()? == DryRun::No {
+        arguments.how.until_gone(server, &gone).await?;
     }
     failed.map_or(Ok(()), Err)
 }
 
 impl Arguments {
     fn options(&self) -> Result<Value> {
-        let policy = match self.cascade.as_str() {
-            "background" | "true" => "Background",
-            "foreground" => "Foreground",
-            "orphan" | "false" => "Orphan",
-            other => {
-                return Err(Failure::text(format!(
-                    "invalid cascade value ({other}). Must be \"background\", \"foreground\", or \"orphan\""
-                )));
-            }
-        };
-        let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy});
-        if self.now && self.grace_period >= 0 {
+        let mut options = self.how.options(self.dry_run()?)?;
+        if self.now && self.how.grace_period >= 0 {
             return Err(Failure::text("--now and --grace-period cannot be specified together"));
         }
-        let grace = match (self.now, self.force, self.grace_period) {
+        let grace = match (self.now, self.how.force, self.how.grace_period) {
             (true, _, _) => 1,
             (_, true, period) if period < 0 => 0,
             (_, false, 0) => 1,
@@ -119,24 +149,11 @@ impl Arguments {
         if grace >= 0 {
             options["gracePeriodSeconds"] = grace.into();
         }
-        match self.dry_run.as_str() {
-            "none" | "client" => {}
-            "server" => options["dryRun"] = json!(["All"]),
-            other => {
-                return Err(Failure::text(format!(
-                    "Invalid dry-run value ({other}). Must be \"none\", \"server\", or \"client\"."
-                )));
-            }
-        }
         Ok(options)
     }
 
-    fn dry_run(&self) -> DryRun {
-        match self.dry_run.as_str() {
-            "client" => DryRun::Client,
-            "server" => DryRun::Server,
-            _ => DryRun::No,
-        }
+    fn dry_run(&self) -> Result<DryRun> {
+        DryRun::parse(&self.dry_run)
     }
 
     /// What to delete, in no more detail than its name where that was given.
@@ -178,19 +195,15 @@ impl Arguments {
 
 /// Whether there is something to wait for.
 async fn delete(server: &Server, arguments: &Arguments, found: &Found, options: &Value) -> Result<bool> {
-    let dry_run = arguments.dry_run();
+    let dry_run = arguments.dry_run()?;
     if dry_run == DryRun::Client {
         server.get(&found.path("")).await?;
     } else if let Err(e) = server.delete(&found.path(""), options).await {
         let forgiven = arguments.ignore_not_found || arguments.selection.all;
         return if is_not_found(&e) && forgiven { Ok(false) } else { Err(e) };
     }
-    let how = if arguments.force { "force deleted" } else { "deleted" };
-    let dry = match dry_run {
-        DryRun::No => "",
-        DryRun::Client => " (dry run)",
-        DryRun::Server => " (server dry run)",
-    };
+    let how = if arguments.how.force { "force deleted" } else { "deleted" };
+    let dry = dry_run.suffix();
     if arguments.output == "name" {
         println!("{}", found.label());
     } else {

@@ -6,8 +6,9 @@ use std::process::Command;
 use clap::Args;
 use serde_json::{Value, json};
 use skiff_api::yaml;
+use skiff_client::PatchKind;
 
-use crate::apply::remembering;
+use crate::apply::{last_applied, remember, remembering};
 use crate::failure::api_error;
 use crate::print::{indented, without_managed_fields};
 use crate::server::Server;
@@ -40,7 +41,15 @@ pub struct Arguments {
     writing: Writing,
 }
 
-pub async fn run(server: &Server, arguments: Arguments) -> Result {
+/// What of the objects is edited.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    Object,
+    /// The configuration that `kubectl apply` remembers.
+    LastApplied,
+}
+
+pub async fn run(server: &Server, arguments: Arguments, what: What) -> Result {
     let found = arguments.selection.find(server, &arguments.words, Some(&server.namespace)).await?;
     if found.is_empty() {
         return Err(Failure::text("no objects passed to edit"));
@@ -50,14 +59,15 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         "json" => Format::Json,
         other => return Err(Failure::text(format!("The flag 'output' must be one of yaml|json, not {other:?}"))),
     };
-    let shown = |object: &Value| {
-        if arguments.writing.printing.show_managed_fields {
-            object.clone()
-        } else {
-            without_managed_fields(object.clone())
-        }
+    let shown = |found: &Found| match what {
+        What::LastApplied => last_applied(&found.object).unwrap_or_else(|| {
+            let what = found.label();
+            Err(Failure::text(format!("no last-applied-configuration annotation found on resource: {what}")))
+        }),
+        What::Object if arguments.writing.printing.show_managed_fields => Ok(found.object.clone()),
+        What::Object => Ok(without_managed_fields(found.object.clone())),
     };
-    let objects: Vec<Value> = found.iter().map(|found| shown(&found.object)).collect();
+    let objects: Vec<Value> = found.iter().map(shown).collect::<Result<_>>()?;
     let original = match objects.as_slice() {
         [one] => format.text(one),
         many => format.text(&json!({"apiVersion": "v1", "kind": "List", "items": many})),
@@ -82,7 +92,7 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
                 return file.remove();
             }
             Ok(document) => {
-                problem = match save(server, &arguments, &found, &objects, document).await {
+                problem = match save(server, &arguments, what, &found, &objects, document).await {
                     Ok(problem) => problem,
                     Err(Unsaved::Gone(said)) => {
                         eprintln!(
@@ -157,6 +167,7 @@ fn without_comments(text: &str) -> String {
 async fn save(
     server: &Server,
     arguments: &Arguments,
+    what: What,
     found: &[Found],
     objects: &[Value],
     document: Value,
@@ -179,8 +190,13 @@ async fn save(
             println!("{} skipped", target.label());
             continue;
         }
-        let after = if arguments.save_config { remembering(&after) } else { after };
-        match patch(server, arguments, target, &objects[nth], &after).await {
+        let body = match what {
+            What::LastApplied => Ok((PatchKind::Merge, remember(&after))),
+            What::Object if arguments.save_config => changes(target, &objects[nth], &remembering(&after)),
+            What::Object => changes(target, &objects[nth], &after),
+        };
+        let (kind, body) = body.map_err(Unsaved::Wrong)?;
+        match patch(server, arguments, target, kind, &body).await {
             Ok(name) => println!("{} edited", target.resource.label(&name)),
             Err(e) => match api_error(&e) {
                 Some(refused) if refused.reason == "Invalid" => {
@@ -205,21 +221,23 @@ async fn save(
     Ok(problem)
 }
 
+fn changes(target: &Found, before: &Value, after: &Value) -> Result<(PatchKind, Value)> {
+    difference(&Found { resource: target.resource.clone(), object: before.clone() }, after)
+}
+
 /// The name of the object that was made.
 async fn patch(
     server: &Server,
     arguments: &Arguments,
     target: &Found,
-    before: &Value,
-    after: &Value,
+    kind: PatchKind,
+    body: &Value,
 ) -> Result<String> {
-    let before = Found { resource: target.resource.clone(), object: before.clone() };
-    let (kind, body) = difference(&before, after)?;
     if arguments.output_patch {
-        println!("Patch: {}", crate::print::compact(&body));
+        println!("Patch: {}", crate::print::compact(body));
     }
     let path = arguments.writing.query(&target.path(&arguments.subresource), "kubectl-edit")?;
-    let made = server.patch(&path, kind, &body).await?;
+    let made = server.patch(&path, kind, body).await?;
     Ok(made["metadata"]["name"].as_str().unwrap_or_default().to_owned())
 }
 

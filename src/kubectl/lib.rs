@@ -330,7 +330,7 @@ async fn run_command(Arguments { mut global, command }: Arguments) -> Result {
         Command::Events(arguments) => events::run(&server, arguments).await,
         Command::Top(arguments) => top::run(&server, arguments).await,
         Command::Auth(arguments) => auth::run(&server, arguments).await,
-        Command::Edit(arguments) => edit::run(&server, arguments).await,
+        Command::Edit(arguments) => edit::run(&server, arguments, edit::What::Object).await,
         Command::Autoscale(arguments) => autoscale::run(&server, arguments).await,
         Command::Certificate(arguments) => certificate::run(&server, arguments).await,
         Command::Config(_) | Command::Completion { .. } | Command::Kustomize(_) | Command::Other(_) => {

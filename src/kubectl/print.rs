@@ -175,9 +175,13 @@ pub fn structured(object: &Value, format: &str) -> Result<String> {
 
 /// JSON as kubectl prints it: four blanks a level.
 pub fn indented(value: &Value) -> String {
+    indented_by(b"    ", value)
+}
+
+pub fn indented_by(indent: &[u8], value: &Value) -> String {
     use serde::Serialize as _;
     let mut out = Vec::new();
-    let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let format = serde_json::ser::PrettyFormatter::with_indent(indent);
     value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, format)).expect("writing to memory");
     escaped(String::from_utf8(out).expect("JSON is UTF-8"))
 }

@@ -8,6 +8,7 @@ use skiff_api::ApiError;
 use skiff_client::{Body, Error, HttpTransport, PatchKind, Transport, Upgraded, percent_encoded};
 use skiff_streaming::{Connection, websocket};
 use tokio::sync::OnceCell;
+use tokio::time::{Duration, Instant};
 
 use crate::config::Global;
 use crate::discovery::{Discovery, Resource};
@@ -20,6 +21,9 @@ pub const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,applicatio
 /// The name of this client in the ownership of fields.
 pub const MANAGER: &str = "kubectl";
 
+/// Go's words for a request that took too long.
+const LATE: &str = "context deadline exceeded";
+
 pub struct Server {
     transport: HttpTransport,
     /// `https://host:port`
@@ -30,6 +34,9 @@ pub struct Server {
     pub namespace_given: bool,
     /// Whom this client acts for.
     impersonation: Vec<(HeaderName, HeaderValue)>,
+    /// For one request.
+    timeout: Option<Duration>,
+    verbosity: u8,
     discovery: OnceCell<Discovery>,
 }
 
@@ -43,6 +50,8 @@ impl Server {
             namespace: config.namespace,
             namespace_given: global.namespace.is_some(),
             impersonation: global.impersonation()?,
+            timeout: global.timeout()?,
+            verbosity: global.verbosity,
             discovery: OnceCell::new(),
         })
     }
@@ -132,8 +141,16 @@ impl Server {
         accept: &str,
         body: Option<(&str, &Value)>,
     ) -> Result<Response<Bytes>> {
-        let request = self.request(method, path, accept, body)?;
-        let answer = self.transport.send(request).await.map_err(|e| self.failed(e))?;
+        let request = self.request(method.clone(), path, accept, body)?;
+        let asked = Instant::now();
+        let answer = self.in_time(self.transport.send(request)).await?;
+        self.note(&method, path, answer.status(), asked);
+        if self.verbosity >= 8 {
+            if let Some((_, body)) = body {
+                log(format_args!("\"Request Body\" body={:?}", body.to_string()));
+            }
+            log(format_args!("\"Response Body\" body={:?}", String::from_utf8_lossy(answer.body())));
+        }
         for warning in answer.headers().get_all(header::WARNING) {
             if let Some(text) = warning.to_str().ok().and_then(|w| w.split_once(" - ")).map(|(_, text)| text) {
                 let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
@@ -167,9 +184,15 @@ impl Server {
     /// An answer that is read as it arrives.
     pub async fn stream(&self, path: &str, accept: &str) -> Result<Body> {
         let request = self.request(Method::GET, path, accept, None)?;
-        let answer = self.transport.stream(request).await.map_err(|e| self.failed(e))?;
+        let asked = Instant::now();
+        let answer = self.in_time(self.transport.stream(request)).await?;
+        self.note(&Method::GET, path, answer.status(), asked);
         if answer.status().is_success() {
-            return Ok(answer.into_body());
+            let body = answer.into_body();
+            return Ok(match self.timeout {
+                Some(timeout) => until(asked + timeout, body),
+                None => body,
+            });
         }
         let status = answer.status();
         let chunks: Vec<Bytes> = answer.into_body().try_collect().await.map_err(|e| self.failed(e))?;
@@ -245,6 +268,25 @@ impl Server {
         Ok(events.boxed_local())
     }
 
+    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T> {
+        let answer = match self.timeout {
+            Some(timeout) => tokio::time::timeout(timeout, asked).await.map_err(|_| {
+                Failure::Unreachable(format!(
+                    "Unable to connect to the server: {LATE} (Client.Timeout exceeded while awaiting headers)"
+                ))
+            })?,
+            None => asked.await,
+        };
+        answer.map_err(|e| self.failed(e))
+    }
+
+    fn note(&self, method: &Method, path: &str, status: StatusCode, asked: Instant) {
+        if self.verbosity >= 6 {
+            let (url, took) = (format!("{}{path}", self.url), asked.elapsed().as_millis());
+            log(format_args!("\"Response\" verb=\"{method}\" url={url:?} status=\"{status}\" milliseconds={took}"));
+        }
+    }
+
     fn failed(&self, error: Error) -> anyhow::Error {
         Failure::from_client(error, self.host()).into()
     }
@@ -253,6 +295,26 @@ impl Server {
         let error = skiff_client::failure(status, body);
         Failure::Server { context: None, error }.into()
     }
+}
+
+/// A line as klog writes it.
+fn log(what: std::fmt::Arguments<'_>) {
+    let now = jiff::Timestamp::now().strftime("%m%d %H:%M:%S%.6f").to_string();
+    eprintln!("I{now} {:7} {}] {what}", std::process::id(), module_path!());
+}
+
+/// Fails when it is not read to its end by then.
+fn until(end: Instant, body: Body) -> Body {
+    futures::stream::try_unfold(body, move |mut body| async move {
+        match tokio::time::timeout_at(end, body.next()).await {
+            Ok(Some(chunk)) => Ok(Some((chunk?, body))),
+            Ok(None) => Ok(None),
+            Err(_) => Err(Error::Transport(
+                format!("{LATE} (Client.Timeout or context cancellation while reading body)").into(),
+            )),
+        }
+    })
+    .boxed()
 }
 
 /// The path of a resource type, an object, or a subresource; `None`: all namespaces.

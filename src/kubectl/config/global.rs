@@ -1,6 +1,7 @@
 //! Kubeconfig files, and the flags above them.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use http::{HeaderName, HeaderValue};
@@ -64,6 +65,12 @@ pub struct Global {
     /// User extra to impersonate for the operation, KEY=VALUE; may be repeated
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     pub as_user_extra: Vec<String>,
+    /// The length of time to wait before giving up on a single server request, e.g. 1s, 2m, 3h; zero is for ever
+    #[arg(long, global = true, default_value = "0", hide_default_value = true)]
+    pub request_timeout: String,
+    /// Number for the log level verbosity; 6 and more print the requests, 8 and more their bodies
+    #[arg(short, long = "v", global = true, default_value_t, hide_default_value = true, value_name = "LEVEL")]
+    pub verbosity: u8,
 }
 
 impl Global {
@@ -172,6 +179,16 @@ impl Global {
                 .for_each(|entry| entry["context"][field] = chosen.as_str().into());
         }
         Ok(())
+    }
+
+    /// How long one request may take; `None`: for ever.
+    pub fn timeout(&self) -> Result<Option<Duration>> {
+        let timeout = crate::wait::duration(&self.request_timeout).map_err(|_| {
+            Failure::text(
+                "Invalid timeout value. Timeout must be a single integer in seconds, or an integer followed by a corresponding time unit (e.g. 1s | 2m | 3h)",
+            )
+        })?;
+        Ok(timeout.filter(|timeout| !timeout.is_zero()))
     }
 
     /// The headers that say whom this client acts for.
