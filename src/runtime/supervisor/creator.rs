@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
-use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -22,7 +21,7 @@ use super::copy::copy_layers;
 use super::entry::Entry;
 use crate::identity::identity;
 use crate::plan::{ContainerPlan, ProcessPlan, limits};
-use crate::{Propagation, spec};
+use crate::spec;
 
 /// What a short-lived child answers; a terminal's master comes with it as a descriptor.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -118,7 +117,6 @@ fn try_create(
     raise_limits(&mut outcome.warnings);
 
     let views = at("view of cgroups", cgroup_views(plan, cgroups))?;
-    at("hide cgroups", hide_cgroups(plan))?;
     at("join cgroup", finish_joining(joining))?;
     // By this process' descriptor, since libcontainer takes paths.
     let joined = joined.map(|fd| PathBuf::from(format!("/proc/{}/fd/{}", Pid::this(), fd.as_raw_fd())));
@@ -228,7 +226,7 @@ fn mount_root(plan: &ContainerPlan, warnings: &mut Vec<String>) -> io::Result<()
 }
 
 /// Moving a process into another group waits for every CPU once, up to 20 ms; moves soon after do not. So a child does it
-/// while we mount, and libcontainer's own moves find it done.
+/// while we mount; libcontainer moves nothing (`libcgroups`).
 fn join_beside(plan: &ContainerPlan, cgroups: &Cgroups) -> io::Result<Pid> {
     let creator = Pid::this();
     process::fork(|| i32::from(cgroups.add(&plan.cgroup, creator).is_err()))
@@ -250,19 +248,6 @@ fn cgroup_views(plan: &ContainerPlan, cgroups: &Cgroups) -> io::Result<Vec<(Stri
     }
     let named = cgroups.named_directories(&plan.cgroup).into_iter();
     named.map(|(name, directory)| Ok((name, mount::detached(&directory, !plan.privileged)?))).collect()
-}
-
-/// Lets libcontainer see a machine without cgroups. This process is in the right groups already, with all limits set, and
-/// so is what comes of it; moving it once more would wait for every CPU once more.
-fn hide_cgroups(plan: &ContainerPlan) -> io::Result<()> {
-    if plan.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional) {
-        // What is unmounted here must not be unmounted on the host; but then these could not reach the host either.
-        return Ok(());
-    }
-    mount::set_propagation(Path::new("/"), MsFlags::MS_REC | MsFlags::MS_SLAVE)?;
-    let root = Path::new("/sys/fs/cgroup");
-    mount::ensure_unmounted(root)?;
-    mount::tmpfs(root, "size=4k,mode=755")
 }
 
 /// Raising it is free, lowering it needs CAP_SYS_RESOURCE, which we may not have.

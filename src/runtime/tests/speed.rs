@@ -1,10 +1,13 @@
 //! How long creation takes. Prints; asserts nothing about time.
 
+use std::fs;
 use std::time::Instant;
+
+use skiff_linux::mount;
 
 use crate::node::Node;
 
-crate::tests![create_start_exec];
+crate::tests![create_start_exec, hardly_reads_the_table_of_mounts];
 
 const ROUNDS: usize = 30;
 
@@ -50,6 +53,35 @@ async fn create_start_exec() {
     let rounds = ROUNDS as f64;
     println!("CPU per round: supervisor {:.1} ms, its children {:.1} ms", own / rounds, children / rounds);
     node.end().await;
+}
+
+/// That table grows with the pods of a node; a start must not read it again and again.
+async fn hardly_reads_the_table_of_mounts() {
+    let node = Node::new().await;
+    let many = node.directory.path().join("many");
+    fs::create_dir(&many).expect("a directory");
+    for i in 0..200 {
+        let place = many.join(i.to_string());
+        fs::create_dir(&place).expect("a directory");
+        mount::bind(&many, &place).expect("bound");
+    }
+    let sandbox = node.sandbox("pod").await;
+    let before = read_bytes(&node);
+    let id = node.runtime().create_container(&sandbox.id, node.config("exec sleep 1000")).await.expect("created");
+    node.runtime().start_container(&id).await.expect("started");
+    let read = read_bytes(&node) - before;
+    let table = fs::read("/proc/self/mountinfo").expect("the mounts").len() as u64;
+    // Before anything is asserted, lest they stay.
+    mount::ensure_unmounted_below(&many).expect("unmounted");
+    node.end().await;
+    assert!(read < table, "{read} bytes were read, with {table} in the table of mounts");
+}
+
+/// What the supervisor has read, and its children that have ended: those that make a container.
+fn read_bytes(node: &Node) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/io", supervisor(node))).expect("its reads");
+    let line = text.lines().find_map(|line| line.strip_prefix("rchar: ")).expect("a count");
+    line.parse().expect("a number")
 }
 
 /// The supervisor's own time and that of the children that it has reaped: steadier than the clock on a busy machine.
