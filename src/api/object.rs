@@ -8,7 +8,7 @@ use std::any::Any;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, iter};
 
 use bytes::Bytes;
@@ -79,6 +79,8 @@ pub struct Meta {
     pub generation: Option<i64>,
 }
 
+type Typed = Arc<dyn Any + Send + Sync>;
+
 /// See the module.
 pub struct Object {
     pub revision: u64,
@@ -88,7 +90,7 @@ pub struct Object {
     splice_at: usize,
     /// The value of `managedFields` in `raw`; empty where there is none.
     managed: Range<usize>,
-    typed: OnceLock<Arc<dyn Any + Send + Sync>>,
+    typed: Mutex<Option<Typed>>,
 }
 
 /// Bytes that are no Kubernetes object.
@@ -119,7 +121,7 @@ impl Object {
         let splice_at = place(metadata) + 1;
         let managed =
             managed.managed_fields.map_or(0..0, |list| place(list.get())..place(list.get()) + list.get().len());
-        Ok(Self { revision, meta, raw, splice_at, managed, typed: OnceLock::new() })
+        Ok(Self { revision, meta, raw, splice_at, managed, typed: Mutex::default() })
     }
 
     /// From an object as a client or a server sends it, its `resourceVersion` inside.
@@ -142,7 +144,7 @@ impl Object {
     pub fn at(&self, revision: u64) -> Self {
         let Self { meta, raw, splice_at, managed, .. } = self;
         let (meta, raw, managed) = (meta.clone(), raw.clone(), managed.clone());
-        Self { revision, meta, raw, splice_at: *splice_at, managed, typed: OnceLock::new() }
+        Self { revision, meta, raw, splice_at: *splice_at, managed, typed: Mutex::default() }
     }
 
     pub fn key(&self) -> ObjectKey {
@@ -192,7 +194,8 @@ impl Object {
     where
         K: DeserializeOwned + Metadata<Ty = ObjectMeta> + Send + Sync + 'static,
     {
-        if let Some(typed) = self.typed.get().and_then(|typed| typed.clone().downcast::<K>().ok()) {
+        let held = self.held().clone();
+        if let Some(typed) = held.and_then(|typed| typed.downcast::<K>().ok()) {
             return Ok(typed);
         }
         let mut typed: K = match self.managed.is_empty() {
@@ -205,8 +208,24 @@ impl Object {
         typed.metadata_mut().resource_version = Some(self.revision.to_string());
         let typed = Arc::new(typed);
         // Someone else may have been first; both copies are equal.
-        drop(self.typed.set(typed.clone()));
+        self.held().get_or_insert_with(|| typed.clone());
         Ok(typed)
+    }
+
+    /// Lets go of the typed form, which is several times as large as the bytes: for what is kept, but hardly looked at
+    /// any more. Who asks for it again parses again.
+    pub fn forget_typed(&self) {
+        *self.held() = None;
+    }
+
+    /// Whether a typed form is kept.
+    pub fn has_typed(&self) -> bool {
+        self.held().is_some()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Typed>> {
+        // What it holds is whole at any time.
+        self.typed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -28,9 +28,10 @@ pub(crate) enum What {
         entry: Arc<Entry>,
         previous: Option<Arc<Entry>>,
     },
-    /// The last state, at the revision of the deletion.
+    /// The last state, at the revision of the deletion; and as it was before, where that is known.
     Delete {
         entry: Arc<Entry>,
+        previous: Option<Arc<Entry>>,
     },
 }
 
@@ -73,7 +74,8 @@ impl Event {
                 Some(Self::new(record.modified.0, What::Put { entry, previous }))
             }
             WatchEvent::Delete { revision, previous } => {
-                Some(Self::new(revision.0, What::Delete { entry: entry(read(previous, *revision)?) }))
+                let entry = entry(read(previous, *revision)?);
+                Some(Self::new(revision.0, What::Delete { entry, previous: None }))
             }
             WatchEvent::Progress { .. } => None,
         }
@@ -81,7 +83,7 @@ impl Event {
 
     pub fn entry(&self) -> &Arc<Entry> {
         match &self.what {
-            What::Put { entry, .. } | What::Delete { entry } => entry,
+            What::Put { entry, .. } | What::Delete { entry, .. } => entry,
         }
     }
 
@@ -92,7 +94,7 @@ impl Event {
     /// A change that moves an object into or out of the selection is seen as its creation or deletion.
     pub fn seen_by(&self, filter: &Filter) -> Option<Seen<'_>> {
         match &self.what {
-            What::Delete { entry } => filter.matches(entry).then_some(Seen::Deleted { entry, gone: true }),
+            What::Delete { entry, .. } => filter.matches(entry).then_some(Seen::Deleted { entry, gone: true }),
             What::Put { entry, previous } => {
                 let before = previous.as_ref().filter(|p| filter.matches(p));
                 match (before, filter.matches(entry)) {
@@ -135,6 +137,15 @@ impl Event {
 
     pub(super) fn forget_frames(&self) {
         *self.frames.lock().expect("encoding does not panic") = Vec::new();
+    }
+
+    /// What this change has ended is in nobody's cache any more.
+    pub(super) fn forget_typed(&self) {
+        let (What::Put { previous, .. } | What::Delete { previous, .. }) = &self.what;
+        previous.iter().for_each(|previous| previous.object.forget_typed());
+        if let What::Delete { entry, .. } = &self.what {
+            entry.object.forget_typed();
+        }
     }
 
     /// How many frames were made of it.

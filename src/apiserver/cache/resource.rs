@@ -134,9 +134,9 @@ impl ResourceCache {
     /// `object` is the last state, at the revision of the deletion.
     pub fn remove(&self, object: Arc<Object>) {
         let mut state = self.write_changed();
-        state.objects.remove(&object.key());
+        let previous = state.objects.remove(&object.key());
         let revision = object.revision;
-        state.publish(Event::new(revision, What::Delete { entry: Arc::new(Entry::new(object)) }));
+        state.publish(Event::new(revision, What::Delete { entry: Arc::new(Entry::new(object)), previous }));
     }
 
     /// Cuts off all watchers: what they see is defined anew, so they have to start over.
@@ -214,9 +214,11 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ring::TYPED;
     use super::super::watchers::Told;
     use super::*;
     use serde_json::json;
+    use skiff_api::k8s::api::core::v1::Namespace;
     use skiff_api::kinds;
 
     struct Fixture {
@@ -293,6 +295,31 @@ mod tests {
         assert_eq!(subscription.caught_up(), None);
         assert!(matches!(subscription.ready(), Some(Told::Behind(1))));
         assert!(f.cache.subscribe(&f.filter(None), 1).is_err());
+    }
+
+    #[test]
+    fn of_what_is_over_only_the_bytes_are_kept() {
+        let f = Fixture::new();
+        let typed = |revision: u64| -> Vec<u64> {
+            let events = f.cache.events();
+            let objects = events.iter().filter(|event| event.revision <= revision).map(|event| &event.entry().object);
+            objects.filter(|object| object.has_typed()).map(|object| object.revision).collect()
+        };
+        let read = || drop(f.cache.find("", "a").expect("it is there").typed::<Namespace>().expect("typed"));
+        f.put("b", 1, 0);
+        f.cache.find("", "b").expect("it is there").typed::<Namespace>().expect("typed");
+        for revision in 2..=100 {
+            f.put("a", revision, 0);
+            read();
+        }
+        // The last few may be asked for yet, and what there is now is what the caches hold.
+        let kept: Vec<u64> = typed(100);
+        assert_eq!(kept, [[1].as_slice(), &(100 - TYPED as u64..=100).collect::<Vec<_>>()].concat());
+        f.cache.remove(Arc::new(f.cache.find("", "a").expect("it is there").at(101)));
+        for revision in 102..200 {
+            f.put("c", revision, 0);
+        }
+        assert_eq!(typed(200), [1]);
     }
 
     #[test]

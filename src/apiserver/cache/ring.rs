@@ -12,6 +12,8 @@ const MAX_EVENTS: usize = 16_384;
 pub(super) const BYTES: usize = 4 << 20;
 /// Of so many changes the frames are kept: who is further behind makes them again.
 const FRAMES: usize = 128;
+/// So many changes later the typed form of what they ended is let go of: control loops in this process are closer behind.
+pub(super) const TYPED: usize = 32;
 /// What a watcher takes at once.
 const TAKE_EVENTS: usize = 64;
 const TAKE_BYTES: usize = 256 << 10;
@@ -37,6 +39,9 @@ impl Ring {
         self.events.push_back(event);
         if let Some(old) = self.events.len().checked_sub(FRAMES + 1) {
             self.events[old].forget_frames();
+        }
+        if let Some(old) = self.events.len().checked_sub(TYPED + 1) {
+            self.events[old].forget_typed();
         }
         while self.events.len() > MAX_EVENTS || (self.events.len() > MIN_EVENTS && self.bytes > BYTES) {
             let Some(oldest) = self.events.pop_front() else { break };
