@@ -73,8 +73,10 @@ pub(crate) enum Event {
         id: ContainerId,
         since: Timestamp,
     },
+    /// With the container that runs, where that was not told before: then both are one change.
     StartDone {
         name: String,
+        running: Option<(ContainerId, Timestamp)>,
         result: Result<(), StartError>,
     },
     Exited {
@@ -192,7 +194,7 @@ struct StatusWriter {
     busy: bool,
     retry_at: Option<Timestamp>,
     backoff: Backoff,
-    /// A pod that merely waits for its containers is not told before: mostly they are up sooner.
+    /// That the pod merely waits for its containers is not told before: mostly they are up sooner.
     quiet_until: Timestamp,
 }
 
@@ -208,8 +210,8 @@ struct End {
     backoff: Backoff,
 }
 
-/// How long a young pod may be Pending before that is written.
-const QUIET: Duration = Duration::from_millis(100);
+/// How long a pod may be Pending before that is written, and how often then what it still waits for.
+const QUIET: Duration = Duration::from_secs(1);
 
 impl Worker {
     fn new(ctx: Arc<Context>, pod: Arc<Pod>, tell: mpsc::Sender<Event>) -> Self {

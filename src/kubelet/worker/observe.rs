@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container as Spec, ContainerStatus, Pod};
 use skiff_base::{chain, time};
 use skiff_client::EventKind;
@@ -197,12 +197,13 @@ impl Worker {
             Event::Framed(framed) => self.take_frame(framed),
             Event::Mounted(mounted) => self.take_volumes(mounted),
             Event::Created { name, run } => self.take_created(&name, run),
-            Event::Running { id, since } => {
-                if let Some(run) = self.run_mut(&id).filter(|r| r.state == RunState::Created) {
-                    run.state = RunState::Running { since };
+            Event::Running { id, since } => self.take_running(&id, since),
+            Event::StartDone { name, running, result } => {
+                if let Some((id, since)) = running {
+                    self.take_running(&id, since);
                 }
+                self.take_start(&name, result);
             }
-            Event::StartDone { name, result } => self.take_start(&name, result),
             Event::Exited { id, exit } => self.take_exit(&id, exit).await,
             Event::Probed { id, kind, healthy } => self.take_probe(&id, kind, healthy),
             Event::SandboxEnded { id } => self.lose_frame(&id),
@@ -289,6 +290,12 @@ impl Worker {
         slot.next_attempt = run.attempt + 1;
         let forgotten = slot.push(run);
         self.forget(name, forgotten);
+    }
+
+    fn take_running(&mut self, id: &ContainerId, since: Timestamp) {
+        if let Some(run) = self.run_mut(id).filter(|r| r.state == RunState::Created) {
+            run.state = RunState::Running { since };
+        }
     }
 
     fn take_start(&mut self, name: &str, result: Result<(), StartError>) {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use skiff_base::{CancellationToken, chain, time};
 use skiff_client::EventKind;
@@ -40,11 +41,14 @@ pub(super) struct Start {
 impl Start {
     pub(super) async fn run(self) {
         let name = self.container.name.clone();
-        let result = self.steps().await;
+        let (running, result) = match self.steps().await {
+            Ok(running) => (running, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
         if let Err(error) = &result {
             tracing::info!(pod = %pod::format(&self.pod), container = name, reason = error.reason, error = error.message, "a container is not started");
         }
-        self.send(Event::StartDone { name, result }).await;
+        self.send(Event::StartDone { name, running, result }).await;
     }
 
     /// The worker is gone only when nothing is to be told any more.
@@ -61,14 +65,15 @@ impl Start {
         error
     }
 
-    async fn steps(&self) -> Result<(), StartError> {
+    /// Gives the container where it is yet to be told that it runs.
+    async fn steps(&self) -> Result<Option<(ContainerId, Timestamp)>, StartError> {
         tokio::select! {
-            () = self.cancelled.cancelled() => return Ok(()),
+            () = self.cancelled.cancelled() => return Ok(None),
             () = self.objects.known() => {}
         }
         let secrets = self.objects.pull_secrets(&self.pod);
         let image = tokio::select! {
-            () = self.cancelled.cancelled() => return Ok(()),
+            () = self.cancelled.cancelled() => return Ok(None),
             image = image::ensure(&self.ctx, &self.pod, self.role, &self.container, &secrets) => image?,
         };
         let facts = Facts {
@@ -92,7 +97,7 @@ impl Start {
         .await
         .map_err(|e| self.failed(e))?;
         if self.cancelled.is_cancelled() {
-            return Ok(());
+            return Ok(None);
         }
         if let Some(group) = &self.group
             && let Err(error) = self.ctx.engine.update_sandbox(&self.sandbox, group).await
@@ -122,11 +127,11 @@ impl Start {
         self.launch(&id).await
     }
 
-    async fn launch(&self, id: &ContainerId) -> Result<(), StartError> {
+    async fn launch(&self, id: &ContainerId) -> Result<Option<(ContainerId, Timestamp)>, StartError> {
         if self.cancelled.is_cancelled() {
             // It exists but never ran; the sandbox takes it along.
             self.send(Event::Exited { id: id.clone(), exit: never_ran("Killed", "") }).await;
-            return Ok(());
+            return Ok(None);
         }
         let started = self.ctx.engine.start_container(id).await;
         self.ctx.counters.started_container(started.is_ok());
@@ -139,14 +144,11 @@ impl Start {
         let since = time::now();
         self.event(EventKind::Normal, "Started", "Container started");
         let hook = self.container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref());
-        let Some(handler) = hook else {
-            self.send(Event::Running { id: id.clone(), since }).await;
-            return Ok(());
-        };
+        let Some(handler) = hook else { return Ok(Some((id.clone(), since))) };
         self.send(Event::Running { id: id.clone(), since }).await;
         let ip = self.pod_ips.first().map(ToString::to_string).unwrap_or_default();
         let ended = tokio::select! {
-            () = self.cancelled.cancelled() => return Ok(()),
+            () = self.cancelled.cancelled() => return Ok(None),
             ended = hook::run(&self.ctx, &self.container, id, &ip, "PostStart", handler) => ended,
         };
         if let Err(why) = ended {
@@ -166,7 +168,7 @@ impl Start {
             kill.run().await;
             return Err(StartError::new("PostStartHookError", why));
         }
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -11,7 +11,7 @@ use skiff_runtime::ContainerId;
 
 use super::start::Start;
 use super::stop::{self, Kill};
-use super::{Event, Making, Phase, Worker, finish};
+use super::{Event, Making, Phase, QUIET, Worker, finish};
 use crate::admit;
 use crate::plan::{Action, ContainerView, Plan, plan_containers, plan_ephemeral, restarts};
 use crate::pod::{self, RestartPolicy, Role};
@@ -504,6 +504,7 @@ impl Worker {
             return;
         }
         self.status.busy = true;
+        self.status.quiet_until = now + QUIET;
         let (ctx, pod, tell) = (self.ctx.clone(), self.pod.clone(), self.tell.clone());
         self.background(async move {
             let api = ctx.client.namespaced::<Pod>(pod::namespace(&pod));

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
-use skiff_client::Client;
+use skiff_api::Gvr;
+use skiff_client::{Client, Selector, Transport as _, Update};
 use skiff_runtime::{ContainerId, RuntimeEvent, SandboxId, SandboxState};
 
 use crate::pod::PodUid;
@@ -43,6 +45,21 @@ async fn runs_and_is_deleted() {
                 && empty(&options.containers_log_directory)
         })
         .await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn that_it_runs_and_is_ready_is_one_write() {
+    let world = World::new().await;
+    let mut feed = world.api.observe(&Gvr::of::<Pod>(), &Selector::default());
+    world.create("a", one("Always", json!({})));
+    let mut status = json!(null);
+    while status["phase"] != "Running" {
+        if let Update::Put(pod) = feed.next().await.expect("the feed never ends") {
+            status = pod.value()["status"].clone();
+        }
+    }
+    assert_eq!(status["containerStatuses"][0]["ready"], true, "{status:#}");
     world.scope.stop().await;
 }
 
