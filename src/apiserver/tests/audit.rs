@@ -163,7 +163,7 @@ async fn what_happens_on_the_way_is_noted() {
     };
     let started = ("ResponseStarted".to_owned(), 101);
     let found = events(&log, |events| !of(events).is_empty()).await;
-    assert_eq!(of(&found), [started.clone()], "before the end");
+    assert_eq!(of(&found), std::slice::from_ref(&started), "before the end");
     stream.write_all(b"ping").await.expect("written");
     stream.read_to_end(&mut Vec::new()).await.expect("read");
     drop(stream);
