@@ -50,7 +50,9 @@ impl PodPlaces {
     /// Removes the logs of one pod, the links to them first: from the directory they are known as ours.
     pub(crate) fn remove_logs(&self, name: &str) -> io::Result<()> {
         let directory = self.logs.join(name);
-        for (link, _) in links(&self.links)?.into_iter().filter(|(_, target)| target.starts_with(&directory)) {
+        for (link, _) in
+            links(&self.links, &link_prefix(name))?.into_iter().filter(|(_, to)| to.starts_with(&directory))
+        {
             fs::remove_file(link)?;
         }
         tree::remove_tree(&directory)
@@ -58,7 +60,7 @@ impl PodPlaces {
 
     /// Removes our links whose log is no more.
     pub(crate) fn remove_dangling_links(&self) -> io::Result<()> {
-        for (link, target) in links(&self.links)? {
+        for (link, target) in links(&self.links, "")? {
             let pod = target.strip_prefix(&self.logs).ok().and_then(|path| path.iter().next());
             if pod.is_some_and(|name| mark::is_set(&self.logs.join(name))) && !target.exists() {
                 fs::remove_file(link)?;
@@ -140,8 +142,18 @@ fn ours(directory: &Path) -> io::Result<Vec<String>> {
     Ok(found)
 }
 
-fn links(directory: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
-    let links = entries(directory)?.into_iter().map(|entry| entry.path());
+/// How the links to the logs of a pod begin, whose directory is `<namespace>_<name>_<uid>`.
+fn link_prefix(directory: &str) -> String {
+    let mut parts = directory.split('_');
+    let (namespace, pod) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    format!("{pod}_{namespace}_")
+}
+
+/// Links whose names begin so, and where they lead.
+fn links(directory: &Path, prefix: &str) -> io::Result<Vec<(PathBuf, PathBuf)>> {
+    let found = entries(directory)?.into_iter();
+    let links = found.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()));
+    let links = links.map(|entry| entry.path());
     Ok(links.filter_map(|link| fs::read_link(&link).ok().map(|target| (link, target))).collect())
 }
 
@@ -172,7 +184,11 @@ mod tests {
         fs::create_dir_all(logs.join("c")).expect("a directory");
         fs::write(logs.join("c/0.log"), "said").expect("a log");
         fs::create_dir_all(&places.links).expect("a directory");
-        symlink(logs.join("c/0.log"), places.links.join(format!("{uid}.log"))).expect("a link");
+        symlink(logs.join("c/0.log"), places.links.join(link(uid))).expect("a link");
+    }
+
+    fn link(uid: &str) -> String {
+        format!("{uid}_default_c-0.log")
     }
 
     fn names(directory: &Path) -> Vec<String> {
@@ -199,11 +215,11 @@ mod tests {
         fs::remove_file(places.logs.join("default_gone_gone/c/0.log")).expect("removed");
         fs::remove_file(places.logs.join("default_other_other/c/0.log")).expect("removed");
         places.remove_dangling_links().expect("swept");
-        assert_eq!(names(&places.links), ["mine.log", "other.log"]);
+        assert_eq!(names(&places.links), ["mine", "other"].map(link));
         places.remove_all().expect("removed");
         assert_eq!(names(&places.pods), ["other"]);
         assert_eq!(names(&places.logs), ["default_other_other"]);
-        assert_eq!(names(&places.links), ["other.log"]);
+        assert_eq!(names(&places.links), ["other"].map(link));
         // One of an earlier version, which set no marks; names that lead elsewhere claim nothing.
         pod(&places, "early", false);
         places.claim("early", &places.logs.join("default_early_early")).expect("claimed");

@@ -9,6 +9,7 @@ use skiff_client::DeleteOptions;
 use skiff_runtime::Sandbox;
 
 use crate::context::Context;
+use crate::leftovers::PodPlaces;
 use crate::options::message_file;
 use crate::pod::{self, PodUid};
 use crate::slot::Run;
@@ -99,15 +100,12 @@ pub(super) async fn forget(ctx: &Context, pod: &Pod, container: &str, run: &Run)
     }
 }
 
-/// Removes all logs of a pod that is gone, and the links to them.
-pub(super) async fn remove_logs(ctx: &Context, pod: &Pod, runs: Vec<(String, Run)>) {
-    let directory = ctx.options.pod_log_directory(pod);
-    let links: Vec<PathBuf> = runs.iter().map(|(container, run)| log_link(ctx, pod, container, run)).collect();
+/// Removes all logs of a pod that is gone, and the links to them: also those of containers that nobody knows any more.
+pub(super) async fn remove_logs(ctx: &Context, pod: &Pod) {
+    let (places, directory) = (PodPlaces::of(&ctx.options), ctx.options.pod_log_directory(pod));
     let work = move || {
-        for link in links {
-            remove_file(&link);
-        }
-        if let Err(e) = volume::tree::remove_tree(&directory) {
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        if let Err(e) = places.remove_logs(&name) {
             tracing::warn!(directory = %directory.display(), error = %e, "logs can't be removed");
         }
     };

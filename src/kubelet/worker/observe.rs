@@ -443,14 +443,9 @@ impl Worker {
 
     /// The last thing: what the pod has left on the node goes.
     pub(super) async fn farewell(&mut self) {
-        let runs: Vec<(String, Run)> = self
-            .slots
-            .iter()
-            .flat_map(|(name, slot)| slot.current.iter().chain(&slot.previous).map(|r| (name.clone(), r.clone())))
-            .collect();
-        for (_, run) in &runs {
+        for run in self.slots.values().flat_map(|slot| slot.current.iter().chain(&slot.previous)) {
             self.ctx.unroute(&run.id);
         }
-        finish::remove_logs(&self.ctx, &self.pod, runs).await;
+        finish::remove_logs(&self.ctx, &self.pod).await;
     }
 }
