@@ -105,11 +105,10 @@ impl Worker {
         let forgotten = self.slot(&found.name).adopt(found);
         if let Some(run) = self.slot(&found.name).run_mut(&found.id) {
             run.resources = resources.or_else(|| spec.resources.clone()).unwrap_or_default();
-            // What it was before the agent went away, until a probe says otherwise.
-            (run.started, run.ready) = known.unwrap_or_else(|| {
-                let started = spec.startup_probe.is_none();
-                (started, started && spec.readiness_probe.is_none())
-            });
+            // What probes said before the agent went away, until they say otherwise. Without a probe nobody would.
+            let (started, ready) = known.unwrap_or_default();
+            run.started = started || spec.startup_probe.is_none();
+            run.ready = ready || (run.started && spec.readiness_probe.is_none());
         }
         self.forget(&found.name, forgotten);
     }

@@ -146,6 +146,37 @@ async fn survives_a_restart_of_the_agent() {
 }
 
 #[tokio::test]
+async fn an_agent_ends_between_two_words_about_a_container() {
+    let mut world = World::new().await;
+    world.create("a", one("Always", json!({})));
+    world.create(
+        "probed",
+        one("Always", json!({"readinessProbe": {"exec": {"command": ["no"]}, "periodSeconds": 3600}})),
+    );
+    world.phase("a", "Running").await;
+    world.phase("probed", "Running").await;
+    world.scope.stop().await;
+    for name in ["a", "probed"] {
+        let mut pod = world.pod(name);
+        let status = &mut pod["status"]["containerStatuses"][0];
+        (status["started"], status["ready"]) = (json!(false), json!(false));
+        world.api.put(pod);
+    }
+    // Of a container that an agent made and had no time to tell of.
+    let link = world.options().containers_log_directory.join("a_default_c-unknown.log");
+    let log = world.options().log_directory.join("default_a_uid-a/c/0.log");
+    std::os::unix::fs::symlink(log, &link).expect("a link");
+    world.restart().await;
+    let status = |w: &World, name: &str| w.pod(name)["status"]["containerStatuses"][0].clone();
+    world.eventually("it is ready", |w| status(w, "a")["ready"] == true && status(w, "a")["started"] == true).await;
+    world.eventually("it has started", |w| status(w, "probed")["started"] == true).await;
+    assert_eq!(status(&world, "probed")["ready"], false, "that is for its probe to say");
+    world.delete("a", 0);
+    world.eventually("the link is gone", |_| link.symlink_metadata().is_err()).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
 async fn a_lost_sandbox_is_made_anew() {
     let world = World::new().await;
     world.create("a", one("Always", json!({})));
