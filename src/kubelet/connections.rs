@@ -30,6 +30,10 @@ pub(crate) fn take<F>(
             };
             match accepted {
                 Ok((stream, _)) => {
+                    // Else the end of an exec waits for the acknowledgement of its output, which the other side delays.
+                    if let Err(e) = stream.set_nodelay(true) {
+                        tracing::debug!(error = %e, "a connection may hold back what is written");
+                    }
                     let (served, stop) = (serve(stream), stop.clone());
                     own.spawn(async move {
                         tokio::select! {
@@ -64,6 +68,7 @@ mod tests {
         take(&scope, listener, 2, move |mut stream| {
             let begun = begun.clone();
             async move {
+                assert!(stream.nodelay().expect("an option"), "what is written waits for nothing");
                 begun.send(stream.peer_addr().expect("a peer")).await.expect("listened to");
                 drop(stream.read(&mut [0]).await);
             }
