@@ -17,13 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use harness::Machine;
-use measure::{inside, ms, processes, pss, rate, until};
+use measure::{SLEEP, delete_pods, gone, idle, inside, ms, pod, pss, rate, run_pods, settled_pss, spread, until};
 use serde_json::{Value, json};
 use skiff_api::k8s::api::apps::v1::Deployment;
-use skiff_api::k8s::api::core::v1::{ConfigMap, Node, Pod};
-use skiff_client::{Client, DeleteOptions, ListOptions, PatchKind, Selector, Update};
+use skiff_api::k8s::api::core::v1::{ConfigMap, Node};
+use skiff_client::{Client, DeleteOptions, ListOptions, PatchKind};
 
 const PODS: usize = 20;
 const REPLICAS: usize = 100;
@@ -39,7 +38,7 @@ fn main() {
     report["start_ms"] = start(&mut machine);
     std::thread::sleep(Duration::from_secs(10));
     report["idle"] = json!({"pss_kib": pss(&machine)});
-    report["idle"]["watched"] = idle(&machine);
+    report["idle"]["watched"] = watched(&machine);
     report["pod_create_to_running_ms"] = inside(&machine, |client| async move { pods(&client).await });
     report["with_10_pods"] = ten_pods(&machine);
     report["replicas"] = inside(&machine, |client| async move { replicas(&client).await });
@@ -47,7 +46,7 @@ fn main() {
         "clients_1": inside(&machine, |client| rates(client, 1)),
         "clients_32": inside(&machine, |client| rates(client, 32)),
     });
-    report["pss_kib_after_load"] = pss(&machine);
+    report["pss_kib_after_load"] = settled_pss(&machine);
     println!("{}", serde_json::to_string_pretty(&report).expect("JSON"));
 }
 
@@ -78,97 +77,25 @@ fn start(machine: &mut Machine) -> Value {
     json!({"readyz": ms(times.0), "node_ready": ms(times.1), "everything": ms(began.elapsed())})
 }
 
-fn idle(machine: &Machine) -> Value {
+fn watched(machine: &Machine) -> Value {
     let seconds = std::env::var("SKIFF_BENCH_IDLE_S").ok().and_then(|s| s.parse().ok()).unwrap_or(300u64);
-    let counts = || {
-        let (mut written, mut ticks) = (0u64, 0u64);
-        for (pid, _) in processes(machine) {
-            let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-            let line = io.lines().find(|l| l.starts_with("write_bytes:")).unwrap_or_default();
-            written += line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-            ticks += [11, 12].iter().filter_map(|i| fields.get(*i)?.parse::<u64>().ok()).sum::<u64>();
-        }
-        (written, ticks)
-    };
-    let before = counts();
-    std::thread::sleep(Duration::from_secs(seconds));
-    let after = counts();
-    let cpu = (after.1 - before.1) as f64 / seconds as f64;
-    json!({"seconds": seconds, "bytes_written": after.0 - before.0, "cpu_percent_of_a_core": (cpu * 100.0).round() / 100.0})
-}
-
-fn pod(name: &str) -> Pod {
-    let value = json!({"metadata": {"name": name}, "spec": {"terminationGracePeriodSeconds": 0, "containers": [
-        {"name": "main", "image": "busybox:1.36", "command": ["/bin/sleep", "3600"]}]}});
-    serde_json::from_value(value).expect("a pod")
+    idle(machine, seconds)
 }
 
 /// One after the other; the first, which pulls the image, does not count.
 async fn pods(client: &Client) -> Value {
-    let mut feed = client.transport().observe(&skiff_api::Gvr::of::<Pod>(), &Selector::default());
-    let mut times = Vec::new();
-    for i in 0..=PODS {
-        let name = format!("bench-{i}");
-        let began = Instant::now();
-        client.namespaced::<Pod>("default").create(&pod(&name)).await.expect("create a pod");
-        loop {
-            let Some(update) = feed.next().await else { panic!("the feed ended") };
-            let objects = match update {
-                Update::Replace(all) => all,
-                Update::Put(one) => vec![one],
-                Update::Delete(_) => continue,
-            };
-            let running = objects.iter().filter(|o| *o.meta.name == *name).any(|o| {
-                o.typed::<Pod>().expect("a pod").status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
-            });
-            if running {
-                break;
-            }
-            assert!(began.elapsed() < Duration::from_secs(60), "{name} does not run");
-        }
-        if i > 0 {
-            times.push(ms(began.elapsed()));
-        }
-    }
-    times.sort_by(f64::total_cmp);
-    for i in 0..=PODS {
-        let options = DeleteOptions::default();
-        client.namespaced::<Pod>("default").delete(&format!("bench-{i}"), &options).await.expect("delete a pod");
-    }
-    gone(client).await;
-    json!({"pods": PODS, "p50": times[PODS / 2], "p95": times[PODS * 95 / 100]})
-}
-
-async fn gone(client: &Client) {
-    until(|| async {
-        let left = client.namespaced::<Pod>("default").list(&ListOptions::default()).await;
-        left.is_ok_and(|left| left.is_empty())
-    })
-    .await;
+    let pods = (0..=PODS).map(|i| pod(&format!("bench-{i}"), &SLEEP)).collect();
+    let times = run_pods(client, pods).await;
+    delete_pods(client).await;
+    spread(times[1..].to_vec())
 }
 
 fn ten_pods(machine: &Machine) -> Value {
     inside(machine, |client| async move {
-        for i in 0..10 {
-            client.namespaced::<Pod>("default").create(&pod(&format!("ten-{i}"))).await.expect("create a pod");
-        }
-        until(|| async {
-            let pods = client.namespaced::<Pod>("default").list(&ListOptions::default()).await.unwrap_or_default();
-            pods.iter().filter(|p| p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")).count() == 10
-        })
-        .await;
+        run_pods(&client, (0..10).map(|i| pod(&format!("ten-{i}"), &SLEEP)).collect()).await;
     });
-    std::thread::sleep(Duration::from_secs(5));
-    let value = json!({"pss_kib": pss(machine)});
-    inside(machine, |client| async move {
-        for i in 0..10 {
-            let options = DeleteOptions::default();
-            client.namespaced::<Pod>("default").delete(&format!("ten-{i}"), &options).await.expect("delete a pod");
-        }
-        gone(&client).await;
-    });
+    let value = json!({"pss_kib": settled_pss(machine)});
+    inside(machine, |client| async move { delete_pods(&client).await });
     value
 }
 
