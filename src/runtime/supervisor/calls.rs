@@ -40,7 +40,7 @@ impl Supervisor {
             Call::List => self.list(asker),
             Call::ListSandboxes => Ok(Some(self.list_sandboxes())),
             Call::RunSandbox => self.run_sandbox(asker, plan),
-            Call::StopSandbox(id) => self.stop_sandbox(&id),
+            Call::StopSandbox(id) => self.stop_sandbox(asker, &id),
             Call::Create => self.create(asker, plan),
             Call::Start(id) => self.start(asker, &id),
             Call::Signal { id, signal } => self.signal(&id, signal),
@@ -52,6 +52,10 @@ impl Supervisor {
             Call::Upgrade => self.begin_upgrade(asker, plan),
             Call::Shutdown => self.begin_shutdown(asker),
         };
+        self.answer(asker, result);
+    }
+
+    pub(super) fn answer(&mut self, asker: Asker, result: Result<Option<Answer>, String>) {
         match result {
             Ok(Some(answer)) => self.reply(asker, Ok(answer)),
             Ok(None) => {}
@@ -107,11 +111,15 @@ impl Supervisor {
         let token = self.watch(&answer, EpollFlags::EPOLLIN, Source::Answer).map_err(text)?;
         let pidfd = process::pidfd_open(pid).map_err(text)?;
         let begun = Instant::now();
-        self.jobs.insert(token, Job { pidfd, answer, asker, kind, begun, deadline: begun + CHILD_DEADLINE });
+        let deadline = begun + CHILD_DEADLINE;
+        self.jobs.insert(token, Job { pid, pidfd, answer, asker, kind, begun, deadline, ending: Vec::new() });
         Ok(None)
     }
 
-    fn stop_sandbox(&mut self, id: &str) -> Result<Option<Answer>, String> {
+    pub(super) fn stop_sandbox(&mut self, asker: Asker, id: &str) -> Result<Option<Answer>, String> {
+        if self.end_job(asker, &JobKind::Sandbox(id.to_owned())) {
+            return Ok(None);
+        }
         if let Some(Sandbox { init: Some((_, pidfd)) }) = self.sandboxes.remove(id) {
             // It may have ended by itself.
             let _ = process::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
@@ -219,11 +227,11 @@ impl Supervisor {
         Ok(Some(Answer::Done))
     }
 
-    fn remove(&mut self, asker: Asker, id: &str) -> Result<Option<Answer>, String> {
-        let Some(container) = self.containers.get_mut(id) else { return Ok(Some(Answer::Done)) };
-        if container.state == State::Creating {
-            return Err(format!("container {id} is being created"));
+    pub(super) fn remove(&mut self, asker: Asker, id: &str) -> Result<Option<Answer>, String> {
+        if self.end_job(asker, &JobKind::Create(id.to_owned())) {
+            return Ok(None);
         }
+        let Some(container) = self.containers.get_mut(id) else { return Ok(Some(Answer::Done)) };
         if container.exit.is_some() {
             self.forget(id);
             return Ok(Some(Answer::Done));

@@ -3,13 +3,19 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
 use skiff_linux::{process, socket};
 
 /// Forks a child that keeps only stdio and the descriptors given; it answers on the socket that comes back.
 pub fn spawn(keep: &[BorrowedFd<'_>], work: impl FnOnce(BorrowedFd<'_>) -> i32) -> io::Result<(Pid, OwnedFd)> {
     let (ours, theirs) = socket::pair()?;
+    let supervisor = Pid::this();
     let pid = process::fork(|| {
+        // What it makes is the supervisor's to look after; without one nobody would hear of it.
+        if process::set_parent_death_signal(Signal::SIGKILL).is_err() || getppid() != supervisor {
+            return 1;
+        }
         process::reset_signals();
         process::set_name(c"skiff-creator");
         let mut all = keep.to_vec();

@@ -95,6 +95,7 @@ impl Supervisor {
     fn drop_client(&mut self, token: u64) {
         if let Some(client) = self.clients.remove(&token) {
             self.unwatch(token, &client.socket);
+            self.end_orders(token);
         }
     }
 

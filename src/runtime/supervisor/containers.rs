@@ -156,15 +156,18 @@ pub(super) struct Sandbox {
 
 /// A child at work.
 pub(super) struct Job {
+    pub pid: Pid,
     pub pidfd: OwnedFd,
     pub answer: OwnedFd,
     pub asker: Asker,
     pub kind: JobKind,
     pub begun: Instant,
     pub deadline: Instant,
+    /// Who wants what it makes to be gone, and is served when it has ended.
+    pub ending: Vec<Asker>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum JobKind {
     Sandbox(String),
     Create(String),
@@ -174,12 +177,13 @@ pub(super) enum JobKind {
 }
 
 impl Supervisor {
-    /// A child has answered, or died.
-    pub(super) fn take_answer(&mut self, token: u64) {
+    /// A child has answered, or has `ended`: then its answer is there, or never comes, though a process that it has made
+    /// may hold its end of the socket.
+    pub(super) fn take_answer(&mut self, token: u64, ended: bool) {
         let Some(job) = self.jobs.get(&token) else { return };
         let mut buffer = vec![0; 256 * 1024];
         let (outcome, fds) = match socket::receive(job.answer.as_fd(), &mut buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !ended => return,
             Ok((length, fds)) if length > 0 => match serde_json::from_slice(&buffer[..length]) {
                 Ok(outcome) => (outcome, fds),
                 Err(error) => (failure(format!("the child's answer is wrong: {error}")), Vec::new()),
@@ -194,7 +198,25 @@ impl Supervisor {
         }
     }
 
-    fn finish_job(&mut self, job: Job, mut outcome: Outcome, mut fds: Vec<OwnedFd>) {
+    /// Ends the child at work on this, if there is one. Whoever asks is served when it has ended.
+    pub(super) fn end_job(&mut self, asker: Asker, kind: &JobKind) -> bool {
+        let Some(job) = self.jobs.values_mut().find(|job| job.kind == *kind) else { return false };
+        job.ending.push(asker);
+        // Where it has ended already, that is about to be seen.
+        let _ = process::pidfd_signal(job.pidfd.as_fd(), libc::SIGKILL);
+        true
+    }
+
+    /// Ends what makes sandboxes and containers for a client that is gone: nobody would know of them.
+    pub(super) fn end_orders(&self, client: u64) {
+        let made = |kind: &JobKind| matches!(kind, JobKind::Sandbox(_) | JobKind::Create(_));
+        for job in self.jobs.values().filter(|job| job.asker.0 == client && made(&job.kind)) {
+            let _ = process::pidfd_signal(job.pidfd.as_fd(), libc::SIGKILL);
+        }
+    }
+
+    fn finish_job(&mut self, mut job: Job, mut outcome: Outcome, mut fds: Vec<OwnedFd>) {
+        let (kind, ending) = (job.kind.clone(), std::mem::take(&mut job.ending));
         for warning in &outcome.warnings {
             report(format_args!("{:?}: {warning}", job.kind));
         }
@@ -242,6 +264,14 @@ impl Supervisor {
                 }
             },
             JobKind::Upgrade => self.upgrade_judged(job.asker, outcome.error),
+        }
+        for asker in ending {
+            let result = match &kind {
+                JobKind::Sandbox(id) => self.stop_sandbox(asker, id),
+                JobKind::Create(id) => self.remove(asker, id),
+                JobKind::Exec(_) | JobKind::Upgrade => Ok(Some(Answer::Done)),
+            };
+            self.answer(asker, result);
         }
     }
 
@@ -297,6 +327,9 @@ impl Supervisor {
             self.containers.iter().find(|(_, container)| container.pid == Some(pid) && container.exit.is_none());
         if let Some(id) = container.map(|(id, _)| id.clone()) {
             return self.exited(&id, code, signal);
+        }
+        if let Some(token) = self.jobs.iter().find(|(_, job)| job.pid == pid).map(|(token, _)| *token) {
+            return self.take_answer(token, true);
         }
         if let Some(id) = self.execs.iter().find(|(_, exec)| exec.pid == Some(pid)).map(|(id, _)| id.clone()) {
             return self.exec_exited(&id, code);

@@ -311,7 +311,7 @@ impl Supervisor {
             Source::Signals => self.take_signals(),
             Source::Listener => self.accept(),
             Source::Client => self.serve(token, events),
-            Source::Answer => self.take_answer(token),
+            Source::Answer => self.take_answer(token, false),
             Source::Output(id, stream) => self.take_output(token, &id, stream),
             Source::Status(id) => self.take_status(token, &id, false),
             Source::ExecStatus(id) => self.take_exec_status(token, &id),

@@ -15,6 +15,9 @@ crate::tests![
     another_runtime_with_the_same_groups_is_refused,
     nonsense_on_the_socket,
     a_supervisor_of_an_earlier_version,
+    a_creator_is_killed_when_its_work_is_done,
+    nothing_is_made_for_an_agent_that_is_gone,
+    no_creator_outlives_its_supervisor,
 ];
 
 async fn the_agent_ends_and_comes_back() {
@@ -293,5 +296,114 @@ async fn a_supervisor_of_an_earlier_version() {
     node.restart_agent().await;
     node.runtime().stop_sandbox(&sandboxes[0].id).await.expect("stopped");
     reaper.join().expect("joined").expect("killed");
+    node.end().await;
+}
+
+/// A child of the supervisor whose name begins so, once there is one.
+fn child(supervisor: i32, name: &str) -> Option<nix::unistd::Pid> {
+    let children = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).ok()?;
+    let comm = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let found = children.split_whitespace().find(|pid| comm(pid).starts_with(name))?;
+    Some(nix::unistd::Pid::from_raw(found.parse().expect("a number")))
+}
+
+/// Lets sandboxes be made until the child that makes one is stopped in the midst of its work.
+async fn half_made(
+    node: &Node,
+    process: bool,
+) -> (tokio::task::JoinHandle<Result<(), skiff_runtime::Error>>, nix::unistd::Pid) {
+    let supervisor = supervisor_pid(node);
+    for attempt in 0..1000 {
+        let (runtime, mut config) = (node.runtime().clone(), node.sandbox_config(&format!("pod-{attempt}")));
+        config.share_process_namespace = process;
+        let making = tokio::spawn(async move {
+            let made = runtime.run_sandbox(config).await?;
+            runtime.remove_sandbox(&made.id).await
+        });
+        while !making.is_finished() {
+            if let Some(maker) = child(supervisor, "skiff-creator")
+                && nix::sys::signal::kill(maker, nix::sys::signal::Signal::SIGSTOP).is_ok()
+                && runs(maker)
+            {
+                return (making, maker);
+            }
+            std::thread::yield_now();
+        }
+    }
+    panic!("every child was faster");
+}
+
+fn runs(pid: nix::unistd::Pid) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']) && !rest.is_empty())
+}
+
+/// What it has made waits for the start by then, with a copy of everything that the creator had.
+async fn a_creator_is_killed_when_its_work_is_done() {
+    let node = Node::new().await;
+    let sandbox = node.sandbox("pod").await;
+    let supervisor = supervisor_pid(&node);
+    let mut seen = false;
+    for _ in 0..100 {
+        let (runtime, config) = (node.runtime().clone(), node.config("true"));
+        let of = sandbox.id.clone();
+        let creating = tokio::spawn(async move { runtime.create_container(&of, config).await });
+        let waits = |pid: nix::unistd::Pid| {
+            let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+            let number = call.split(' ').next().and_then(|number| number.parse().ok());
+            number == Some(libc::SYS_accept4) || number == Some(libc::SYS_accept)
+        };
+        while !creating.is_finished() && !child(supervisor, "youki:[2:INIT]").is_some_and(waits) {
+            std::thread::yield_now();
+        }
+        if let Some(creator) = child(supervisor, "skiff-creator") {
+            seen |=
+                nix::sys::signal::kill(creator, nix::sys::signal::Signal::SIGKILL).is_ok() && !creating.is_finished();
+        }
+        let created = tokio::time::timeout(crate::node::LIMIT, creating).await.expect("an answer").expect("no panic");
+        match created {
+            Ok(id) => node.runtime().remove_container(&id).await.expect("removed"),
+            Err(error) => assert!(error.to_string().contains("ended without an answer"), "{error}"),
+        }
+        if seen {
+            break;
+        }
+    }
+    assert!(seen, "every creator was faster");
+    assert_eq!(child(supervisor, ""), None, "a process is left");
+    node.end().await;
+}
+
+async fn nothing_is_made_for_an_agent_that_is_gone() {
+    let mut node = Node::new().await;
+    let (making, maker) = half_made(&node, true).await;
+    making.abort();
+    assert!(making.await.expect_err("it did not end").is_cancelled());
+    node.restart_agent().await;
+    eventually("the end of the maker", || async { runs(maker) }, |runs| !runs).await;
+    let sandboxes = node.runtime().sandboxes().await.expect("listed");
+    assert_eq!(sandboxes.iter().map(|s| s.state.clone()).collect::<Vec<_>>(), [SandboxState::NotReady]);
+    node.runtime().remove_sandbox(&sandboxes[0].id).await.expect("removed");
+
+    // Of one that is there, what is not wanted any more is waited for.
+    let (making, maker) = half_made(&node, false).await;
+    making.abort();
+    let record = node.options.data_directory.join("sandboxes");
+    let id = std::fs::read_dir(&record).expect("records").next().expect("one").expect("read").file_name();
+    let second = skiff_runtime::Runtime::open(node.options.clone()).await.expect("opened");
+    second.stop_sandbox(&skiff_runtime::SandboxId(id.to_string_lossy().into_owned())).await.expect("stopped");
+    assert!(!runs(maker), "it would go on");
+    assert!(!node.options.run_directory.join("sandboxes").join(&id).exists());
+    drop(second);
+    node.end().await;
+}
+
+async fn no_creator_outlives_its_supervisor() {
+    let node = Node::new().await;
+    let (making, maker) = half_made(&node, false).await;
+    kill_supervisor(&node);
+    making.await.expect("no panic").expect_err("nobody made it");
+    // Nobody wakes it.
+    eventually("the end of the maker", || async { runs(maker) }, |runs| !runs).await;
     node.end().await;
 }
