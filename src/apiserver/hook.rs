@@ -9,10 +9,9 @@ use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use rustls::RootCertStore;
-use rustls::crypto::ring::default_provider;
 use serde_json::Value;
 use skiff_base::chain;
+use skiff_tls::{Ending, Trust};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -79,7 +78,13 @@ impl Server {
         let told = |error: &dyn std::error::Error| chain(error).to_string();
         let config = client_config(ca_bundle)?;
         let connect = async {
-            let stream: TcpStream = skiff_resolver::connect(&target.host, target.port).await?;
+            let stream: TcpStream = skiff_resolver::connect(&target.host, target.port).await.map_err(|e| {
+                let why = match e.kind() {
+                    io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+                    _ => e.to_string(),
+                };
+                io::Error::new(e.kind(), format!("dial tcp {}:{}: {why}", target.host, target.port))
+            })?;
             let name = rustls_pki_types::ServerName::try_from(target.name.clone())
                 .map_err(|_| io::Error::other("the webhook's address is no host name"))?;
             TlsConnector::from(config).connect(name, stream).await
@@ -89,7 +94,7 @@ impl Server {
             Err(_) => return Err(format!("dial tcp {}:{}: i/o timeout", target.host, target.port)),
         };
         let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| told(&e))?;
+            hyper::client::conn::http1::handshake(TokioIo::new(Ending(stream))).await.map_err(|e| told(&e))?;
         let stop = self.scope.token().clone();
         self.scope.spawn(async move {
             tokio::select! {
@@ -132,17 +137,11 @@ fn as_go(error: String) -> String {
 /// `ca_bundle` is PEM; empty: the authorities of the system.
 pub(crate) fn client_config(ca_bundle: &[u8]) -> Result<Arc<ClientConfig>, String> {
     let roots = if ca_bundle.is_empty() {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        roots
+        Trust::system()
     } else {
         let pem = std::str::from_utf8(ca_bundle).map_err(|_| "the caBundle is no PEM".to_owned())?;
         tls::roots(pem).map_err(|e| chain(&e).to_string())?
     };
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    let builder = Trust::Roots(roots).client().map_err(|e| e.to_string())?;
+    Ok(Arc::new(builder.with_no_client_auth()))
 }

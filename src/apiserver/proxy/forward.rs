@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use skiff_base::{CancellationToken, chain};
+use skiff_tls::Ending;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio_rustls::TlsConnector;
 
@@ -59,7 +60,8 @@ impl Upstream {
             let Security::Tls(config) = &self.security else { return Ok(Box::new(stream) as Box<dyn Io>) };
             let name = rustls_pki_types::ServerName::try_from(self.name.clone().unwrap_or_else(|| self.host.clone()))
                 .map_err(|_| io::Error::other("the server's address is no host name"))?;
-            Ok(Box::new(TlsConnector::from(config.clone()).connect(name, stream).await?) as Box<dyn Io>)
+            let stream = TlsConnector::from(config.clone()).connect(name, stream).await?;
+            Ok(Box::new(Ending(stream)) as Box<dyn Io>)
         };
         let timed_out = |_| io::Error::new(io::ErrorKind::TimedOut, "i/o timeout");
         tokio::time::timeout(CONNECT_LIMIT, connect).await.map_err(timed_out)?.map_err(|error: io::Error| {

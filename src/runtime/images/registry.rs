@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use hyper_util::rt::TokioExecutor;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
+use skiff_tls::Trust;
 
 use super::registries::{Endpoint, TlsFiles};
 
@@ -274,26 +275,15 @@ fn tls_config(files: &TlsFiles, secure: bool) -> Result<rustls::ClientConfig, Er
     let unreadable = |path: &std::path::Path, e: &dyn std::fmt::Display| {
         Error::Other(format!("read {} of registries.yaml: {e}", path.display()))
     };
-    let mut roots = rustls::RootCertStore::empty();
-    if secure {
-        // Certificates that the system has but rustls can't read are of no use, and no error.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
+    let mut roots = if secure { Trust::system() } else { rustls::RootCertStore::empty() };
     if let Some(path) = &files.ca_file {
         for certificate in CertificateDer::pem_file_iter(path).map_err(|e| unreadable(path, &e))? {
             let certificate = certificate.map_err(|e| unreadable(path, &e))?;
             roots.add(certificate).map_err(|e| unreadable(path, &e))?;
         }
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| Error::Other(e.to_string()))?;
-    let builder = if files.insecure_skip_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
-    } else {
-        builder.with_root_certificates(roots)
-    };
+    let trust = if files.insecure_skip_verify { Trust::Anyone } else { Trust::Roots(roots) };
+    let builder = trust.client().map_err(|e| Error::Other(e.to_string()))?;
     match (&files.cert_file, &files.key_file) {
         (Some(certificate), Some(key)) => {
             let chain = CertificateDer::pem_file_iter(certificate)
@@ -304,45 +294,6 @@ fn tls_config(files: &TlsFiles, secure: bool) -> Result<rustls::ClientConfig, Er
         }
         (None, None) => Ok(builder.with_no_client_auth()),
         _ => Err(Error::Other("registries.yaml: tls needs both cert_file and key_file, or neither".to_owned())),
-    }
-}
-
-/// `insecure_skip_verify: true`, as the operator asked.
-#[derive(Debug)]
-struct AcceptAny(Arc<rustls::crypto::CryptoProvider>);
-
-impl rustls::client::danger::ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &rustls::pki_types::ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 
