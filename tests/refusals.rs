@@ -138,6 +138,18 @@ fn garbage_on_the_api_port() {
         let script = format!("curl -sk -o - -w '\\n%{{http_code}}' {arguments} https://127.0.0.1:6443{path}");
         result(&machine.command("sh").args(["-c", &script]).output().expect("run curl")).expect("curl")
     };
+    let big = machine.directory.path().join("big.json");
+    std::fs::write(&big, vec![b' '; 4 << 20]).expect("written");
+    // What is refused before its body has come is told so, whatever carries it.
+    let posted = format!("--data-binary @{} -H 'Content-Type: application/json'", big.display());
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let token = machine.kubectl(&["create", "token", "default"]);
+    for (who, expect) in [("nonsense", "\n401"), (token.trim(), "\n413")] {
+        for version in ["--http1.1", "--http2"] {
+            let said = curl(maps, &format!("{version} {posted} -H 'Expect:' -H 'Authorization: Bearer {who}'"));
+            assert!(said.ends_with(expect) && said.contains("\"kind\": \"Status\""), "{version} {who}: {said}");
+        }
+    }
     for (path, arguments, expect) in [
         ("/api/v1/pods", "", "\n403"),
         ("/healthz", "", "ok\n200"),

@@ -27,14 +27,18 @@ const MAX_COPIED_B: usize = 3 << 20;
 
 /// RFC 6902.
 pub fn json_patch(original: &Value, patch: &Value) -> Result<Value, ApiError> {
-    let patch: json_patch::Patch = serde_json::from_value(patch.clone())
-        .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+    let rejected = || ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request");
+    // Upstream looks at what stands in an operation when it carries it out.
+    let is_a_list_of_objects = patch.as_array().is_some_and(|all| all.iter().all(Value::is_object));
+    let patch: json_patch::Patch = serde_json::from_value(patch.clone()).map_err(|e| match is_a_list_of_objects {
+        true => rejected(),
+        false => ApiError::bad_request(format!("error decoding patch: {e}")),
+    })?;
     if patch.0.len() > MAX_OPERATIONS {
         let got = patch.0.len();
         let why = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {got}");
         return Err(ApiError::new(413, "RequestEntityTooLarge", format!("Request entity too large: {why}")));
     }
-    let rejected = || ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request");
     let mut patched = original.clone();
     let mut copied_b = 0;
     for operation in &patch.0 {

@@ -35,8 +35,11 @@ pub(crate) struct Call {
 impl Call {
     pub fn new(method: Method, uri: &http::Uri, headers: HeaderMap, body: Bytes, user: Arc<User>) -> Self {
         let path = uri.path().to_owned();
-        let segments = path.split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
-        let query = Query::parse(uri.query().unwrap_or(""));
+        let mut segments = path.split('/').filter(|s| !s.is_empty()).map(|s| decode(s, false)).collect();
+        let mut query = Query::parse(uri.query().unwrap_or(""));
+        if method == Method::GET {
+            modern_watch(&mut segments, &mut query);
+        }
         Self {
             method,
             segments,
@@ -66,6 +69,28 @@ impl Call {
 
     pub fn header(&self, name: http::header::HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|v| v.to_str().ok())
+    }
+}
+
+/// `/api/v1/watch/RESOURCE/NAME`, which upstream still serves, is the watch of a list that has this one object at most.
+fn modern_watch(segments: &mut Vec<String>, query: &mut Query) {
+    let at = match segments.first().map(String::as_str) {
+        Some("api") => 2,
+        Some("apis") => 3,
+        _ => return,
+    };
+    if segments.get(at).is_none_or(|segment| segment != "watch") || segments.len() < at + 2 {
+        return;
+    }
+    segments.remove(at);
+    let in_namespace = segments[at] == "namespaces" && segments.len() > at + 2;
+    let name_at = at + if in_namespace { 3 } else { 1 };
+    query.0.retain(|(key, _)| key != "watch");
+    query.0.push(("watch".to_owned(), "true".to_owned()));
+    if segments.len() == name_at + 1 {
+        let name = segments.remove(name_at);
+        query.0.retain(|(key, _)| key != "fieldSelector");
+        query.0.push(("fieldSelector".to_owned(), format!("metadata.name={name}")));
     }
 }
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use skiff_api::ApiError;
+use skiff_api::field::{Errors, Path};
 use skiff_base::chain;
 
-use crate::call::{Call, Target, encode};
+use crate::call::{Call, Query, Target, encode};
 use crate::path::create::key_of;
 use crate::proxy::choose_container;
 use crate::proxy::forward::{Upstream, outbound, text_of};
@@ -15,9 +16,42 @@ use crate::registry::Row;
 use crate::reply::Reply;
 use crate::server::Server;
 
+const STREAMS: [&str; 3] = ["All", "Stderr", "Stdout"];
+
+/// Upstream's `ValidatePodLogOptions`.
+fn check_options(query: &Query, pod: &str) -> Result<(), ApiError> {
+    let mut errors = Errors::new();
+    let tail = query.integer("tailLines")?;
+    if let Some(lines) = tail.filter(|lines| *lines < 0) {
+        errors.invalid(&Path::new("tailLines"), lines, "must be greater than or equal to 0");
+    }
+    if let Some(bytes) = query.integer("limitBytes")?.filter(|bytes| *bytes < 1) {
+        errors.invalid(&Path::new("limitBytes"), bytes, "must be greater than 0");
+    }
+    match query.integer("sinceSeconds")? {
+        Some(_) if query.get("sinceTime").is_some() => {
+            errors.forbidden(&Path::new(""), "at most one of `sinceTime` or `sinceSeconds` may be specified");
+        }
+        Some(seconds) if seconds < 1 => {
+            errors.invalid(&Path::new("sinceSeconds"), seconds, "must be greater than 0");
+        }
+        _ => {}
+    }
+    if let Some(stream) = query.get("stream") {
+        if !STREAMS.contains(&stream) {
+            errors.not_supported(&Path::new("stream"), stream, &STREAMS);
+        }
+        if stream != "All" && tail.is_some() {
+            errors.forbidden(&Path::new(""), "`tailLines` and specific `stream` are mutually exclusive for now");
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid("", "PodLogOptions", pod, errors.into_causes())) }
+}
+
 impl Server {
     pub(crate) async fn pod_log(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
         let pod = self.current(row, &key_of(target)).await?.value();
+        check_options(&call.query, &target.name)?;
         let container = choose_container(&pod, call.query.get("container"))?;
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
         if node.is_empty() {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, ETAG, EXPIRES, IF_NONE_MATCH, VARY};
+use http::header::{CACHE_CONTROL, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use skiff_api::ApiError;
@@ -128,7 +128,15 @@ impl Server {
             return Err(not_acceptable());
         }
         let make = || v3_document(group, version, &descriptors);
-        let mut reply = self.document(call, &format!("v3 {group}/{version}"), &hash(&descriptors), JSON, make);
+        let hash = hash(&descriptors);
+        // What is kept for ever under a name of its own must be what the name says.
+        if let Some(asked) = call.query.get("hash").filter(|asked| *asked != hash) {
+            tracing::debug!(asked, "an OpenAPI document of another time");
+            let mut reply = Reply::new(301, JSON, Bytes::new());
+            reply.set(LOCATION, &format!("{}?hash={hash}", call.path));
+            return Ok(reply);
+        }
+        let mut reply = self.document(call, &format!("v3 {group}/{version}"), &hash, JSON, make);
         if call.query.has("hash") {
             reply.set(CACHE_CONTROL, "public, immutable");
             reply.set(EXPIRES, "Thu, 31 Dec 2099 23:59:59 GMT");

@@ -315,7 +315,6 @@ fn wrong_services() {
             vec![
                 "spec.type: Unsupported value: \"Magic\": supported values: \"ClusterIP\", \"ExternalName\", \
                  \"LoadBalancer\", \"NodePort\"",
-                "spec.internalTrafficPolicy: Required value",
             ],
         ),
         (vec![("/spec/type", json!("ExternalName"))], vec!["spec.externalName: Required value"]),

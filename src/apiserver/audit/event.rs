@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::Stream;
 use futures::stream::BoxStream;
-use http::StatusCode;
 use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use skiff_api::decode::{Media, decode, protobuf_kind};
 use skiff_api::schema;
@@ -88,8 +88,12 @@ impl Recorder {
     /// Records what there is to say of a reply, or sees to it that it is said when the reply has been read to its end.
     pub async fn responded(mut self, call: &Call, mut reply: Reply) -> Reply {
         self.annotate(call);
+        let brings = matches!(call.method, Method::POST | Method::PUT);
+        let request = (brings || self.config.level >= Level::Request).then(|| request_object(call)).flatten();
+        if let Some(object) = request.as_ref().filter(|_| brings) {
+            self.name_object(object);
+        }
         if self.config.level >= Level::Request {
-            let request = request_object(call);
             self.set_body("requestObject", request);
         }
         let failure = match &reply.body {
@@ -124,6 +128,16 @@ impl Recorder {
             }
         }
         reply
+    }
+
+    /// What the path does not say of the object, it says itself.
+    fn name_object(&mut self, object: &Value) {
+        let Some(reference) = self.event.get_mut("objectRef").and_then(Value::as_object_mut) else { return };
+        for field in ["namespace", "name", "uid", "resourceVersion"] {
+            if let Some(text) = object["metadata"][field].as_str().filter(|text| !text.is_empty()) {
+                reference.entry(field).or_insert_with(|| text.into());
+            }
+        }
     }
 
     fn annotate(&mut self, call: &Call) {

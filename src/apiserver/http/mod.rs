@@ -2,6 +2,7 @@
 
 pub(crate) mod compress;
 mod listen;
+mod pretty;
 mod serve;
 pub(crate) mod tls;
 

@@ -7,11 +7,11 @@ use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use skiff_api::ApiError;
 use tracing::Instrument;
 
-use super::compress;
+use super::{compress, pretty};
 use crate::auth::{API_AUDIENCE, User, impersonate};
 use crate::call::Call;
 use crate::flow::{self, Permit};
@@ -33,10 +33,18 @@ pub(crate) async fn serve(
     let audit_id = name_request(request.headers_mut());
     let head = request.method() == Method::HEAD;
     let encodings = request.headers().get(http::header::ACCEPT_ENCODING).cloned();
-    let reply = match answer(&server, certificate, request).await {
+    let pretty = pretty::is_wanted(&request);
+    let mut unread = None;
+    let mut reply = match answer(&server, certificate, request, &mut unread).await {
         Ok(reply) => reply,
         Err(error) => error.into(),
     };
+    if pretty {
+        reply = pretty::pretty(reply).await;
+    }
+    if let Some(body) = unread.filter(|body| !body.is_end_stream()) {
+        reply.body = reply.body.beside(body);
+    }
     let mut reply = compress::compress(reply, encodings.as_ref());
     if head {
         reply.body = Payload::Whole(Bytes::new());
@@ -64,6 +72,7 @@ async fn answer(
     server: &Arc<Server>,
     certificate: Option<Arc<User>>,
     mut request: Request<Incoming>,
+    unread: &mut Option<Incoming>,
 ) -> Result<Reply, ApiError> {
     let path = request.uri().path();
     let aggregated = server.aggregation.takes(path);
@@ -78,6 +87,7 @@ async fn answer(
     let (user, impersonator) = match who(server, certificate, &parts.headers) {
         Ok(known) => known,
         Err((user, error)) => {
+            *unread = Some(body);
             let mut call = Call::new(parts.method, &parts.uri, parts.headers, Bytes::new(), user);
             call.source = source;
             return Ok(server.refuse(&call, error.into()).await);
@@ -85,19 +95,16 @@ async fn answer(
     };
     let mut call = Call::new(parts.method, &parts.uri, parts.headers, Bytes::new(), user);
     (call.source, call.impersonator) = (source, impersonator);
-    let body = match upgrade {
-        Some(upgrade) => {
-            call.wire = Wire::new(upgrade, body, source, parts.uri.query().unwrap_or_default());
-            None
-        }
-        None => Some(body),
-    };
+    match upgrade {
+        Some(upgrade) => call.wire = Wire::new(upgrade, body, source, parts.uri.query().unwrap_or_default()),
+        None => *unread = Some(body),
+    }
     if long && !begins {
-        return carry_out(server, call, body, None, true).await;
+        return carry_out(server, call, unread, None, true).await;
     }
     let class = server.flow.classify(&call);
     let reply = match server.flow.admit(&class).await {
-        Ok(permit) => carry_out(server, call, body, permit, begins).await,
+        Ok(permit) => carry_out(server, call, unread, permit, begins).await,
         Err(flow::Refused) => Ok(server.refuse(&call, flow::too_many()).await),
     };
     let mut reply = reply.unwrap_or_else(Reply::from);
@@ -105,18 +112,19 @@ async fn answer(
     Ok(reply)
 }
 
-/// What is long (watches, logs, what is passed on) has no limit of time, and its permit is given back when its answer
+/// A body that is not read stays in `unread`. What is long (watches, logs, what is passed on) has no limit of time, and its permit is given back when its answer
 /// begins.
 async fn carry_out(
     server: &Arc<Server>,
     mut call: Call,
-    body: Option<Incoming>,
+    unread: &mut Option<Incoming>,
     permit: Option<Permit>,
     long: bool,
 ) -> Result<Reply, ApiError> {
     // Nothing that strangers may ask for has a body: theirs takes no memory.
-    if let Some(body) = body.filter(|_| !call.user.is_anonymous()) {
+    if let Some(body) = unread.as_mut().filter(|_| !call.user.is_anonymous()) {
         call.body = read_body(&call.headers, body).await?;
+        *unread = None;
     }
     let span = tracing::debug_span!("request", method = %call.method, path = call.path, user = call.user.name);
     if long {
@@ -153,7 +161,11 @@ async fn carry_out(
 
 fn is_watch(method: &Method, uri: &http::Uri) -> bool {
     let query = uri.query().unwrap_or("");
-    method == Method::GET && (query.contains("watch=") || query.ends_with("watch") || query.contains("watch&"))
+    method == Method::GET
+        && (uri.path().contains("/watch/")
+            || query.contains("watch=")
+            || query.ends_with("watch")
+            || query.contains("watch&"))
 }
 
 fn is_log(method: &Method, uri: &http::Uri) -> bool {
@@ -194,7 +206,7 @@ fn identify(server: &Server, certificate: Option<Arc<User>>, headers: &HeaderMap
     }
 }
 
-async fn read_body(headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, ApiError> {
+async fn read_body(headers: &HeaderMap, body: &mut Incoming) -> Result<Bytes, ApiError> {
     let too_large =
         || ApiError::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {MAX_OBJECT}"));
     let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());

@@ -146,6 +146,10 @@ pub(crate) fn read_row_object(
 ) -> Result<Value, ApiError> {
     let gvk = &row.descriptor.gvk;
     let mut decoded = read(call, gvk, row.schema.as_ref())?;
+    if row.custom.is_some() && decoded.gvk.is_none() {
+        let body = String::from_utf8_lossy(&call.body);
+        return Err(ApiError::bad_request(format!("Object 'Kind' is missing in '{body}'")));
+    }
     conform_custom(&mut decoded, row)?;
     checked(decoded, gvk, validation, warnings)
 }

@@ -74,7 +74,8 @@ async fn events_say_who_did_what_and_no_more_than_asked_for() {
     };
     let created = of("create", "secrets");
     assert_eq!((&created["level"], &created["responseStatus"]["code"]), (&json!("Metadata"), &json!(201)));
-    assert_eq!(created["objectRef"], json!({"resource": "secrets", "namespace": "default", "apiVersion": "v1"}));
+    let of_body = json!({"resource": "secrets", "namespace": "default", "name": "s", "apiVersion": "v1"});
+    assert_eq!(created["objectRef"], of_body);
     assert_eq!((&created["user"]["username"], &created["sourceIPs"]), (&json!("admin"), &json!(["127.0.0.1"])));
     assert_eq!(created["annotations"]["authorization.k8s.io/decision"], "allow");
     assert!(created.get("requestObject").is_none() && created.get("responseObject").is_none(), "{created}");
@@ -173,6 +174,8 @@ async fn what_happens_on_the_way_is_noted() {
         let one = |e: &&Value| e["objectRef"]["resource"] == resource && e["verb"] == "create";
         found.iter().find(one).unwrap_or_else(|| panic!("{resource}: {found:#?}"))["annotations"].clone()
     };
+    let named = found.iter().find(|e| e["verb"] == "create" && e["objectRef"]["resource"] == "pods");
+    assert_eq!(named.expect("the pod")["objectRef"]["name"], "p", "from the body: the path has none");
     let map = of("configmaps");
     let text = |of: &Value, name: &str| -> Value {
         serde_json::from_str(of[name].as_str().unwrap_or_else(|| panic!("{name}: {of}"))).expect("JSON")

@@ -135,3 +135,18 @@ async fn a_flood_of_mistakes_is_survived() {
     assert!((100..400).contains(&warnings), "{warnings}");
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_custom_resource_says_what_it_is() {
+    let cluster = Cluster::start().await;
+    cluster.define(noxus(None)).await;
+    let nameless = json!({"metadata": {"name": "n"}});
+    let (status, error) = cluster.ask("POST", "/apis/mygroup.example.com/v1beta1/noxus", nameless).await;
+    assert_eq!(
+        (status, &error["message"]),
+        (400, &json!("Object 'Kind' is missing in '{\"metadata\":{\"name\":\"n\"}}'"))
+    );
+    // The path of a built-in kind says enough.
+    assert_eq!(cluster.ask("POST", CONFIG_MAPS, json!({"metadata": {"name": "n"}})).await.0, 201);
+    cluster.stop().await;
+}

@@ -46,6 +46,13 @@ async fn come_from_the_nodes_kubelet() {
     with_account(&cluster).await;
     let pods = "/api/v1/namespaces/default/pods";
     cluster.create(pods, pod("p")).await;
+    let (status, error) = cluster.ask("GET", &format!("{pods}/p/log?tailLines=-4&limitBytes=0"), Value::Null).await;
+    assert_eq!(status, 422, "{error}");
+    assert_eq!(
+        error["message"],
+        "PodLogOptions \"p\" is invalid: [tailLines: Invalid value: -4: must be greater than or equal to 0, \
+         limitBytes: Invalid value: 0: must be greater than 0]"
+    );
     let log = format!("{pods}/p/log?follow=true&tailLines=5&timestamps=true&pretty=x");
     assert_eq!(cluster.ask("GET", &log, Value::Null).await, (200, json!("")), "no node yet");
 

@@ -117,3 +117,44 @@ async fn discovery_in_every_form() {
     assert_eq!(cluster.get("/openid/v1/jwks").await["keys"][0]["alg"], "ES256");
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_paths_and_peoples_eyes() {
+    let cluster = Cluster::start().await;
+    for name in ["m", "n"] {
+        cluster.create(CONFIG_MAPS, config_map(name)).await;
+    }
+    let watched = async |path: &str| -> Vec<String> {
+        let answer = cluster.ask_with("GET", &format!("{path}?timeoutSeconds=1"), Value::Null, &[]).await;
+        assert_eq!(answer.status, 200, "{path}");
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("an event"));
+        events.map(|event| event["object"]["metadata"]["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(watched("/api/v1/watch/namespaces/default/configmaps").await, ["m", "n"]);
+    assert_eq!(watched("/api/v1/watch/namespaces/default/configmaps/n").await, ["n"]);
+    assert_eq!(watched("/api/v1/watch/configmaps").await[..2], ["m", "n"]);
+    assert_eq!(watched("/api/v1/watch/namespaces/default").await, ["default"]);
+    assert_eq!(watched("/apis/apps/v1/watch/deployments").await, Vec::<String>::new());
+
+    let text = async |path: &str, agent: &str| {
+        let answer = cluster.ask_with("GET", path, Value::Null, &[("user-agent", agent)]).await;
+        String::from_utf8(answer.body.to_vec()).expect("UTF-8")
+    };
+    for path in [CONFIG_MAPS, &format!("{CONFIG_MAPS}/m"), &format!("{CONFIG_MAPS}/none"), "/apis"] {
+        let (compact, indented) = (text(path, "x").await, text(path, "curl/8.0").await);
+        assert!(!compact.trim_end().contains('\n') && indented.starts_with("{\n  \""), "{path}: {indented}");
+        let value = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+        assert_eq!(value(&compact), value(&indented), "{path}");
+    }
+    assert!(text(&format!("{CONFIG_MAPS}/m?pretty=true"), "x").await.contains("\n    \"name\": \"m\""));
+
+    // A document under the name of another is none to keep.
+    let index = cluster.get("/openapi/v3").await;
+    let own = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().expect("a path").to_owned();
+    let answer = cluster.ask_with("GET", "/openapi/v3/apis/apps/v1?hash=0", Value::Null, &[]).await;
+    assert_eq!((answer.status, answer.header("location")), (301, own.as_str()));
+    let answer = cluster.ask_with("GET", &own, Value::Null, &[]).await;
+    assert_eq!((answer.status, answer.header("cache-control")), (200, "public, immutable"));
+    cluster.stop().await;
+}

@@ -285,7 +285,7 @@ fn traffic(spec: &core::ServiceSpec, errors: &mut Errors) {
     }
     let path = SPEC.child("internalTrafficPolicy");
     match &spec.internal_traffic_policy {
-        None if kind(spec) != "ExternalName" => required("", &path, errors),
+        None if matches!(kind(spec), "ClusterIP" | "NodePort" | "LoadBalancer") => required("", &path, errors),
         policy => one_of_if_set(policy, &["Cluster", "Local"], &path, errors),
     }
     one_of_if_set(&spec.traffic_distribution, DISTRIBUTIONS, &SPEC.child("trafficDistribution"), errors);
