@@ -189,3 +189,32 @@ fn a_lost_process_1_begins_the_pod_anew() {
     let ps = harness::result(&machine.command(skiff()).args(["ctr", "ps"]).output().expect("run skiff ctr ps"));
     assert_eq!(ps.expect("ctr ps").lines().filter(|line| line.contains("Running")).count(), 1);
 }
+
+#[test]
+fn ids_of_a_pod_stay_its_own() {
+    let mut machine = Machine::with_server();
+    let sleeps = |name: &str| {
+        pod(name, "hostUsers: false\nrestartPolicy: Always", "", "until test -e /stop; do usleep 50000; done")
+            .replace("  restartPolicy: Never\n", "")
+    };
+    machine.apply(&(sleeps("a") + &sleeps("b")));
+    let map = |machine: &Machine, name: &str| {
+        machine.until(&["pod", name], "{.status.containerStatuses[0].ready}", "true");
+        let text = machine.kubectl(&["exec", name, "--", "cat", "/proc/self/uid_map"]);
+        text.split_whitespace().nth(1).and_then(|first| first.parse::<u32>().ok()).expect("a map")
+    };
+    let (a, b) = (map(&machine, "a"), map(&machine, "b"));
+    assert!(a != b && a % 65536 == 0 && b % 65536 == 0 && a > 0 && b > 0, "{a} {b}");
+
+    machine.end_server(nix::sys::signal::Signal::SIGKILL);
+    machine.start(&[]);
+    machine.wait_ready();
+    assert_eq!((map(&machine, "a"), map(&machine, "b")), (a, b));
+    // A container that is begun anew, and a pod of which the new server has to find ids.
+    machine.kubectl(&["exec", "a", "--", "touch", "/stop"]);
+    machine.until(&["pod", "a"], "{.status.containerStatuses[0].restartCount}", "1");
+    machine.apply(&sleeps("c"));
+    assert_eq!(map(&machine, "a"), a);
+    let c = map(&machine, "c");
+    assert!(c != a && c != b, "{a} {b} {c}");
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext, VolumeDevice, VolumeMount};
 use skiff_runtime::{
-    AppArmor, ContainerConfig, ContainerId, GivenDevice, Image, Mount, Propagation, SeLinux, Seccomp, Security,
+    AppArmor, ContainerConfig, ContainerId, GivenDevice, Image, ImageId, Mount, Propagation, SeLinux, Seccomp, Security,
 };
 
 use crate::context::Context;
@@ -45,7 +45,7 @@ pub(crate) async fn configure(inputs: Inputs<'_>) -> Result<ContainerConfig, Sta
     let env = environment(ctx, pod, container, facts, objects).map_err(failed)?;
     let variable = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
 
-    let wanted = plan_mounts(container, volumes, variable).map_err(failed)?;
+    let wanted = plan_mounts(container, volumes, pod::has_user_namespace(pod), variable).map_err(failed)?;
     let devices = plan_devices(container, volumes).map_err(failed)?;
     let directory = ctx.options.pod_directory(&pod::uid(pod));
     let message = message_file(&directory, &container.name, attempt);
@@ -161,11 +161,15 @@ struct WantedMount {
     propagation: Propagation,
     relabel: bool,
     recursive: bool,
+    /// The image in which `sub_path` is, in place of `host`.
+    image: Option<ImageId>,
 }
 
+/// `mapped`: for a pod with a user namespace.
 fn plan_mounts(
     container: &Container,
     volumes: &Volumes,
+    mapped: bool,
     variable: impl Fn(&str) -> Option<String> + Copy,
 ) -> Result<Vec<WantedMount>, String> {
     let one = |mount: &VolumeMount| {
@@ -196,6 +200,7 @@ fn plan_mounts(
             read_only: volume.read_only || mount.read_only == Some(true),
             relabel: volume.relabel,
             recursive: pod::is_recursive(mount),
+            image: volume.image.clone().filter(|_| mapped),
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => Propagation::HostToContainer,
                 Some("Bidirectional") => Propagation::Bidirectional,
@@ -229,6 +234,8 @@ fn make_mounts(
     let mut mounts = Vec::new();
     for (index, mount) in wanted.into_iter().enumerate() {
         let host_path = match &mount.sub_path {
+            // The runtime looks it up in the image.
+            path if mount.image.is_some() => PathBuf::from(path.as_deref().unwrap_or("/")),
             None => mount.host,
             Some(path) => {
                 let target =
@@ -248,6 +255,7 @@ fn make_mounts(
             propagation: mount.propagation,
             relabel: mount.relabel,
             recursive: mount.recursive,
+            image: mount.image,
         });
     }
     let make = |what: &str, done: std::io::Result<()>| done.map_err(|e| format!("make the {what}: {e}"));
@@ -431,7 +439,7 @@ mod tests {
         };
         let plan = |mount: Value| {
             let pod = sample(json!({}), json!({"name": "c", "volumeMounts": [mount]}));
-            plan_mounts(&pod::spec(&pod).containers[0], &volumes, |name| (name == "A").then(|| "a".to_owned()))
+            plan_mounts(&pod::spec(&pod).containers[0], &volumes, false, |name| (name == "A").then(|| "a".to_owned()))
                 .map(|mut list| list.remove(0))
         };
         let map =

@@ -22,6 +22,7 @@ use crate::pulled::Pulled;
 use crate::resize::Shares;
 use crate::source::Sources;
 use crate::token::Tokens;
+use crate::userns::UserNamespaces;
 
 /// What all pods of the node share.
 pub(crate) struct Context {
@@ -50,6 +51,8 @@ pub(crate) struct Context {
     pub(crate) pulls: Semaphore,
     /// Who may use the images.
     pub(crate) pulled: Pulled,
+    /// The host's ids of pods with user namespaces.
+    pub(crate) user_namespaces: UserNamespaces,
     pub(crate) counters: Counters,
     pub(crate) pressure: Pressure,
     /// Told when an image came or went.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo, ObjectReference,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo, ObjectReference,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
@@ -22,6 +22,7 @@ use skiff_runtime::Image;
 use crate::context::Context;
 use crate::options::Options;
 use crate::pressure::Condition;
+use crate::{sandbox, userns};
 
 /// The version of Kubernetes that is spoken, and whose it is.
 pub const VERSION: &str = concat!("v1.36.0+skiff", env!("CARGO_PKG_VERSION"));
@@ -37,6 +38,7 @@ pub(crate) struct MachineFacts {
     pub(crate) cpus: i64,
     pub(crate) memory_bytes: i64,
     pub(crate) disk_bytes: i64,
+    user_namespaces: bool,
     machine_id: String,
     system_uuid: String,
     boot_id: String,
@@ -64,6 +66,7 @@ impl MachineFacts {
             cpus,
             memory_bytes: memory_kib * 1024,
             disk_bytes,
+            user_namespaces: userns::is_supported(),
             machine_id: text("/etc/machine-id"),
             system_uuid: text("/sys/class/dmi/id/product_uuid"),
             boot_id: text("/proc/sys/kernel/random/boot_id"),
@@ -174,6 +177,7 @@ pub(crate) fn plan_status(
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(options.listen.port()) }),
         }),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
         images: Some(plan_images(images)),
         node_info: Some(NodeSystemInfo {
             architecture: arch().to_owned(),
@@ -188,8 +192,17 @@ pub(crate) fn plan_status(
             system_uuid: facts.system_uuid.clone(),
             swap: None,
         }),
+        runtime_handlers: Some(plan_handlers(facts.user_namespaces)),
         ..NodeStatus::default()
     }
+}
+
+/// The runtime has two names: none, and the one in RuntimeClasses.
+fn plan_handlers(user_namespaces: bool) -> Vec<NodeRuntimeHandler> {
+    let features =
+        NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(user_namespaces) };
+    let handler = |name: &str| NodeRuntimeHandler { name: Some(name.to_owned()), features: Some(features.clone()) };
+    ["", sandbox::HANDLER].map(handler).into()
 }
 
 fn plan_images(images: &[Image]) -> Vec<ContainerImage> {
@@ -302,6 +315,8 @@ fn is_same(old: &NodeStatus, new: &NodeStatus) -> bool {
         && old.allocatable == new.allocatable
         && old.daemon_endpoints == new.daemon_endpoints
         && old.node_info == new.node_info
+        && old.features == new.features
+        && old.runtime_handlers == new.runtime_handlers
 }
 
 fn lease(node: &Node, now: Timestamp) -> Lease {

@@ -111,6 +111,8 @@ pub enum Error {
     Network(#[source] skiff_network::Error),
     #[error("list what runs on the node")]
     Runtime(#[source] skiff_runtime::Error),
+    #[error("ids for user namespaces: {0}")]
+    UserNamespaces(String),
     #[error("stopped before the node was registered")]
     Stopped,
 }

@@ -127,6 +127,11 @@ pub(crate) fn is_recursive(mount: &VolumeMount) -> bool {
     mount.read_only == Some(true) && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"))
 }
 
+/// Whether its root is to be nobody on the host.
+pub(crate) fn has_user_namespace(pod: &Pod) -> bool {
+    spec(pod).host_users == Some(false)
+}
+
 /// Seconds between the stop signal and SIGKILL for a pod that nobody deletes.
 pub(crate) fn grace_s(pod: &Pod) -> i64 {
     spec(pod).termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_S)

@@ -51,7 +51,9 @@ const ROWS: &[(&str, &str, Verdict)] = &[
     (
         "PodSpec",
         "hostUsers",
-        Refused(r#"{"hostUsers": false}"#, "user namespaces (hostUsers: false) are not supported by this node"),
+        Honoured(
+            "with false, the pod's files and volumes are shown by idmapped mounts, which not every file system has",
+        ),
     ),
     ("PodSpec", "nodeName", Honoured("by it the node knows its pods")),
     ("PodSpec", "nodeSelector", SCHEDULER),
@@ -202,6 +204,14 @@ const ROWS: &[(&str, &str, Verdict)] = &[
     ("ServiceAccountTokenProjection", "*", H),
     ("SleepAction", "*", H),
     ("TCPSocketAction", "*", H),
+    (
+        "VolumeMount",
+        "mountPropagation",
+        Refused(
+            r#"{"hostUsers": false, "containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}]}]}"#,
+            "mountPropagation Bidirectional (with hostUsers: false) of the container \"c\" not supported by this node",
+        ),
+    ),
     ("VolumeMount", "*", H),
     ("VolumeProjection", "*", H),
 ];

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use skiff_base::chain;
 use skiff_client::EventKind;
 use skiff_network::{HostPort, Protocol};
-use skiff_runtime::{Error, Sandbox, SandboxConfig, SandboxState};
+use skiff_runtime::{Error, IdRange, Sandbox, SandboxConfig, SandboxState};
 
 use crate::context::Context;
 use crate::etc_files::{self, Resolver};
@@ -19,6 +19,7 @@ use crate::leftovers;
 use crate::pod::{self, annotation, label};
 use crate::resources;
 use crate::unsupported::unsupported;
+use crate::userns;
 
 pub(crate) const HOSTS_FILE: &str = "etc-hosts";
 pub(crate) const RESOLV_FILE: &str = "resolv.conf";
@@ -35,7 +36,7 @@ fn host_network(pod: &Pod) -> bool {
     pod::spec(pod).host_network == Some(true)
 }
 
-pub(crate) fn plan_config(ctx: &Context, pod: &Pod, attempt: u32) -> SandboxConfig {
+fn plan_config(ctx: &Context, pod: &Pod, attempt: u32, ids: Option<IdRange>) -> SandboxConfig {
     let spec = pod::spec(pod);
     let uid = pod::uid(pod);
     let hostname = if host_network(pod) {
@@ -64,6 +65,7 @@ pub(crate) fn plan_config(ctx: &Context, pod: &Pod, attempt: u32) -> SandboxConf
         host_ipc: spec.host_ipc == Some(true),
         host_pid: spec.host_pid == Some(true),
         share_process_namespace: spec.share_process_namespace == Some(true),
+        ids,
         sysctls: plan_sysctls(pod),
         labels: labels.map(|(k, v)| (k.to_owned(), v)).into(),
         annotations: BTreeMap::from([(annotation::GRACE.to_owned(), pod::grace_s(pod).to_string())]),
@@ -113,7 +115,7 @@ pub(crate) fn plan_host_ports(pod: &Pod) -> Vec<HostPort> {
 }
 
 /// Runtime handlers by their names in RuntimeClasses; there is one runtime.
-const HANDLER: &str = "runc";
+pub(crate) const HANDLER: &str = "runc";
 
 /// What a pod asks of its sandbox that this node can't give.
 fn refusal(ctx: &Context, pod: &Pod) -> Option<String> {
@@ -128,13 +130,27 @@ fn refusal(ctx: &Context, pod: &Pod) -> Option<String> {
     }
 }
 
+/// The host's ids of a pod that wants a user namespace.
+async fn user_namespace(ctx: &Arc<Context>, pod: &Pod) -> Result<Option<IdRange>, String> {
+    if !pod::has_user_namespace(pod) {
+        return Ok(None);
+    }
+    if !userns::is_supported() {
+        return Err("can't set `spec.hostUsers: false`, runtime does not support user namespaces".to_owned());
+    }
+    let (ctx, uid) = (ctx.clone(), pod::uid(pod));
+    let given = tokio::task::spawn_blocking(move || ctx.user_namespaces.ensure(&uid)).await;
+    given.unwrap_or_else(|e| Err(e.to_string())).map(Some)
+}
+
 /// Makes a new sandbox with network and files. The error is the text of `FailedCreatePodSandBox`.
 pub(crate) async fn create(ctx: &Arc<Context>, pod: &Arc<Pod>, attempt: u32) -> Result<Frame, String> {
     if let Some(why) = refusal(ctx, pod) {
         return Err(format!("Failed to create pod sandbox: {why}"));
     }
     let uid = pod::uid(pod);
-    let config = plan_config(ctx, pod, attempt);
+    let ids = user_namespace(ctx, pod).await.map_err(|e| format!("Failed to create pod sandbox: {e}"))?;
+    let config = plan_config(ctx, pod, attempt, ids);
     let logs = config.log_directory.clone();
     let marked = tokio::task::spawn_blocking(move || leftovers::ensure_ours(&logs, 0o755)).await;
     marked

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
-use skiff_runtime::{ContainerId, ContainerState, Exit};
+use skiff_runtime::{ContainerId, ContainerState, ContainerUser, Exit};
 
 use crate::backoff::RestartBackoff;
 use crate::plan::{ContainerView, Life, Unhealthy};
@@ -26,6 +26,8 @@ pub(crate) struct Run {
     pub(crate) hash: String,
     /// What it has now.
     pub(crate) resources: ResourceRequirements,
+    /// As whom it was started.
+    pub(crate) user: Option<ContainerUser>,
     pub(crate) state: RunState,
     pub(crate) started: bool,
     pub(crate) ready: bool,
@@ -112,6 +114,7 @@ impl Slot {
             image_id: text(annotation::IMAGE_ID),
             hash: text(annotation::HASH),
             resources: ResourceRequirements::default(),
+            user: found.user.clone(),
             state,
             started: false,
             ready: false,
@@ -161,6 +164,7 @@ pub(crate) mod tests {
             image_id: "sha256:1".into(),
             hash: String::new(),
             resources: ResourceRequirements::default(),
+            user: None,
             state,
             started: true,
             ready: true,

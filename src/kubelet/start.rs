@@ -1,6 +1,7 @@
 //! Puts the agent together, in the order that makes the node ready soonest.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use crate::source::Sources;
 use crate::static_pods;
 use crate::stream::Streams;
 use crate::token::Tokens;
+use crate::userns::UserNamespaces;
 use crate::volume::tree;
 
 /// Pulls that run at once.
@@ -91,6 +93,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
 
     let records = Pulled::open(&options.data_directory, &images)
         .map_err(|source| Error::Directory { path: options.data_directory.clone(), source })?;
+    let user_namespaces = UserNamespaces::open(&options, Path::new("/etc")).map_err(Error::UserNamespaces)?;
     let streams = Streams::new(runtime.clone());
     let images_changed = Arc::new(Notify::new());
     heal_status(&nodes, images_changed.clone());
@@ -114,6 +117,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         routes: Default::default(),
         pulls: Semaphore::new(PARALLEL_PULLS),
         pulled: records,
+        user_namespaces,
         counters: Default::default(),
         pressure: Default::default(),
         images_changed: images_changed.clone(),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, Pod, PodCondition, PodIP, PodStatus, VolumeMountStatus,
+    ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus, VolumeMountStatus,
 };
 use serde_json::{Map, Value};
 use skiff_runtime::Exit;
@@ -136,6 +136,7 @@ fn container_status(seen: &Seen<'_>, role: Role, container: &Container, has_init
     if let Some(run) = newest {
         status.restart_count = i32::try_from(run.attempt).unwrap_or(i32::MAX);
         status.image_id = run.image_id.clone();
+        status.user = run.user.as_ref().map(user);
         status.container_id = Some(format!("skiff://{}", run.id.0));
         if !run.image.is_empty() {
             status.image = run.image.clone();
@@ -178,6 +179,12 @@ fn container_status(seen: &Seen<'_>, role: Role, container: &Container, has_init
         }
     }
     status
+}
+
+fn user(of: &skiff_runtime::ContainerUser) -> ContainerUser {
+    let groups = of.groups.iter().map(|group| i64::from(*group)).collect();
+    let linux = LinuxContainerUser { uid: of.uid.into(), gid: of.gid.into(), supplemental_groups: Some(groups) };
+    ContainerUser { linux: Some(linux) }
 }
 
 /// A container that the runtime knows nothing of (yet): what the API says of earlier runs stays, and one that should

@@ -38,9 +38,6 @@ const PROJECTIONS: [&str; 4] = ["configMap", "downwardAPI", "secret", "serviceAc
 pub(crate) fn unsupported(pod: &Pod) -> Option<String> {
     let spec = pod::spec(pod);
     let asked = |what: &str| Some(format!("{what} not supported by this node"));
-    if spec.host_users == Some(false) {
-        return asked("user namespaces (hostUsers: false) are");
-    }
     if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
         return asked("dynamic resource allocation (resourceClaims) is");
     }
@@ -57,15 +54,20 @@ pub(crate) fn unsupported(pod: &Pod) -> Option<String> {
             }
         }
     }
-    pod::containers(pod).find_map(|(_, container)| in_container(container))
+    pod::containers(pod).find_map(|(_, container)| in_container(pod, container))
 }
 
-fn in_container(container: &Container) -> Option<String> {
+fn in_container(pod: &Pod, container: &Container) -> Option<String> {
     let name = &container.name;
     let asked = |what: &str| Some(format!("{what} of the container {name:?} not supported by this node"));
     if container.env.iter().flatten().any(|env| env.value_from.as_ref().is_some_and(|from| from.file_key_ref.is_some()))
     {
         return asked("fileKeyRef variables");
+    }
+    let mut mounts = container.volume_mounts.iter().flatten();
+    // What it mounts belongs to its user namespace, and the host's never takes that.
+    if pod::has_user_namespace(pod) && mounts.any(|m| m.mount_propagation.as_deref() == Some("Bidirectional")) {
+        return asked("mountPropagation Bidirectional (with hostUsers: false)");
     }
     None
 }

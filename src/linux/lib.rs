@@ -4,7 +4,7 @@
 //! Containers, bottom-up: [`capability`] names and sets, [`process`] fork, pidfd, namespaces and identities,
 //! [`socket`] messages with descriptors, [`mount`] the new mount calls and the table of mounts, [`cgroup`] v1 and v2
 //! behind one set of verbs (device access on v2 by a BPF program), [`seccomp`] profiles compiled to filters,
-//! [`security_module`] AppArmor and SELinux.
+//! [`security_module`] AppArmor and SELinux, [`user_namespace`].
 //! Directories: [`mark`], [`inotify`]. Networks: [`net`]. The process itself: [`memory`].
 //!
 //! Must not know: Kubernetes.
@@ -22,3 +22,4 @@ pub mod process;
 pub mod seccomp;
 pub mod security_module;
 pub mod socket;
+pub mod user_namespace;

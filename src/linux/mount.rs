@@ -14,6 +14,7 @@ const MOUNT_ATTR_RDONLY: u64 = 1;
 const MOUNT_ATTR_NOSUID: u64 = 2;
 const MOUNT_ATTR_NODEV: u64 = 4;
 const MOUNT_ATTR_NOEXEC: u64 = 8;
+const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
 
 /// `struct mount_attr` of mount_setattr(2).
@@ -52,9 +53,34 @@ pub fn read_only_clone(path: &Path) -> io::Result<OwnedFd> {
 /// A detached view of a directory, in no table of mounts until [`attach`] puts it somewhere.
 pub fn detached(path: &Path, read_only: bool) -> io::Result<OwnedFd> {
     let tree = clone(path)?;
-    let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    set_attributes(tree.as_fd(), if read_only { attributes | MOUNT_ATTR_RDONLY } else { attributes })?;
+    restrict(tree.as_fd(), read_only, true)?;
     Ok(tree)
+}
+
+/// A detached view of a file or directory with all that is mounted below it. With a user namespace, files have the ids in
+/// it that they have on disk; what is mounted below keeps its own.
+pub fn detached_tree(path: &Path, user_namespace: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    let tree = open_tree(path, OPEN_TREE_CLONE | AT_RECURSIVE as u32)?;
+    let Some(user_namespace) = user_namespace else { return Ok(tree) };
+    let user_namespace = u64::try_from(user_namespace.as_raw_fd()).map_err(io::Error::other)?;
+    let attributes = MountAttributes { set: MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, user_namespace };
+    match change_attributes(tree.as_fd(), &attributes) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(io::Error::other(format!(
+            "{}: its file system does not support idmapped mounts, which a user namespace needs",
+            path.display()
+        ))),
+        Err(error) => Err(error),
+        Ok(()) => Ok(tree),
+    }
+}
+
+/// Makes a detached view read-only, or one without devices, programs and set-user-id bits.
+pub fn restrict(tree: BorrowedFd<'_>, read_only: bool, inert: bool) -> io::Result<()> {
+    let mut attributes = if inert { MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC } else { 0 };
+    if read_only {
+        attributes |= MOUNT_ATTR_RDONLY;
+    }
+    set_attributes(tree, attributes)
 }
 
 /// Mounts a detached view.
@@ -74,14 +100,21 @@ pub fn attach(tree: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
 }
 
 fn clone(path: &Path) -> io::Result<OwnedFd> {
+    open_tree(path, OPEN_TREE_CLONE)
+}
+
+fn open_tree(path: &Path, flags: u32) -> io::Result<OwnedFd> {
     let path = c_string(path.as_os_str())?;
-    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
+    let flags = flags | libc::O_CLOEXEC as u32;
     // SAFETY: the path is a valid string for the call.
     fd_of(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
 }
 
 fn set_attributes(tree: BorrowedFd<'_>, set: u64) -> io::Result<()> {
-    let attributes = MountAttributes { set, clear: 0, propagation: 0, user_namespace: 0 };
+    change_attributes(tree, &MountAttributes { set, clear: 0, propagation: 0, user_namespace: 0 })
+}
+
+fn change_attributes(tree: BorrowedFd<'_>, attributes: &MountAttributes) -> io::Result<()> {
     // SAFETY: one mount_attr of the size given.
     unit_of(unsafe {
         libc::syscall(
@@ -89,7 +122,7 @@ fn set_attributes(tree: BorrowedFd<'_>, set: u64) -> io::Result<()> {
             tree.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<MountAttributes>(),
         )
     })

@@ -169,6 +169,18 @@ pub fn set_identity(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     capset(permitted, permitted, CapabilitySet::EMPTY)
 }
 
+/// What this process makes in file systems is that user's from now on; its capabilities stay.
+pub fn own_files_as(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: plain integers; both give back the id before, never an error.
+    unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsuid, uid);
+    }
+    // A user that is not root loses those that concern files.
+    let permitted = capget()?;
+    capset(permitted, permitted, CapabilitySet::EMPTY)
+}
+
 /// Drops every capability that is not in `keep` from the bounding set.
 pub fn limit_bounding_set(keep: CapabilitySet) -> io::Result<()> {
     for capability in 0..=crate::capability::LAST {

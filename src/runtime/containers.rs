@@ -1,5 +1,6 @@
 //! Containers, as the agent sees them.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::recover::end_group;
 use crate::runtime::{Runtime, blocking, io};
 use crate::sandboxes::new_id;
 use crate::state::ContainerEntry;
-use crate::{Container, ContainerConfig, ContainerId, Error, ExecStreams, Resources, SandboxId, Stats};
+use crate::{Container, ContainerConfig, ContainerId, Error, ExecStreams, ImageId, Resources, SandboxId, Stats};
 
 impl Runtime {
     /// Makes everything but runs nothing: the program waits for [`Runtime::start_container`].
@@ -58,6 +59,7 @@ impl Runtime {
             user: plan_user(&config.security, &image.config)?,
             sandbox: sandbox_plan,
             mounts: config.mounts.clone(),
+            image_layers: mounted_images(&config, |id| Ok(inner.images.layers(id)?.lower_directories))?,
             target: config.target.as_ref().map(|target| target.0.clone()),
             devices: privileged.then(|| "/dev".into()).into_iter().chain(config.devices.iter().cloned()).collect(),
             volumes: image.config.volumes.clone(),
@@ -93,7 +95,8 @@ impl Runtime {
         }
         let sealed = seal(&plan)?;
         // Entered first: its end may be told before the answer is.
-        let entry = ContainerEntry { record: record.clone(), pid: None, started_ns: None, exit: None, known: true };
+        let entry =
+            ContainerEntry { record: record.clone(), pid: None, started_ns: None, exit: None, user: None, known: true };
         inner.tables().containers.insert(id.clone(), entry);
         let made = match inner.link() {
             Ok(link) => link.call("create container", Call::Create, &[sealed.as_fd()]).await,
@@ -103,6 +106,7 @@ impl Runtime {
             Ok(known) => {
                 if let Some(entry) = inner.tables().containers.get_mut(&id) {
                     entry.pid = known.first().and_then(|known| known.pid);
+                    entry.user = known.first().and_then(|known| known.user.clone());
                 }
                 Ok(ContainerId(id))
             }
@@ -293,6 +297,15 @@ impl Runtime {
         self.inner.link()?.call("attach", Call::Attach { id: id.0.clone(), stdin }, &fds).await?;
         Ok(streams)
     }
+}
+
+/// The layers of the images that are mounted as such, topmost first.
+fn mounted_images(
+    config: &ContainerConfig,
+    layers: impl Fn(&ImageId) -> Result<Vec<PathBuf>, Error>,
+) -> Result<BTreeMap<String, Vec<PathBuf>>, Error> {
+    let images = config.mounts.iter().filter_map(|mount| mount.image.as_ref());
+    images.map(|id| Ok((id.0.clone(), layers(id)?))).collect()
 }
 
 /// `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`; SIGTERM where the image says nothing that is known.

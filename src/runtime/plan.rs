@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use skiff_linux::capability::{self, CapabilitySet};
 
 use crate::{
-    AppArmor, ContainerConfig, Error, GivenDevice, ImageConfig, Mount, Resources, SandboxConfig, Seccomp, Security,
+    AppArmor, ContainerConfig, Error, GivenDevice, IdRange, ImageConfig, Mount, Resources, SandboxConfig, Seccomp,
+    Security,
 };
 
 /// The environment's search path where the image gives none.
@@ -60,6 +61,9 @@ pub struct SandboxPlan {
     pub ipc: bool,
     pub process: bool,
     pub host_pid: bool,
+    /// Of its user namespace, to which the others belong.
+    #[serde(default)]
+    pub ids: Option<IdRange>,
     pub sysctls: BTreeMap<String, String>,
 }
 
@@ -74,6 +78,7 @@ impl SandboxPlan {
             ipc: !config.host_ipc,
             process: config.share_process_namespace && !config.host_pid,
             host_pid: config.host_pid,
+            ids: config.ids,
             sysctls: config.sysctls.clone(),
         }
     }
@@ -104,9 +109,13 @@ pub struct ProcessPlan {
     pub args: Vec<String>,
     pub env: Vec<String>,
     pub working_dir: String,
+    /// In its user namespace, as `gid` and `groups` are.
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
+    /// Of the user namespace, where it has one of its pod's.
+    #[serde(default)]
+    pub ids: Option<IdRange>,
     pub capabilities: CapabilitySet,
     pub no_new_privileges: bool,
     pub seccomp: Seccomp,
@@ -120,6 +129,13 @@ pub struct ProcessPlan {
     pub se_linux: Option<String>,
     pub tty: bool,
     pub oom_score_adj: Option<i32>,
+}
+
+impl ProcessPlan {
+    /// The host's id of its user.
+    pub fn host_uid(&self) -> u32 {
+        self.ids.map_or(self.uid, |ids| ids.first.saturating_add(self.uid))
+    }
 }
 
 /// Who runs, before the image's own files are asked.
@@ -150,6 +166,9 @@ pub struct ContainerPlan {
     pub process: ProcessPlan,
     pub user: UserPlan,
     pub mounts: Vec<Mount>,
+    /// Of the images that are mounted as such; topmost first.
+    #[serde(default)]
+    pub image_layers: BTreeMap<String, Vec<PathBuf>>,
     /// The container whose process namespace it joins.
     #[serde(default)]
     pub target: Option<String>,
@@ -200,6 +219,7 @@ pub fn plan_process(
     Ok(ProcessPlan {
         args,
         env: plan_env(config, image, &sandbox.hostname),
+        ids: sandbox.ids,
         working_dir: working_dir.into_iter().find(|path| !path.is_empty()).unwrap_or("/").to_owned(),
         capabilities: plan_capabilities(security)?,
         no_new_privileges: security.no_new_privileges,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{ContainerPlan, SandboxPlan};
-use crate::{Error, Exit};
+use crate::{ContainerUser, Error, Exit};
 
 /// The longest message; what may be longer (plans) goes in a file whose descriptor comes with it.
 pub const MAX_MESSAGE: usize = 64 * 1024;
@@ -109,6 +109,8 @@ pub struct Known {
     pub pid: Option<i32>,
     pub started_ns: Option<i64>,
     pub exit: Option<ExitRecord>,
+    #[serde(default)]
+    pub user: Option<ContainerUser>,
 }
 
 /// [`Exit`] as it is written.

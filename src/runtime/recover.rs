@@ -39,6 +39,7 @@ pub fn recover(inner: &Inner, link: &Link, known: Vec<Known>, events: &mut Vec<E
             pid: None,
             started_ns: None,
             exit: record::read(&directory.join(EXIT)),
+            user: None,
             known: false,
         };
         if let Some(known) = known.remove(&id) {

@@ -3,17 +3,20 @@
 //! Left out on purpose, since our entry step ([`crate::supervisor`]'s `entry`) does it right: capabilities,
 //! `noNewPrivileges`, seccomp, the propagation of single mounts, `/sys/fs/cgroup`; and resources, since the groups are ours.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use skiff_linux::cgroup::{Cgroups, DeviceRule, DeviceType};
 
-use crate::plan::{ContainerPlan, ProcessPlan};
+use crate::plan::{ContainerPlan, ProcessPlan, SandboxPlan};
 use crate::{GivenDevice, Mount, Propagation};
 
 /// A device to be made in the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
+    /// Where the host has it.
+    pub host: PathBuf,
     pub path: PathBuf,
     pub kind: DeviceType,
     pub major: u32,
@@ -24,16 +27,35 @@ pub struct Device {
     pub read_only: bool,
 }
 
-/// The configuration. `joined`: another container's process namespace.
-pub fn plan_spec(
-    plan: &ContainerPlan,
-    process: &ProcessPlan,
-    devices: &[Device],
-    joined: Option<&Path>,
-    cgroups: &Cgroups,
-) -> Value {
+/// A directory or a file that the container sees at another path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    pub source: PathBuf,
+    pub target: PathBuf,
+    pub read_only: bool,
+    /// Without devices, programs and set-user-id bits.
+    pub inert: bool,
+    /// In a user namespace, its files have the ids there that they have on disk.
+    pub mapped: bool,
+    /// Where `source` is in an image.
+    pub image: Option<String>,
+}
+
+/// Where libcontainer finds what is made before it begins.
+#[derive(Debug)]
+pub struct Made {
+    pub root: PathBuf,
+    pub binds: Vec<Bind>,
+    pub devices: Vec<Device>,
+    /// The pod's namespaces by their names below `/proc/self/ns`, and another container's process namespace as `pid`.
+    pub namespaces: BTreeMap<&'static str, PathBuf>,
+}
+
+/// The configuration.
+pub fn plan_spec(plan: &ContainerPlan, process: &ProcessPlan, made: &Made, cgroups: &Cgroups) -> Value {
     let shared = plan.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
-    let devices: Vec<Value> = devices
+    let devices: Vec<Value> = made
+        .devices
         .iter()
         .map(|device| {
             json!({
@@ -45,7 +67,7 @@ pub fn plan_spec(
         .collect();
     json!({
         "ociVersion": "1.0.2",
-        "root": { "path": plan.rootfs(), "readonly": plan.read_only_root },
+        "root": { "path": made.root, "readonly": plan.read_only_root },
         "process": {
             "terminal": process.tty,
             "user": { "uid": process.uid, "gid": process.gid, "umask": 0o022, "additionalGids": process.groups },
@@ -53,10 +75,10 @@ pub fn plan_spec(
             "env": [],
             "cwd": process.working_dir,
         },
-        "mounts": plan_mounts(plan),
+        "mounts": plan_mounts(plan, &made.binds),
         "linux": {
             "cgroupsPath": plan.cgroup,
-            "namespaces": plan_namespaces(plan, joined, cgroups),
+            "namespaces": plan_namespaces(plan, &made.namespaces, cgroups),
             "rootfsPropagation": if shared { "shared" } else { "slave" },
             "maskedPaths": plan.masked_paths,
             "readonlyPaths": plan.readonly_paths,
@@ -65,22 +87,25 @@ pub fn plan_spec(
     })
 }
 
-/// `joined`: another container's process namespace.
-fn plan_namespaces(plan: &ContainerPlan, joined: Option<&Path>, cgroups: &Cgroups) -> Vec<Value> {
-    let sandbox = &plan.sandbox;
+/// The namespaces of the pod that the container joins.
+pub fn joined_namespaces(plan: &SandboxPlan) -> impl Iterator<Item = &'static str> {
+    let wanted = [
+        (plan.ids.is_some(), "user"),
+        (plan.network, "net"),
+        (plan.ipc, "ipc"),
+        (plan.uts(), "uts"),
+        (plan.process, "pid"),
+    ];
+    wanted.into_iter().filter_map(|(wanted, name)| wanted.then_some(name))
+}
+
+fn plan_namespaces(plan: &ContainerPlan, joined: &BTreeMap<&str, PathBuf>, cgroups: &Cgroups) -> Vec<Value> {
     let mut namespaces = vec![json!({ "type": "mount" })];
-    for (wanted, kind, name) in
-        [(sandbox.network, "network", "net"), (sandbox.ipc, "ipc", "ipc"), (sandbox.uts(), "uts", "uts")]
-    {
-        if wanted {
-            namespaces.push(json!({ "type": kind, "path": sandbox.namespace(name) }));
-        }
-    }
-    if let Some(joined) = joined {
-        namespaces.push(json!({ "type": "pid", "path": joined }));
-    } else if sandbox.process {
-        namespaces.push(json!({ "type": "pid", "path": sandbox.namespace("pid") }));
-    } else if !sandbox.host_pid {
+    namespaces.extend(joined.iter().map(|(name, path)| {
+        let kind = if *name == "net" { "network" } else { name };
+        json!({ "type": kind, "path": path })
+    }));
+    if !joined.contains_key("pid") && !plan.sandbox.host_pid {
         namespaces.push(json!({ "type": "pid" }));
     }
     // As upstream: private on v2 only.
@@ -94,34 +119,61 @@ fn mount(kind: &str, source: &Path, target: &Path, options: &[&str]) -> Value {
     json!({ "type": kind, "source": source, "destination": target, "options": options })
 }
 
-fn plan_mounts(plan: &ContainerPlan) -> Vec<Value> {
-    let access = if plan.privileged { "rw" } else { "ro" };
-    let file_system = |kind: &str, target: &str, options: &[&str]| {
-        (PathBuf::from(target), mount(kind, Path::new(kind), Path::new(target), options))
-    };
-    let mut mounts = vec![
-        file_system("proc", "/proc", &["nosuid", "noexec", "nodev"]),
-        file_system("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        file_system("devpts", "/dev/pts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-        file_system("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
-        file_system("sysfs", "/sys", &["nosuid", "noexec", "nodev", access]),
-    ];
+/// What the container sees of the host, in the order of mounting: the pod's own after what all have.
+pub fn plan_binds(plan: &ContainerPlan) -> Vec<Bind> {
     let shm = if plan.sandbox.ipc { plan.sandbox.directory.join("shm") } else { PathBuf::from("/dev/shm") };
-    let bind = |source: PathBuf, target: &str, options: &[&str]| {
-        (PathBuf::from(target), mount("bind", &source, Path::new(target), options))
+    let bind = |source: PathBuf, target: &str, inert: bool| Bind {
+        source,
+        target: PathBuf::from(target),
+        read_only: false,
+        inert,
+        // That one was made with the right ids.
+        mapped: !inert,
+        image: None,
     };
-    mounts.push(bind(shm, "/dev/shm", &["rbind", "nosuid", "noexec", "nodev"]));
-    mounts.push(bind(plan.sandbox.directory.join("hostname"), "/etc/hostname", &["rbind"]));
-
-    // What the pod mounts at the same place replaces ours.
-    mounts.retain(|(target, _)| !plan.mounts.iter().any(|own| own.container_path == *target));
+    let hostname = bind(plan.sandbox.directory.join("hostname"), "/etc/hostname", false);
+    let usual = [bind(shm, "/dev/shm", true), hostname].into_iter().filter(|usual| !is_taken(plan, &usual.target));
     let mut own: Vec<&Mount> = plan.mounts.iter().collect();
     own.sort_by_key(|mount| mount.container_path.components().count());
-    let own = own.into_iter().map(|own| {
-        let options = if own.read_only { ["rbind", "ro"] } else { ["rbind", "rw"] };
-        mount("bind", &own.host_path, &own.container_path, &options)
+    let own = own.into_iter().map(|own| Bind {
+        source: own.host_path.clone(),
+        target: own.container_path.clone(),
+        read_only: own.read_only,
+        inert: false,
+        mapped: true,
+        image: own.image.as_ref().map(|image| image.0.clone()),
     });
-    mounts.into_iter().map(|(_, mount)| mount).chain(own).collect()
+    usual.chain(own).collect()
+}
+
+/// What the pod mounts at the same place replaces ours.
+fn is_taken(plan: &ContainerPlan, target: &Path) -> bool {
+    plan.mounts.iter().any(|own| own.container_path == target)
+}
+
+fn plan_mounts(plan: &ContainerPlan, binds: &[Bind]) -> Vec<Value> {
+    let access = if plan.privileged { "rw" } else { "ro" };
+    let file_systems: [(&str, &str, &[&str]); 5] = [
+        ("proc", "/proc", &["nosuid", "noexec", "nodev"]),
+        ("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        ("devpts", "/dev/pts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        ("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
+        ("sysfs", "/sys", &["nosuid", "noexec", "nodev", access]),
+    ];
+    let file_systems = file_systems.into_iter().filter(|(_, target, _)| !is_taken(plan, Path::new(target)));
+    let file_systems =
+        file_systems.map(|(kind, target, options)| mount(kind, Path::new(kind), Path::new(target), options));
+    let binds = binds.iter().map(|bind| {
+        let mut options = vec!["rbind"];
+        if bind.inert {
+            options.extend(["nosuid", "noexec", "nodev"]);
+        }
+        if bind.read_only {
+            options.push("ro");
+        }
+        mount("bind", &bind.source, &bind.target, &options)
+    });
+    file_systems.chain(binds).collect()
 }
 
 /// What may be opened: what every container has, and its own devices. Making nodes is allowed: one that may not be
@@ -146,10 +198,11 @@ pub fn plan_device_rules(devices: &[Device], privileged: bool) -> Vec<DeviceRule
 }
 
 /// A device to be made at `path`; `None` where that is something else.
-fn device_of(path: &Path, metadata: &std::fs::Metadata, read_only: bool) -> Option<Device> {
+fn device_of(host: &Path, path: &Path, metadata: &std::fs::Metadata, read_only: bool) -> Option<Device> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let kind = metadata.file_type();
     (kind.is_block_device() || kind.is_char_device()).then(|| Device {
+        host: host.to_owned(),
         path: path.to_owned(),
         kind: if kind.is_block_device() { DeviceType::Block } else { DeviceType::Character },
         major: nix::sys::stat::major(metadata.rdev()) as u32,
@@ -173,7 +226,7 @@ pub fn host_devices(given: &[GivenDevice]) -> std::io::Result<Vec<Device>> {
             GivenDevice::At { host, container, read_only } => {
                 let at =
                     |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", host.display()));
-                let device = device_of(container, &std::fs::metadata(host).map_err(at)?, *read_only);
+                let device = device_of(host, container, &std::fs::metadata(host).map_err(at)?, *read_only);
                 found.push(device.ok_or_else(|| at(std::io::Error::other("not a device")))?);
             }
         }
@@ -204,7 +257,7 @@ pub fn host_devices(given: &[GivenDevice]) -> std::io::Result<Vec<Device>> {
                     queue.push((entry.path(), false));
                 }
             }
-        } else if let Some(device) = device_of(&path, &metadata, false) {
+        } else if let Some(device) = device_of(&path, &path, &metadata, false) {
             // What was given a place of its own keeps it.
             if !found[..own].iter().any(|other| other.path == path) {
                 found.push(device);
@@ -226,6 +279,7 @@ mod tests {
     #[test]
     fn rules() {
         let device = Device {
+            host: "/dev/fuse".into(),
             path: "/dev/fuse".into(),
             kind: DeviceType::Character,
             major: 10,

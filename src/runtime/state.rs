@@ -13,7 +13,10 @@ use crate::images::ImageStore;
 use crate::link::{Link, start_supervisor, upgrade_supervisor};
 use crate::protocol::{Call, Event, ExitRecord, Known, Layout, timestamp};
 use crate::record::{self, ContainerRecord, RECORD, SandboxRecord};
-use crate::{Container, ContainerId, ContainerState, Error, ImageId, RuntimeEvent, RuntimeOptions, SandboxId, recover};
+use crate::{
+    Container, ContainerId, ContainerState, ContainerUser, Error, ImageId, RuntimeEvent, RuntimeOptions, SandboxId,
+    recover,
+};
 
 /// Finished execs whose exit nobody has asked for yet; the oldest go.
 const MAX_FINISHED_EXECS: usize = 1000;
@@ -26,6 +29,7 @@ pub struct ContainerEntry {
     pub pid: Option<i32>,
     pub started_ns: Option<i64>,
     pub exit: Option<ExitRecord>,
+    pub user: Option<ContainerUser>,
     /// The supervisor knows it.
     pub known: bool,
 }
@@ -53,6 +57,7 @@ impl ContainerEntry {
             created: timestamp(self.record.created_ns),
             pid: self.pid.filter(|_| self.exit.is_none()),
             log_path: self.record.log_path.clone(),
+            user: self.user.clone(),
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
         }
@@ -256,6 +261,7 @@ impl Inner {
         entry.pid = known.pid;
         entry.started_ns = known.started_ns.or(entry.started_ns);
         entry.exit = known.exit.clone().or(entry.exit.take());
+        entry.user = known.user.clone().or(entry.user.take());
     }
 }
 

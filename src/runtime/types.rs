@@ -18,7 +18,14 @@ pub struct ContainerId(pub String);
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ImageId(pub String);
 
-/// A pod's shared namespaces (net, ipc, uts), its cgroup parent and its log directory.
+/// The host's ids that are those from 0 on in a pod's user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    pub first: u32,
+    pub length: u32,
+}
+
+/// A pod's shared namespaces (net, ipc, uts, user), its cgroup parent and its log directory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SandboxConfig {
     pub pod_name: String,
@@ -36,6 +43,9 @@ pub struct SandboxConfig {
     pub host_ipc: bool,
     pub host_pid: bool,
     pub share_process_namespace: bool,
+    /// With it, the pod has a user namespace, to which all its other ones belong.
+    #[serde(default)]
+    pub ids: Option<IdRange>,
     pub sysctls: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
@@ -64,6 +74,10 @@ pub struct Mount {
     /// With `read_only`: what is mounted below it is read-only, too.
     #[serde(default)]
     pub recursive: bool,
+    /// The image in which `host_path` is, in place of the host. Only in a user namespace, whose ids what shows several
+    /// layers as one can't be given.
+    #[serde(default)]
+    pub image: Option<ImageId>,
 }
 
 /// A device of the host, or a directory with all devices below it.
@@ -242,8 +256,19 @@ pub struct Container {
     pub pid: Option<i32>,
     /// Absolute.
     pub log_path: PathBuf,
+    /// As whom its first process was started, as far as that is known.
+    pub user: Option<ContainerUser>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
+}
+
+/// Ids as they are in the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerUser {
+    pub uid: u32,
+    pub gid: u32,
+    /// With `gid`, sorted.
+    pub groups: Vec<u32>,
 }
 
 #[derive(Debug, Clone)]

@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use skiff_base::time;
 use skiff_network::HostPort;
 use skiff_runtime::{
-    Container, ContainerConfig, ContainerId, ContainerState, Error, ExecResult, Exit, Image, ImageConfig, ImageId,
-    RegistryAuth, Resources, RuntimeEvent, Sandbox, SandboxConfig, SandboxId, SandboxState, Stats,
+    Container, ContainerConfig, ContainerId, ContainerState, ContainerUser, Error, ExecResult, Exit, Image,
+    ImageConfig, ImageId, RegistryAuth, Resources, RuntimeEvent, Sandbox, SandboxConfig, SandboxId, SandboxState,
+    Stats,
 };
 use tokio::sync::broadcast;
 
@@ -184,6 +185,7 @@ impl Engine for FakeMachine {
             created: time::now(),
             pid: None,
             log_path: config.log_path.clone(),
+            user: Some(ContainerUser { uid: 7, gid: 8, groups: vec![8, 9] }),
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
         };

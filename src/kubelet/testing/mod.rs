@@ -3,6 +3,7 @@
 mod machine;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::pulled::Pulled;
 use crate::settings::Settings;
 use crate::source::Sources;
 use crate::token::Tokens;
+use crate::userns::UserNamespaces;
 
 pub(crate) use machine::FakeMachine;
 
@@ -102,6 +104,7 @@ impl World {
             routes: Mutex::default(),
             pulls: Semaphore::new(4),
             pulled: Pulled::open(&self.options().data_directory, &[]).expect("opened"),
+            user_namespaces: UserNamespaces::open(&self.options(), Path::new("/no-such")).expect("opened"),
             counters: Default::default(),
             pressure: Default::default(),
             images_changed: Arc::default(),

@@ -36,6 +36,10 @@ pub(crate) async fn clean(ctx: &Arc<Context>, uid: &PodUid, sandboxes: &[Sandbox
         tracing::warn!(pod = %uid, error = %e, "the directory of a pod can't be removed");
         good = false;
     }
+    if good {
+        // Nothing has its ids any more.
+        ctx.user_namespaces.release(uid);
+    }
     ctx.tokens.forget(uid);
     ctx.counters.forget(uid);
     good

@@ -108,8 +108,11 @@ impl Start {
         let reference = self.container.image.clone().unwrap_or_default();
         let created = self.ctx.engine.create_container(&self.sandbox, config).await;
         let id = created.map_err(|e| self.failed(StartError::new("CreateContainerError", chain(&e).to_string())))?;
+        // The runtime has just looked it up; a container that is gone again has none.
+        let user = self.ctx.engine.container(&id).await.ok().and_then(|container| container.user);
         let run = Run {
             id: id.clone(),
+            user,
             attempt: self.attempt,
             image_id: image::image_id(&image, &reference),
             image: reference,

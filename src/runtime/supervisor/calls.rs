@@ -72,6 +72,7 @@ impl Supervisor {
                     pid: container.pid.filter(|_| container.exit.is_none()).map(nix::unistd::Pid::as_raw),
                     started_ns: container.started_ns,
                     exit: container.exit.clone(),
+                    user: container.user(),
                 });
             }
         }
@@ -85,7 +86,7 @@ impl Supervisor {
     fn list_sandboxes(&self) -> Answer {
         let init = |(id, sandbox): (&String, &Sandbox)| {
             let pid = sandbox.init.as_ref()?.0.as_raw();
-            Some(Known { id: id.clone(), pid: Some(pid), started_ns: None, exit: None })
+            Some(Known { id: id.clone(), pid: Some(pid), started_ns: None, exit: None, user: None })
         };
         Answer::List { containers: self.sandboxes.iter().filter_map(init).collect(), more: false }
     }

@@ -17,6 +17,7 @@ use super::creator::Outcome;
 use super::log::{Log, Stream};
 use super::stream::{Got, Sink, Wrote, nonblocking, read};
 use super::{Source, Supervisor, carry, report};
+use crate::ContainerUser;
 use crate::plan::{ContainerPlan, ProcessPlan};
 use crate::protocol::{Answer, Event, ExitRecord, Known, now_ns};
 
@@ -86,6 +87,11 @@ impl Container {
             start_error: None,
             removing: Vec::new(),
         }
+    }
+
+    pub fn user(&self) -> Option<ContainerUser> {
+        let process = self.process.as_ref()?;
+        Some(ContainerUser { uid: process.uid, gid: process.gid, groups: process.groups.clone() })
     }
 
     /// Whether the end of its first process is the end of all others.
@@ -288,10 +294,11 @@ impl Supervisor {
         (container.pid, container.pidfd) = (Some(pid), pidfd);
         container.process = process;
         container.state = State::Created;
+        let user = container.user();
         if let Some(Err(error)) = terminal.map(|terminal| self.add_terminal(id, terminal)) {
             report(format_args!("terminal of {id}: {error}"));
         }
-        let known = Known { id: id.to_owned(), pid: Some(pid.as_raw()), started_ns: None, exit: None };
+        let known = Known { id: id.to_owned(), pid: Some(pid.as_raw()), started_ns: None, exit: None, user };
         self.reply(asker, Ok(Answer::List { containers: vec![known], more: false }));
         self.claim(pid);
     }

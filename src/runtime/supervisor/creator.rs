@@ -3,6 +3,7 @@
 //! The overlay is mounted in a mount namespace of the child's own, so it lives exactly as long as the container, and
 //! the host's table of mounts never grows with it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +20,7 @@ use skiff_linux::{mount, process, security_module, socket};
 
 use super::copy::copy_layers;
 use super::entry::Entry;
+use super::stage;
 use crate::identity::identity;
 use crate::plan::{ContainerPlan, ProcessPlan, limits};
 use crate::spec;
@@ -95,32 +97,43 @@ fn try_create(
     at("limit devices", cgroups.limit_devices(&plan.cgroup, &rules))?;
 
     let joining = at("join cgroup", join_beside(plan, cgroups))?;
-    at("mount root file system", mount_root(plan, &mut outcome.warnings))?;
-    let root = OwnedFd::from(at("open root file system", std::fs::File::open(plan.rootfs()))?);
-    let identity = identity(&plan.user, root.as_fd())?;
-    let mut process = plan.process.clone();
-    (process.uid, process.gid, process.groups) = (identity.uid, identity.gid, identity.groups);
-    // An empty one counts as none. Else libcontainer asks the C library, which loads modules of the image's glibc.
-    if !process.env.iter().any(|pair| pair.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
-        process.env.push(format!("HOME={}", identity.home));
-    }
-    for directory in std::iter::once(&process.working_dir).chain(&plan.volumes) {
-        mount::ensure_directory_in_root(root.as_fd(), Path::new(directory), 0o755)
-            .map_err(|error| format!("create directory {directory}: {error}"))?;
-    }
-    drop(root);
     if let Some(label) = &plan.file_label {
         for mount in plan.mounts.iter().filter(|mount| mount.relabel) {
             at("label a volume", security_module::relabel(&mount.host_path, label))?;
         }
     }
+    at("mount namespace", nix::sched::unshare(CloneFlags::CLONE_NEWNS).map_err(io::Error::from))?;
+    let pod_namespaces = at("open namespaces", open_namespaces(plan))?;
+    let (binds, user) = (spec::plan_binds(plan), pod_namespaces.get("user"));
+    let mut made = spec::Made { root: plan.rootfs(), binds, devices, namespaces: BTreeMap::new() };
+    let mut layers = plan.lower_directories.clone();
+    if let Some(user) = user {
+        let (binds, devices) = (std::mem::take(&mut made.binds), std::mem::take(&mut made.devices));
+        let stage = at("mount", stage::stage(plan, binds, devices, user.as_fd()))?;
+        made.root = stage.root();
+        (made.binds, layers) = (stage.binds, stage.layers);
+    }
+    at("mount root file system", mount_root(plan, &layers, &made.root, &mut outcome.warnings))?;
+    let root = OwnedFd::from(at("open root file system", std::fs::File::open(&made.root))?);
+    let identity = identity(&plan.user, root.as_fd())?;
+    let mut process = plan.process.clone();
+    (process.uid, process.gid, process.groups) = (identity.uid, identity.gid, identity.groups);
+    at("map ids", check_ids(&process))?;
+    // An empty one counts as none. Else libcontainer asks the C library, which loads modules of the image's glibc.
+    if !process.env.iter().any(|pair| pair.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
+        process.env.push(format!("HOME={}", identity.home));
+    }
+    make_directories(plan, root.as_fd())?;
+    drop(root);
     raise_limits(&mut outcome.warnings);
 
     let views = at("view of cgroups", cgroup_views(plan, cgroups))?;
     at("join cgroup", finish_joining(joining))?;
-    // By this process' descriptor, since libcontainer takes paths.
-    let joined = joined.map(|fd| PathBuf::from(format!("/proc/{}/fd/{}", Pid::this(), fd.as_raw_fd())));
-    let config = spec::plan_spec(plan, &process, &devices, joined.as_deref(), cgroups);
+    // By descriptors, which libcontainer's processes inherit: it takes paths, and root of a user namespace may not go
+    // where these are.
+    let namespaces = pod_namespaces.iter().map(|(name, fd)| (*name, fd.as_fd())).chain(joined.map(|fd| ("pid", fd)));
+    made.namespaces = namespaces.map(|(name, fd)| (name, format!("/proc/self/fd/{}", fd.as_raw_fd()).into())).collect();
+    let config = spec::plan_spec(plan, &process, &made, cgroups);
     let config = serde_json::to_vec(&config).map_err(|error| error.to_string())?;
     at("write config.json", std::fs::write(plan.run_directory.join("config.json"), config))?;
 
@@ -145,9 +158,40 @@ fn try_create(
     Ok(terminal)
 }
 
+fn open_namespaces(plan: &ContainerPlan) -> io::Result<BTreeMap<&'static str, OwnedFd>> {
+    let open = |name| Ok((name, std::fs::File::open(plan.sandbox.namespace(name))?.into()));
+    spec::joined_namespaces(&plan.sandbox).map(open).collect()
+}
+
+/// Others are nobody in the pod's user namespace.
+fn check_ids(process: &ProcessPlan) -> io::Result<()> {
+    let Some(ids) = process.ids else { return Ok(()) };
+    let mut all = [process.uid, process.gid].into_iter().chain(process.groups.iter().copied());
+    match all.find(|id| *id >= ids.length) {
+        Some(id) => Err(io::Error::other(format!("the id {id} is not in the pod's user namespace of {}", ids.length))),
+        None => Ok(()),
+    }
+}
+
+/// Those that the image promises, and the one that the program begins in.
+fn make_directories(plan: &ContainerPlan, root: BorrowedFd<'_>) -> Result<(), String> {
+    let first = plan.sandbox.ids.map(|ids| ids.first);
+    if let Some(first) = first {
+        at("become root of the user namespace", process::own_files_as(first, first))?;
+    }
+    for directory in std::iter::once(&plan.process.working_dir).chain(&plan.volumes) {
+        mount::ensure_directory_in_root(root, Path::new(directory), 0o755)
+            .map_err(|error| format!("create directory {directory}: {error}"))?;
+    }
+    if first.is_some() {
+        at("become root again", process::own_files_as(0, 0))?;
+    }
+    Ok(())
+}
+
 fn run_libcontainer(plan: &ContainerPlan, entry: Entry, stdio: Stdio) -> Result<(i32, Option<OwnedFd>), String> {
     let text = |error: libcontainer::error::LibcontainerError| skiff_base::chain(&error).to_string();
-    let uid = entry.process.uid;
+    let uid = entry.process.host_uid();
     let mut builder = ContainerBuilder::new(plan.id.clone(), SyscallType::default())
         .with_root_path(&plan.run_directory)
         .map_err(text)?
@@ -178,8 +222,8 @@ fn run_libcontainer(plan: &ContainerPlan, entry: Entry, stdio: Stdio) -> Result<
     Ok((pid, terminal))
 }
 
-/// A program that opens `/dev/stderr` again needs to own the pipe behind it.
-fn give(fd: &OwnedFd, uid: u32) {
+/// A program that opens `/dev/stderr` again needs to own the pipe behind it. `uid`: the host's.
+pub fn give(fd: &OwnedFd, uid: u32) {
     let is_pipe = nix::sys::stat::fstat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFIFO);
     if uid != 0 && is_pipe {
         let _ = nix::unistd::fchown(fd, Some(nix::unistd::Uid::from_raw(uid)), None);
@@ -201,25 +245,24 @@ fn accept_terminal(listener: &std::os::unix::net::UnixListener) -> io::Result<Ow
     fds.pop().ok_or_else(|| io::Error::other("no terminal came"))
 }
 
-fn mount_root(plan: &ContainerPlan, warnings: &mut Vec<String>) -> io::Result<()> {
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+fn mount_root(plan: &ContainerPlan, layers: &[PathBuf], root: &Path, warnings: &mut Vec<String>) -> io::Result<()> {
     let (upper, work) = (plan.state_directory.join(crate::plan::WRITABLE), plan.state_directory.join("work"));
     for directory in [&upper, &work] {
         std::fs::create_dir_all(directory)?;
     }
     // The root directory is the writable layer's: it looks as the image's own does.
-    if let Some(top) = plan.lower_directories.first() {
+    if let Some(top) = layers.first() {
         let metadata = std::fs::metadata(top)?;
         std::os::unix::fs::chown(&upper, Some(metadata.uid()), Some(metadata.gid()))?;
         std::fs::set_permissions(&upper, std::os::unix::fs::PermissionsExt::from_mode(metadata.mode() & 0o7777))?;
     }
-    std::fs::create_dir_all(plan.rootfs())?;
+    std::fs::create_dir_all(root)?;
     let label = plan.file_label.as_deref();
-    match mount::overlay(&plan.lower_directories, Some((&upper, &work)), label, &plan.rootfs()) {
+    match mount::overlay(layers, Some((&upper, &work)), label, root) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP)) => {
             warnings.push(format!("overlayfs does not work here ({error}): the image is copied for each container"));
-            copy_layers(&plan.lower_directories, &upper)?;
-            mount::bind(&upper, &plan.rootfs())
+            copy_layers(layers, &upper)?;
+            mount::bind(&upper, root)
         }
         other => other,
     }

@@ -8,9 +8,9 @@ use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 use skiff_linux::cgroup::Cgroups;
 use skiff_linux::seccomp::Filter;
-use skiff_linux::{process, socket};
+use skiff_linux::{process, socket, user_namespace};
 
-use super::creator::{Outcome, answer, raise_limits, set_oom_score};
+use super::creator::{Outcome, answer, give, raise_limits, set_oom_score};
 use super::entry::{become_program, tell};
 use crate::plan::ProcessPlan;
 
@@ -52,13 +52,20 @@ fn enter(exec: &Exec<'_>, status: OwnedFd) -> Result<Outcome, String> {
     at("join cgroup", exec.cgroups.add_beside(exec.cgroup, exec.pid, Pid::from_raw(0)))?;
     // Whoever is inside must not look into this process (CVE-2016-9962 and its kin).
     at("set dumpable", process::set_dumpable(false))?;
-    let namespaces = CloneFlags::CLONE_NEWNS
+    if let ExecStdio::Streams(streams) = &exec.stdio {
+        streams.iter().for_each(|fd| give(fd, exec.process.host_uid()));
+    }
+    let mut namespaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWCGROUP;
+    namespaces.set(CloneFlags::CLONE_NEWUSER, exec.process.ids.is_some());
     at("join namespaces", process::setns(exec.pidfd, namespaces))?;
+    if exec.process.ids.is_some() {
+        at("become root of the user namespace", user_namespace::become_root())?;
+    }
     // Only a child is in the pid namespace.
     let pid = process::fork_sibling(|| {
         let error = run(exec, &status);

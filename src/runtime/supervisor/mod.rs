@@ -16,7 +16,7 @@
 //! Invariants: it never waits (every descriptor is non-blocking, every long task a child), never holds more than a bound
 //! per peer, never panics on what others send, and knows nothing of images or Kubernetes. Modules bottom-up: [`log`]
 //! writes CRI logs, [`stream`] moves bytes without waiting, [`capture`] keeps libcontainer's causes,
-//! [`copy`] stands in for overlayfs, [`entry`] is the
+//! [`copy`] stands in for overlayfs, [`stage`] gives files the ids of a user namespace, [`entry`] is the
 //! last step of each process, [`creator`], [`exec`] and [`sandbox`] run in children made by [`child`]; [`calls`] answers
 //! the agent, [`containers`] follows what runs, [`upgrade`] hands all of it ([`carry`]) to another build, and this file is
 //! the loop.
@@ -33,6 +33,7 @@ mod entry;
 mod exec;
 mod log;
 mod sandbox;
+mod stage;
 mod stream;
 mod upgrade;
 

@@ -12,6 +12,7 @@ mod security;
 mod speed;
 mod streams;
 mod upgrades;
+mod user_namespaces;
 mod worlds;
 
 use std::ffi::OsString;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         execs::TESTS,
         limits::TESTS,
         security::TESTS,
+        user_namespaces::TESTS,
         crashes::TESTS,
         speed::TESTS,
         worlds::TESTS,

@@ -66,6 +66,7 @@ impl Node {
             host_ipc: false,
             host_pid: false,
             share_process_namespace: false,
+            ids: None,
             sysctls: BTreeMap::new(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
