@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, ObjectFieldSelector, Pod, ResourceFi
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use skiff_api::downward;
 
-use crate::pod;
+use crate::{pod, quantity};
 
 /// What is known of a pod besides its object.
 #[derive(Debug, Clone)]
@@ -47,7 +47,15 @@ pub(crate) fn resource(
         Some(name) => pod::container(pod, name).map(|(_, c)| c).ok_or_else(|| format!("container {name} not found"))?,
         None => own.ok_or("container name is required")?,
     };
-    downward::container_resource(container, selector, &facts.allocatable)
+    // What has no limit may use what the pod as a whole may, or else the node's.
+    let mut allocatable = facts.allocatable.clone();
+    let limits = pod::spec(pod).resources.as_ref().and_then(|whole| whole.limits.as_ref());
+    for (name, limit) in limits.into_iter().flatten() {
+        if let Some(most) = allocatable.get_mut(name).filter(|_| !quantity::is_zero(limit)) {
+            most.clone_from(limit);
+        }
+    }
+    downward::container_resource(container, selector, &allocatable)
 }
 
 #[cfg(test)]

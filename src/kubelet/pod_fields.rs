@@ -74,14 +74,7 @@ const ROWS: &[(&str, &str, Verdict)] = &[
             "dynamic resource allocation (resourceClaims) is not supported by this node",
         ),
     ),
-    (
-        "PodSpec",
-        "resources",
-        Refused(
-            r#"{"resources": {"limits": {"cpu": "1"}}}"#,
-            "resources of the pod as a whole (spec.resources) are not supported by this node",
-        ),
-    ),
+    ("PodSpec", "resources", Honoured("a container without a limit of its own has the pod's")),
     ("PodSpec", "runtimeClassName", Honoured("the handler `runc`; others are refused")),
     ("PodSpec", "schedulerName", SCHEDULER),
     ("PodSpec", "schedulingGates", SCHEDULER),

@@ -9,8 +9,11 @@ use tokio::sync::watch;
 use crate::pod::{self, PodUid, Role};
 use crate::{quantity, resources};
 
-/// What containers were given, by their names.
+/// What containers were given, by their names; the pod as a whole by [`WHOLE`].
 pub(crate) type Allocation = BTreeMap<String, ResourceRequirements>;
+
+/// No container has this name.
+pub(crate) const WHOLE: &str = "";
 
 /// Thousandths of CPUs, bytes of memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -137,7 +140,9 @@ fn is_resizable(role: Role) -> bool {
 /// What a pod asks for its containers.
 pub(crate) fn asked(pod: &Pod) -> Allocation {
     let of = |(_, c): (Role, &Container)| (c.name.clone(), c.resources.clone().unwrap_or_default());
-    pod::containers(pod).filter(|(role, _)| is_resizable(*role)).map(of).collect()
+    let containers = pod::containers(pod).filter(|(role, _)| is_resizable(*role)).map(of);
+    let whole = pod::spec(pod).resources.clone().map(|whole| (WHOLE.to_owned(), whole));
+    containers.chain(whole).collect()
 }
 
 /// What its containers got from an earlier agent, as far as the API tells, else what it asks.
@@ -151,6 +156,10 @@ pub(crate) fn known(pod: &Pod) -> Allocation {
             entry.clone_from(given);
         }
     }
+    let whole = status.and_then(|status| status.resources.as_ref());
+    if let (Some(given), Some(entry)) = (whole, allocation.get_mut(WHOLE)) {
+        entry.clone_from(given);
+    }
     allocation
 }
 
@@ -158,6 +167,9 @@ pub(crate) fn known(pod: &Pod) -> Allocation {
 pub(crate) fn with(pod: &Pod, allocation: &Allocation) -> Pod {
     let mut pod = pod.clone();
     let Some(spec) = &mut pod.spec else { return pod };
+    if let Some(given) = allocation.get(WHOLE) {
+        spec.resources = Some(given.clone());
+    }
     for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
         if let Some(given) = allocation.get(&container.name) {
             // No resources and empty ones are the same.

@@ -1,8 +1,6 @@
 //! Requests and limits: quality of service, cgroup values, out-of-memory scores.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use skiff_runtime::Resources;
 
@@ -38,33 +36,46 @@ impl Qos {
     }
 }
 
-fn amounts(container: &Container, limits: bool) -> Option<&BTreeMap<String, Quantity>> {
-    let resources = container.resources.as_ref()?;
-    if limits { resources.limits.as_ref() } else { resources.requests.as_ref() }
-}
+type Given<'a> = Option<&'a ResourceRequirements>;
 
-fn amount<'a>(container: &'a Container, limits: bool, resource: &str) -> Option<&'a Quantity> {
-    amounts(container, limits)?.get(resource).filter(|q| !quantity::is_zero(q))
+fn amount<'a>(of: Given<'a>, limits: bool, resource: &str) -> Option<&'a Quantity> {
+    let lists = of?;
+    let list = if limits { lists.limits.as_ref() } else { lists.requests.as_ref() };
+    list?.get(resource).filter(|q| !quantity::is_zero(q))
 }
 
 /// A request falls back to its limit, as the API server's defaults have it.
-fn request<'a>(container: &'a Container, resource: &str) -> Option<&'a Quantity> {
-    amount(container, false, resource).or_else(|| amount(container, true, resource))
+fn request<'a>(of: Given<'a>, resource: &str) -> Option<&'a Quantity> {
+    amount(of, false, resource).or_else(|| amount(of, true, resource))
+}
+
+/// What is given to the pod as a whole.
+fn whole(pod: &Pod) -> Given<'_> {
+    pod::spec(pod).resources.as_ref()
+}
+
+/// The limit of a container: its own, else that of the whole pod.
+fn limit<'a>(pod: &'a Pod, container: &'a Container, resource: &str) -> Option<&'a Quantity> {
+    amount(container.resources.as_ref(), true, resource).or_else(|| amount(whole(pod), true, resource))
 }
 
 pub(crate) fn cpu_request_milli(container: &Container) -> i64 {
-    request(container, "cpu").map_or(0, quantity::milli)
+    request(container.resources.as_ref(), "cpu").map_or(0, quantity::milli)
 }
 
 pub(crate) fn memory_request(container: &Container) -> i64 {
-    request(container, "memory").map_or(0, quantity::value)
+    request(container.resources.as_ref(), "memory").map_or(0, quantity::value)
 }
 
 pub(crate) fn qos(pod: &Pod) -> Qos {
     let (mut any, mut guaranteed) = (false, true);
-    for (_, container) in pod::containers(pod) {
+    let all: Vec<Given<'_>> = match whole(pod) {
+        Some(whole) => vec![Some(whole)],
+        None => pod::containers(pod).map(|(_, container)| container.resources.as_ref()).collect(),
+    };
+    for one in all {
         for resource in ["cpu", "memory"] {
-            let (limit, request) = (amount(container, true, resource), request(container, resource));
+            let (limit, request) = (amount(one, true, resource), request(one, resource));
             any |= limit.is_some() || request.is_some();
             guaranteed &= limit.is_some() && limit.map(quantity::milli) == request.map(quantity::milli);
         }
@@ -92,12 +103,13 @@ fn quota_us(milli: i64) -> i64 {
 
 /// What one container may use; `memory_capacity` is the node's, in bytes.
 pub(crate) fn container(pod: &Pod, container: &Container, memory_capacity: i64) -> Resources {
-    let cpu_limit = amount(container, true, "cpu").map(quantity::milli);
+    let cpu_limit = limit(pod, container, "cpu").map(quantity::milli);
+    let cpu = amount(container.resources.as_ref(), false, "cpu").map(quantity::milli).or(cpu_limit).unwrap_or(0);
     Resources {
-        cpu_shares: Some(shares(cpu_request_milli(container))),
+        cpu_shares: Some(shares(cpu)),
         cpu_quota_us: cpu_limit.map(quota_us),
         cpu_period_us: cpu_limit.map(|_| CPU_PERIOD_US),
-        memory_limit_bytes: amount(container, true, "memory").map(quantity::value),
+        memory_limit_bytes: limit(pod, container, "memory").map(quantity::value),
         pids_limit: None,
         oom_score_adj: Some(oom_score_adj(pod, container, memory_capacity)),
     }
@@ -110,10 +122,25 @@ fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> i32 
         Qos::Guaranteed => -997,
         Qos::BestEffort => 1000,
         Qos::Burstable => {
-            let adjust = 1000 - 1000 * memory_request(container) / memory_capacity.max(1);
+            let adjust = 1000 - 1000 * counted_memory(pod, container) / memory_capacity.max(1);
             i32::try_from(adjust.clamp(3, 999)).unwrap_or(999)
         }
     }
+}
+
+/// What a container's memory is judged by: its request, and its part of what the pod asks for beyond its containers'. A
+/// sidecar goes no sooner than the main container that asks for least.
+fn counted_memory(pod: &Pod, container: &Container) -> i64 {
+    let of_role = |wanted: Role| pod::containers(pod).filter(move |(role, _)| *role == wanted).map(|(_, c)| c);
+    let beyond = amount(whole(pod), false, "memory").map_or(0, |asked| {
+        let count = of_role(Role::Main).chain(of_role(Role::Sidecar)).count();
+        let rest = quantity::value(asked) - aggregate(pod, |c| Some(memory_request(c))).unwrap_or(0);
+        rest.max(0) / i64::try_from(count).unwrap_or(1).max(1)
+    });
+    let own = memory_request(container);
+    let least = of_role(Role::Main).map(memory_request).min().unwrap_or(0);
+    let sidecar = of_role(Role::Sidecar).any(|sidecar| sidecar.name == container.name);
+    beyond + if sidecar { own.max(least) } else { own }
 }
 
 /// What a pod needs at once, of one resource: the main containers and the sidecars together, or an init container
@@ -136,27 +163,31 @@ pub(crate) fn aggregate(pod: &Pod, one: impl Fn(&Container) -> Option<i64>) -> O
     Some(init_peak.max(main + sidecars))
 }
 
+fn overhead<'a>(pod: &'a Pod, resource: &str) -> Option<&'a Quantity> {
+    pod::spec(pod).overhead.as_ref()?.get(resource)
+}
+
 /// What a pod is promised.
 pub(crate) fn requests(pod: &Pod) -> Share {
-    let overhead = |resource: &str| pod::spec(pod).overhead.as_ref().and_then(|o| o.get(resource));
+    let of_whole = |resource: &str| request(whole(pod), resource);
+    let cpu = of_whole("cpu").map(quantity::milli).or_else(|| aggregate(pod, |c| Some(cpu_request_milli(c))));
+    let memory = of_whole("memory").map(quantity::value).or_else(|| aggregate(pod, |c| Some(memory_request(c))));
     Share {
-        cpu_milli: aggregate(pod, |c| Some(cpu_request_milli(c))).unwrap_or(0)
-            + overhead("cpu").map_or(0, quantity::milli),
-        memory_bytes: aggregate(pod, |c| Some(memory_request(c))).unwrap_or(0)
-            + overhead("memory").map_or(0, quantity::value),
+        cpu_milli: cpu.unwrap_or(0) + overhead(pod, "cpu").map_or(0, quantity::milli),
+        memory_bytes: memory.unwrap_or(0) + overhead(pod, "memory").map_or(0, quantity::value),
     }
 }
 
 /// Limits of the pod's own cgroup.
 pub(crate) fn pod(pod: &Pod) -> Resources {
-    let overhead = |resource: &str| pod::spec(pod).overhead.as_ref().and_then(|o| o.get(resource));
-    let cpu = aggregate(pod, |c| Some(cpu_request_milli(c))).unwrap_or(0) + overhead("cpu").map_or(0, quantity::milli);
-    let cpu_limit = aggregate(pod, |c| amount(c, true, "cpu").map(quantity::milli))
-        .map(|limit| limit + overhead("cpu").map_or(0, quantity::milli));
-    let memory_limit = aggregate(pod, |c| amount(c, true, "memory").map(quantity::value))
-        .map(|limit| limit + overhead("memory").map_or(0, quantity::value));
+    let limit = |resource: &str, count: fn(&Quantity) -> i64| {
+        let of_whole = amount(whole(pod), true, resource).map(count);
+        let limit = of_whole.or_else(|| aggregate(pod, |c| amount(c.resources.as_ref(), true, resource).map(count)));
+        limit.map(|limit| limit + overhead(pod, resource).map_or(0, count))
+    };
+    let (cpu_limit, memory_limit) = (limit("cpu", quantity::milli), limit("memory", quantity::value));
     Resources {
-        cpu_shares: Some(shares(cpu)),
+        cpu_shares: Some(shares(requests(pod).cpu_milli)),
         cpu_quota_us: cpu_limit.map(quota_us),
         cpu_period_us: cpu_limit.map(|_| CPU_PERIOD_US),
         memory_limit_bytes: memory_limit,
@@ -210,6 +241,48 @@ mod tests {
         assert_eq!((b.cpu_shares, b.cpu_quota_us, b.oom_score_adj), (Some(2), Some(1_000), Some(999)));
         let whole = super::pod(&pod);
         assert_eq!((whole.cpu_shares, whole.cpu_quota_us, whole.memory_limit_bytes), (Some(103), Some(25_100), None));
+    }
+
+    #[test]
+    fn the_pod_as_a_whole() {
+        let of = |whole: Value, containers: Value| -> Pod {
+            let spec = json!({"resources": whole, "containers": containers});
+            serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).expect("a pod")
+        };
+        let one = |resources: Value| json!([{"name": "a", "resources": resources}, {"name": "b"}]);
+        let half = json!({"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}});
+        let equal = json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}});
+        for (whole, containers, expected) in [
+            (half.clone(), one(json!({})), Qos::Burstable),
+            (equal, one(json!({"requests": {"cpu": "100m"}})), Qos::Guaranteed),
+            (json!({"limits": {"cpu": "1"}}), one(json!({})), Qos::Burstable),
+            (json!({"requests": {"hugepages-2Mi": "2Mi"}}), one(json!({})), Qos::BestEffort),
+        ] {
+            assert_eq!(qos(&of(whole.clone(), containers)), expected, "{whole}");
+        }
+        let pod = of(half, one(json!({"requests": {"memory": "256Mi"}, "limits": {"cpu": "250m"}})));
+        let group = super::pod(&pod);
+        assert_eq!(
+            (group.cpu_shares, group.cpu_quota_us, group.memory_limit_bytes),
+            (Some(512), Some(100_000), Some(1 << 30))
+        );
+        assert_eq!(requests(&pod), Share { cpu_milli: 500, memory_bytes: 512 << 20 });
+        // A limit of its own, else the pod's; of what the pod asks for beyond, each has the same part.
+        let memory = 1 << 30;
+        let [a, b] = [0, 1].map(|n| container(&pod, &pod::spec(&pod).containers[n], memory));
+        assert_eq!((a.cpu_shares, a.cpu_quota_us, a.memory_limit_bytes), (Some(256), Some(25_000), Some(1 << 30)));
+        assert_eq!((b.cpu_shares, b.cpu_quota_us, b.memory_limit_bytes), (Some(1024), Some(100_000), Some(1 << 30)));
+        assert_eq!((a.oom_score_adj, b.oom_score_adj), (Some(625), Some(875)));
+    }
+
+    #[test]
+    fn a_sidecar_goes_no_sooner_than_who_needs_it() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {
+            "initContainers": [{"name": "s", "restartPolicy": "Always"}],
+            "containers": [{"name": "m", "resources": {"requests": {"memory": "512Mi"}}}]}}))
+        .expect("a pod");
+        let sidecar = pod::spec(&pod).init_containers.as_ref().map(|list| container(&pod, &list[0], 1 << 30));
+        assert_eq!(sidecar.and_then(|sidecar| sidecar.oom_score_adj), Some(500));
     }
 
     #[test]

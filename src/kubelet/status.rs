@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus, VolumeMountStatus,
+    ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements,
+    VolumeMountStatus,
 };
 use serde_json::{Map, Value};
 use skiff_runtime::Exit;
@@ -35,6 +36,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) disrupted: Option<&'a str>,
     /// It was not taken: nothing of it was ever begun.
     pub(crate) rejected: bool,
+    /// What the pod as a whole has of resources.
+    pub(crate) whole: Option<&'a ResourceRequirements>,
     /// Why the node does not give the resources that are asked for: reason and message.
     pub(crate) resize_pending: Option<(&'a str, &'a str)>,
     /// Containers get other resources; what goes wrong with it.
@@ -94,6 +97,8 @@ pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
         ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         qos_class: Some(resources::qos(pod).as_str().to_owned()),
         observed_generation: pod.metadata().generation,
+        resources: seen.whole.cloned(),
+        allocated_resources: pod::spec(pod).resources.as_ref().and_then(|whole| whole.requests.clone()),
         ..PodStatus::default()
     }
 }
@@ -562,6 +567,7 @@ mod tests {
             failed: None,
             rejected: false,
             disrupted: None,
+            whole: None,
             resize_pending: None,
             resizing: None,
             now: at(100),
@@ -643,6 +649,7 @@ mod tests {
             failed: Some(("Evicted", "why")),
             rejected: false,
             disrupted: Some("why"),
+            whole: None,
             resize_pending: None,
             resizing: None,
             now: at(100),

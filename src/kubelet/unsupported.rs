@@ -1,3 +1,7 @@
+    if container.env.iter().flatten().any(|env| env.value_from.as_ref().is_some_and(|from| from.file_key_ref.is_some()))
+    {
+        return asked("fileKeyRef variables");
+    }
 //! What a pod may ask that this node can't give. It is said, and the pod waits: run without it, the pod would not be what
 //! its author was promised.
 
@@ -41,9 +45,6 @@ pub(crate) fn unsupported(pod: &Pod) -> Option<String> {
     if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
         return asked("dynamic resource allocation (resourceClaims) is");
     }
-    if spec.resources.is_some() {
-        return asked("resources of the pod as a whole (spec.resources) are");
-    }
     for volume in spec.volumes.iter().flatten() {
         if let Some(kind) = other_field(volume, &VOLUMES) {
             return asked(&format!("{kind} volumes are"));
@@ -60,10 +61,6 @@ pub(crate) fn unsupported(pod: &Pod) -> Option<String> {
 fn in_container(pod: &Pod, container: &Container) -> Option<String> {
     let name = &container.name;
     let asked = |what: &str| Some(format!("{what} of the container {name:?} not supported by this node"));
-    if container.env.iter().flatten().any(|env| env.value_from.as_ref().is_some_and(|from| from.file_key_ref.is_some()))
-    {
-        return asked("fileKeyRef variables");
-    }
     let mut mounts = container.volume_mounts.iter().flatten();
     // What it mounts belongs to its user namespace, and the host's never takes that.
     if pod::has_user_namespace(pod) && mounts.any(|m| m.mount_propagation.as_deref() == Some("Bidirectional")) {

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use skiff_base::{Backoff, CancellationToken, Scope};
 use skiff_runtime::{Container, ContainerId, Exit, Sandbox, SandboxId};
 use tokio::sync::{Notify, mpsc, watch};
@@ -93,7 +93,7 @@ pub(crate) enum Event {
         id: SandboxId,
     },
     Resized {
-        result: Result<Vec<(ContainerId, ResourceRequirements)>, String>,
+        result: Result<resize::Resized, String>,
     },
     /// The agent ends the pod.
     End(Ending),

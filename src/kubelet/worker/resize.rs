@@ -11,7 +11,7 @@ use super::{Event, Making, Worker};
 use crate::admit::Rejection;
 use crate::context::Context;
 use crate::pod::{self, PodUid};
-use crate::resize::{self, Allocation, Fit};
+use crate::resize::{self, Allocation, Fit, WHOLE};
 use crate::resources;
 use crate::slot::RunState;
 
@@ -29,6 +29,8 @@ pub(super) struct Resizing {
     retry_at: Option<Timestamp>,
     /// The pod's group was made by this worker, and no resize came since.
     pub(super) group_as_made: bool,
+    /// What the pod as a whole has, where a resize has changed that.
+    whole: Option<ResourceRequirements>,
 }
 
 /// A container whose limits change as it runs.
@@ -37,6 +39,9 @@ struct Change {
     container: Container,
     resources: ResourceRequirements,
 }
+
+/// What containers have now, and what the pod as a whole has.
+pub(super) type Resized = (Vec<(ContainerId, ResourceRequirements)>, Option<ResourceRequirements>);
 
 /// The pod as the node has taken it: with the resources that it was given.
 pub(super) fn effective(asked: &Arc<Pod>, allocation: &Allocation) -> Arc<Pod> {
@@ -53,7 +58,11 @@ impl Worker {
             match self.ctx.shares.fit(&self.uid, wanted, capacity) {
                 Fit::Yes => {
                     tracing::info!(pod = %pod::format(&self.pod), "a pod is resized");
-                    self.allocation = asked;
+                    let before = std::mem::replace(&mut self.allocation, asked);
+                    if self.allocation.get(WHOLE) != before.get(WHOLE) {
+                        let had = before.get(WHOLE).cloned().unwrap_or_default();
+                        self.resizing.whole.get_or_insert(had);
+                    }
                     self.resizing.retry_at = None;
                     self.resizing.group_as_made = false;
                     self.pod = self.asked.clone();
@@ -71,11 +80,16 @@ impl Worker {
             return;
         }
         let (mut changes, mut kills) = (Vec::new(), Vec::new());
+        let whole = self.is_whole_resized();
         for (name, wanted) in &self.allocation {
             let Some(run) = self.slots.get(name).filter(|s| !s.starting).and_then(|s| s.current.as_ref()) else {
                 continue;
             };
-            if !matches!(run.state, RunState::Running { .. }) || run.stopping || run.resources == *wanted {
+            if !matches!(run.state, RunState::Running { .. }) || run.stopping {
+                continue;
+            }
+            // Those without limits of their own have the pod's.
+            if run.resources == *wanted && !whole {
                 continue;
             }
             let Some((role, container)) = pod::find(&self.pod, name) else { continue };
@@ -92,7 +106,7 @@ impl Worker {
                 self.background(async move { kill.run().await });
             }
         }
-        if changes.is_empty() {
+        if changes.is_empty() && !whole {
             self.resizing.error = None;
             return;
         }
@@ -104,17 +118,29 @@ impl Worker {
         self.resizing.busy = true;
         let (ctx, pod, sandbox) = (self.ctx.clone(), self.pod.clone(), frame.sandbox.id.clone());
         let tell = self.tell.clone();
+        let of_whole = self.allocation.get(WHOLE).cloned();
         self.background(async move {
             let result = carry_out(&ctx, &pod, &sandbox, &changes).await;
             let done = changes.into_iter().map(|change| (change.id, change.resources)).collect();
-            drop(tell.send(Event::Resized { result: result.map(|()| done) }).await);
+            drop(tell.send(Event::Resized { result: result.map(|()| (done, of_whole)) }).await);
         });
     }
 
-    pub(super) fn take_resized(&mut self, result: Result<Vec<(ContainerId, ResourceRequirements)>, String>) {
+    /// What the pod as a whole has.
+    pub(super) fn whole(&self) -> Option<&ResourceRequirements> {
+        self.resizing.whole.as_ref().or(self.allocation.get(WHOLE))
+    }
+
+    /// Whether the pod's group has not yet what the pod as a whole was given.
+    fn is_whole_resized(&self) -> bool {
+        self.resizing.whole.is_some() && self.resizing.whole.as_ref() != self.allocation.get(WHOLE)
+    }
+
+    pub(super) fn take_resized(&mut self, result: Result<Resized, String>) {
         self.resizing.busy = false;
         match result {
-            Ok(done) => {
+            Ok((done, whole)) => {
+                self.resizing.whole = whole.filter(|_| self.resizing.whole.is_some());
                 (self.resizing.error, self.resizing.retry_at) = (None, None);
                 for (id, resources) in done {
                     if let Some(run) = self.run_mut(&id) {
@@ -132,10 +158,12 @@ impl Worker {
 
     /// Whether a container that runs has not yet what it was given.
     pub(super) fn is_resizing(&self) -> bool {
-        self.allocation.iter().any(|(name, wanted)| {
-            let run = self.slots.get(name).and_then(|slot| slot.current.as_ref());
-            run.is_some_and(|run| matches!(run.state, RunState::Running { .. }) && run.resources != *wanted)
-        })
+        let whole = self.is_whole_resized() && matches!(self.frame, Making::Ready(_));
+        whole
+            || self.allocation.iter().any(|(name, wanted)| {
+                let run = self.slots.get(name).and_then(|slot| slot.current.as_ref());
+                run.is_some_and(|run| matches!(run.state, RunState::Running { .. }) && run.resources != *wanted)
+            })
     }
 
     /// What the pod's group must have before another container is made in it, where that may not be what it has: of
@@ -145,6 +173,9 @@ impl Worker {
             return None;
         }
         let held = |(name, wanted): (&String, &ResourceRequirements)| {
+            if let (WHOLE, Some(whole)) = (name.as_str(), &self.resizing.whole) {
+                return (name.clone(), whole.clone());
+            }
             let run = self.slots.get(name).and_then(|slot| slot.current.as_ref());
             let run = run.filter(|run| matches!(run.state, RunState::Running { .. }));
             (name.clone(), run.map_or(wanted, |run| &run.resources).clone())

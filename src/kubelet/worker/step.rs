@@ -481,6 +481,7 @@ impl Worker {
             failed: self.failed.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
             rejected: self.admitted == Some(false),
             disrupted: self.disrupted.as_deref(),
+            whole: self.whole(),
             resize_pending: self.resizing.pending.as_ref().map(|(reason, message)| (*reason, message.as_str())),
             resizing: self.is_resizing().then_some(self.resizing.error.as_deref()),
             now,

@@ -32,6 +32,10 @@ pub(super) fn take(part: &str, object: &mut Value, wanted: &Value) {
             }
         },
         RESIZE => {
+            match wanted.get("resources") {
+                Some(whole) => spec.insert("resources".to_owned(), whole.clone()),
+                None => spec.remove("resources"),
+            };
             for list in ["containers", "initContainers"] {
                 for container in spec.items(list) {
                     let name = container.get("name").cloned();
@@ -89,6 +93,7 @@ fn resized(new: &core::Pod, spec: &core::PodSpec, old: &core::Pod, old_spec: &co
         errors.invalid(&path, told, "Pod QOS Class may not change as a result of resizing");
     }
     let mut rest = spec.clone();
+    whole(&mut rest, old_spec, &path, errors);
     for (i, (new, old)) in rest.containers.iter_mut().zip(&old_spec.containers).enumerate() {
         container(new, old, &path.child("containers").index(i), errors);
     }
@@ -112,6 +117,40 @@ fn resized(new: &core::Pod, spec: &core::PodSpec, old: &core::Pod, old_spec: &co
     }
 }
 
+/// Judges the new resources of the pod as a whole, and takes what may change in them back.
+fn whole(new: &mut core::PodSpec, old: &core::PodSpec, path: &Path<'_>, errors: &mut Errors) {
+    let at = path.child("resources");
+    let Some(after) = &new.resources else {
+        if old.resources.is_some() {
+            errors.forbidden(&at, "pod-level resources cannot be removed");
+            new.resources.clone_from(&old.resources);
+        }
+        return;
+    };
+    let before = old.resources.clone().unwrap_or_default();
+    for (field, after, before) in
+        [("requests", &after.requests, &before.requests), ("limits", &after.limits, &before.limits)]
+    {
+        let lost = before.iter().flatten().any(|(name, _)| after.as_ref().is_none_or(|list| !list.contains_key(name)));
+        if lost {
+            errors.forbidden(&at.child(field), &format!("pod-level resource {field} cannot be removed"));
+        }
+    }
+    if restored(after, &before) != before {
+        errors.forbidden(path, "only cpu and memory resources are mutable at pod-level");
+    }
+    new.resources.clone_from(&old.resources);
+}
+
+/// With the old amounts of what may change.
+fn restored(after: &core::ResourceRequirements, before: &core::ResourceRequirements) -> core::ResourceRequirements {
+    core::ResourceRequirements {
+        claims: after.claims.clone(),
+        limits: restore(after.limits.as_ref(), before.limits.as_ref()),
+        requests: restore(after.requests.as_ref(), before.requests.as_ref()),
+    }
+}
+
 /// Judges the new resources of a container, and takes what may change in them back.
 fn container(new: &mut core::Container, old: &core::Container, path: &Path<'_>, errors: &mut Errors) {
     let empty = core::ResourceRequirements::default();
@@ -126,11 +165,7 @@ fn container(new: &mut core::Container, old: &core::Container, path: &Path<'_>, 
             errors.forbidden(&resources.child(field), &format!("resource {field} cannot be removed"));
         }
     }
-    let restored = core::ResourceRequirements {
-        claims: after.claims.clone(),
-        limits: restore(after.limits.as_ref(), before.limits.as_ref()),
-        requests: restore(after.requests.as_ref(), before.requests.as_ref()),
-    };
+    let restored = restored(after, &before);
     // Nothing and an empty object are the same.
     new.resources = if restored == before { old.resources.clone() } else { Some(restored) };
 }
@@ -236,6 +271,25 @@ mod tests {
             ),
         ] {
             let told = update(RESIZE, &sample(), set(list, 0, value.clone())).err().unwrap_or_default().join("; ");
+            assert!(if expected.is_empty() { told.is_empty() } else { told.contains(expected) }, "{value}: {told}");
+        }
+        let mut with_whole = sample();
+        with_whole["spec"]["resources"] =
+            json!({"limits": {"cpu": "4", "memory": "4Gi"}, "requests": {"cpu": "3", "memory": "3Gi"}});
+        for (value, expected) in [
+            (json!({"limits": {"cpu": "5", "memory": "5Gi"}, "requests": {"cpu": "3", "memory": "4Gi"}}), ""),
+            (Value::Null, "pod-level resources cannot be removed"),
+            (json!({"requests": {"cpu": "3", "memory": "3Gi"}}), "pod-level resource limits cannot be removed"),
+            (
+                json!({"limits": {"cpu": "4", "memory": "4Gi", "hugepages-2Mi": "2Mi"}, "requests": {"cpu": "3", "memory": "3Gi"}}),
+                "only cpu and memory resources are mutable at pod-level",
+            ),
+        ] {
+            let told = update(RESIZE, &with_whole, |pod| match value.is_null() {
+                true => drop(pod["spec"].as_object_mut().and_then(|spec| spec.remove("resources"))),
+                false => pod["spec"]["resources"] = value.clone(),
+            });
+            let told = told.err().unwrap_or_default().join("; ");
             assert!(if expected.is_empty() { told.is_empty() } else { told.contains(expected) }, "{value}: {told}");
         }
         let mut guaranteed = sample();
