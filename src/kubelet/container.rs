@@ -10,6 +10,7 @@ use skiff_runtime::{
 };
 
 use crate::context::Context;
+use crate::env_file;
 use crate::environment::{self, Objects};
 use crate::expand::expand;
 use crate::fields::Facts;
@@ -42,7 +43,10 @@ pub(crate) async fn configure(inputs: Inputs<'_>) -> Result<ContainerConfig, Sta
     let failed = |message: String| StartError::new("CreateContainerConfigError", message);
     let Inputs { ctx, pod, container, image, attempt, facts, objects, volumes, target } = inputs;
     check_non_root(pod, container, &image.user).map_err(failed)?;
-    let env = environment(ctx, pod, container, facts, objects).map_err(failed)?;
+    let (of, from) = (container.clone(), volumes.clone());
+    let files = tokio::task::spawn_blocking(move || env_file::read(&of, &from)).await;
+    let files = files.map_err(|e| failed(e.to_string()))?;
+    let env = environment(ctx, pod, container, facts, objects, &files).map_err(failed)?;
     let variable = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
 
     let wanted = plan_mounts(container, volumes, pod::has_user_namespace(pod), variable).map_err(failed)?;
@@ -110,13 +114,14 @@ fn environment(
     container: &Container,
     facts: &Facts,
     objects: &dyn Objects,
+    files: &env_file::Files,
 ) -> Result<Vec<(String, String)>, String> {
     let links = pod::spec(pod).enable_service_links != Some(false);
     let namespace = pod::namespace(pod);
     let mut services = if links { ctx.services.in_namespace(namespace) } else { Vec::new() };
     services.extend(ctx.services.get(&skiff_api::ObjectKey::new("default", "kubernetes")));
     let services = environment::service_variables(namespace, links, services.iter().map(|s| &**s));
-    environment::environment(pod, container, facts, objects, &services)
+    environment::environment(pod, container, facts, objects, files, &services)
 }
 
 fn labels(pod: &Pod, container: &str) -> BTreeMap<String, String> {

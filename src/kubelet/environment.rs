@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret, Service};
 
+use crate::env_file;
 use crate::expand::expand;
 use crate::fields::{self, Facts};
 use crate::pod;
@@ -23,6 +24,7 @@ pub(crate) fn environment(
     container: &Container,
     facts: &Facts,
     objects: &dyn Objects,
+    files: &env_file::Files,
     services: &BTreeMap<String, String>,
 ) -> Result<Vec<(String, String)>> {
     let mut set = Variables::default();
@@ -56,7 +58,7 @@ pub(crate) fn environment(
             (_, Some(text)) if !text.is_empty() => {
                 expand(text, |name| set.get(name).or_else(|| services.get(name).cloned()))
             }
-            (Some(source), _) => match source_value(pod, container, facts, objects, source)? {
+            (Some(source), _) => match source_value(pod, container, facts, objects, files, source)? {
                 Some(value) => value,
                 None => continue,
             },
@@ -95,6 +97,7 @@ fn source_value(
     container: &Container,
     facts: &Facts,
     objects: &dyn Objects,
+    files: &env_file::Files,
     source: &EnvVarSource,
 ) -> Result<Option<String>> {
     if let Some(selector) = &source.field_ref {
@@ -132,8 +135,18 @@ fn source_value(
             }
         };
     }
-    if source.file_key_ref.is_some() {
-        return Err("fileKeyRef is not supported by this node".to_owned());
+    if let Some(selector) = &source.file_key_ref {
+        let of = (selector.volume_name.clone(), selector.path.clone());
+        let text = files.get(&of).ok_or("the file was not read")?.clone()?;
+        let value = env_file::value(&text, &selector.key).map_err(|error| {
+            tracing::warn!(pod = %pod::format(pod), error, "a file of variables can't be understood");
+            "couldn't parse env file".to_owned()
+        })?;
+        return match value.is_empty() {
+            false => Ok(Some(value)),
+            true if selector.optional == Some(true) => Ok(None),
+            true => Err(format!("environment variable key {:?} not found in file {:?}", selector.key, selector.path)),
+        };
     }
     Ok(None)
 }
@@ -228,7 +241,7 @@ mod tests {
             allocatable: BTreeMap::new(),
         };
         let services = [("SVC_SERVICE_HOST".to_owned(), "10.43.0.9".to_owned())].into();
-        environment(&pod, &pod::spec(&pod).containers[0], &facts, &Fixed, &services)
+        environment(&pod, &pod::spec(&pod).containers[0], &facts, &Fixed, &Default::default(), &services)
     }
 
     #[test]

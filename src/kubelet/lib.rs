@@ -1,7 +1,7 @@
 //! The node agent: makes the pods that are bound to this node run, and says how they are.
 //!
 //! Bottom-up. Pure: `settings`, `pod` asks a Pod object, `quantity`, `resources` (quality of service, cgroup values), `resize`, `expand`
-//! (`$(VAR)`), `fields` (downward API), `admit` (whether a pod is taken at all), `unsupported`, `environment`, `etc_files` (hosts, resolv.conf), `backoff`, `plan` (what to do
+//! (`$(VAR)`), `fields` (downward API), `admit` (whether a pod is taken at all), `unsupported`, `env_file`, `environment`, `etc_files` (hosts, resolv.conf), `backoff`, `plan` (what to do
 //! with containers), `slot` (what is known of a container), `status` (what the API is told).
 //! With effects: `engine` is the seam to runtime and network, `source` observes ConfigMaps and Secrets, `token` asks for
 //! service-account tokens, `pulled` knows who may use an image, `userns` which ids a pod has, `image`, `volume`, `csi` (drivers of volumes, by `grpc`), `leftovers`, `container`,
@@ -26,6 +26,7 @@ mod container;
 mod context;
 mod csi;
 mod engine;
+mod env_file;
 mod environment;
 mod etc_files;
 mod expand;

@@ -103,14 +103,7 @@ const ROWS: &[(&str, &str, Verdict)] = &[
         "*",
         Honoured("cpu and memory; the node has no hugepages and no extended resources to give"),
     ),
-    (
-        "EnvVarSource",
-        "fileKeyRef",
-        Refused(
-            r#"{"containers": [{"name": "c", "env": [{"name": "A", "valueFrom": {"fileKeyRef": {"path": "p"}}}]}]}"#,
-            "fileKeyRef variables of the container \"c\" not supported by this node",
-        ),
-    ),
+    ("FileKeySelector", "*", H),
     ("LifecycleHandler", "tcpSocket", Elsewhere("nobody, nor upstream: the API server lets none pass")),
     ("Volume", "name", H),
     ("Volume", "configMap", H),

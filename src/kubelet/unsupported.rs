@@ -1,7 +1,3 @@
-    if container.env.iter().flatten().any(|env| env.value_from.as_ref().is_some_and(|from| from.file_key_ref.is_some()))
-    {
-        return asked("fileKeyRef variables");
-    }
 //! What a pod may ask that this node can't give. It is said, and the pod waits: run without it, the pod would not be what
 //! its author was promised.
 
