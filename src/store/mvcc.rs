@@ -10,8 +10,9 @@ use bytes::Bytes;
 
 use crate::types::{Changes, Compare, Error, Listing, Op, Range, Record, Revision, Txn, TxnOutcome, WatchEvent};
 
-/// Superseded values and change records together may hold this much; beyond it the oldest history goes early.
-pub(crate) const HISTORY_BYTES: usize = 32 << 20;
+/// Superseded values and change records together may hold this much; beyond it the oldest history goes early. What the
+/// process keeps for it is two to three times as much: what was freed beside a value that stays is not given back.
+pub(crate) const HISTORY_BYTES: usize = 16 << 20;
 /// What a change costs beside the value that it supersedes.
 const CHANGE_BYTES: usize = 320;
 /// A piece of the history is found in one look under the lock: so many changes are looked at,

@@ -28,10 +28,9 @@ pub(crate) enum What {
         entry: Arc<Entry>,
         previous: Option<Arc<Entry>>,
     },
-    /// The last state, at the revision of the deletion; and as it was before, where that is known.
+    /// The last state, at the revision of the deletion.
     Delete {
         entry: Arc<Entry>,
-        previous: Option<Arc<Entry>>,
     },
 }
 
@@ -74,8 +73,7 @@ impl Event {
                 Some(Self::new(record.modified.0, What::Put { entry, previous }))
             }
             WatchEvent::Delete { revision, previous } => {
-                let entry = entry(read(previous, *revision)?);
-                Some(Self::new(revision.0, What::Delete { entry, previous: None }))
+                Some(Self::new(revision.0, What::Delete { entry: entry(read(previous, *revision)?) }))
             }
             WatchEvent::Progress { .. } => None,
         }
@@ -83,7 +81,7 @@ impl Event {
 
     pub fn entry(&self) -> &Arc<Entry> {
         match &self.what {
-            What::Put { entry, .. } | What::Delete { entry, .. } => entry,
+            What::Put { entry, .. } | What::Delete { entry } => entry,
         }
     }
 
@@ -94,7 +92,7 @@ impl Event {
     /// A change that moves an object into or out of the selection is seen as its creation or deletion.
     pub fn seen_by(&self, filter: &Filter) -> Option<Seen<'_>> {
         match &self.what {
-            What::Delete { entry, .. } => filter.matches(entry).then_some(Seen::Deleted { entry, gone: true }),
+            What::Delete { entry } => filter.matches(entry).then_some(Seen::Deleted { entry, gone: true }),
             What::Put { entry, previous } => {
                 let before = previous.as_ref().filter(|p| filter.matches(p));
                 match (before, filter.matches(entry)) {
@@ -141,10 +139,9 @@ impl Event {
 
     /// What this change has ended is in nobody's cache any more.
     pub(super) fn forget_typed(&self) {
-        let (What::Put { previous, .. } | What::Delete { previous, .. }) = &self.what;
-        previous.iter().for_each(|previous| previous.object.forget_typed());
-        if let What::Delete { entry, .. } = &self.what {
-            entry.object.forget_typed();
+        match &self.what {
+            What::Put { previous, .. } => previous.iter().for_each(|previous| previous.object.forget_typed()),
+            What::Delete { entry } => entry.object.forget_typed(),
         }
     }
 

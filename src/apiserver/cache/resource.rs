@@ -134,9 +134,12 @@ impl ResourceCache {
     /// `object` is the last state, at the revision of the deletion.
     pub fn remove(&self, object: Arc<Object>) {
         let mut state = self.write_changed();
-        let previous = state.objects.remove(&object.key());
+        if let Some(last) = state.objects.remove(&object.key()) {
+            // The change that made it is in the ring yet.
+            last.object.forget_typed();
+        }
         let revision = object.revision;
-        state.publish(Event::new(revision, What::Delete { entry: Arc::new(Entry::new(object)), previous }));
+        state.publish(Event::new(revision, What::Delete { entry: Arc::new(Entry::new(object)) }));
     }
 
     /// Cuts off all watchers: what they see is defined anew, so they have to start over.
