@@ -39,6 +39,8 @@ pub(crate) struct MachineFacts {
     pub(crate) memory_bytes: i64,
     pub(crate) disk_bytes: i64,
     user_namespaces: bool,
+    /// Those set aside, by the size of a page.
+    huge_pages: BTreeMap<u64, u64>,
     machine_id: String,
     system_uuid: String,
     boot_id: String,
@@ -67,6 +69,7 @@ impl MachineFacts {
             memory_bytes: memory_kib * 1024,
             disk_bytes,
             user_namespaces: userns::is_supported(),
+            huge_pages: skiff_linux::cgroup::huge_pages(),
             machine_id: text("/etc/machine-id"),
             system_uuid: text("/sys/class/dmi/id/product_uuid"),
             boot_id: text("/proc/sys/kernel/random/boot_id"),
@@ -76,15 +79,35 @@ impl MachineFacts {
     }
 
     pub(crate) fn capacity(&self, max_pods: u32) -> BTreeMap<String, Quantity> {
-        [
+        let mut capacity: BTreeMap<String, Quantity> = [
             ("cpu", self.cpus.to_string()),
             ("memory", format!("{}Ki", self.memory_bytes / 1024)),
             ("ephemeral-storage", format!("{}Ki", self.disk_bytes / 1024)),
             ("pods", max_pods.to_string()),
         ]
         .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
-        .into()
+        .into();
+        let huge =
+            |(size, count): (&u64, &u64)| (format!("hugepages-{}", binary(*size)), Quantity(binary(size * count)));
+        capacity.extend(self.huge_pages.iter().map(huge));
+        capacity
     }
+
+    /// What pods may have of it: memory that is set aside as huge pages is nothing else.
+    pub(crate) fn allocatable(&self, max_pods: u32) -> BTreeMap<String, Quantity> {
+        let huge: u64 = self.huge_pages.iter().map(|(size, count)| size * count).sum();
+        let left = self.memory_bytes.saturating_sub(i64::try_from(huge).unwrap_or(i64::MAX)).max(0);
+        Self { memory_bytes: left, ..self.clone() }.capacity(max_pods)
+    }
+}
+
+/// `2Mi`.
+fn binary(bytes: u64) -> String {
+    let (shift, unit) = [(30, "Gi"), (20, "Mi"), (10, "Ki")]
+        .into_iter()
+        .find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift))
+        .unwrap_or((0, ""));
+    format!("{}{unit}", bytes >> shift)
 }
 
 fn arch() -> &'static str {
@@ -171,7 +194,7 @@ pub(crate) fn plan_status(
             address("InternalIP", options.node_ip.to_string()),
             address("Hostname", options.node_name.clone()),
         ]),
-        allocatable: Some(capacity.clone()),
+        allocatable: Some(facts.allocatable(options.settings.max_pods)),
         capacity: Some(capacity),
         conditions: Some(conditions(ready, pressure, old.conditions.as_deref().unwrap_or_default(), now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
@@ -409,6 +432,22 @@ mod tests {
         let facts = MachineFacts::read(Path::new("/"));
         assert!(facts.cpus >= 1 && facts.memory_bytes > 1 << 20 && facts.disk_bytes > 1 << 20, "{facts:?}");
         assert!(!facts.kernel.is_empty() && !facts.boot_id.is_empty(), "{facts:?}");
+    }
+
+    #[test]
+    fn huge_pages_are_no_other_memory() {
+        let facts = MachineFacts {
+            memory_bytes: 8 << 30,
+            huge_pages: [(2 << 20, 512), (1 << 30, 0)].into(),
+            ..MachineFacts::default()
+        };
+        let (all, given) = (facts.capacity(110), facts.allocatable(110));
+        let text = |list: &BTreeMap<String, Quantity>, name: &str| list[name].0.clone();
+        assert_eq!(
+            [text(&all, "hugepages-2Mi"), text(&all, "hugepages-1Gi"), text(&all, "memory")],
+            ["1Gi", "0", "8388608Ki"]
+        );
+        assert_eq!([text(&given, "hugepages-2Mi"), text(&given, "memory")], ["1Gi", "7340032Ki"]);
     }
 
     #[test]

@@ -98,11 +98,7 @@ const ROWS: &[(&str, &str, Verdict)] = &[
     ("Sysctl", "*", Honoured("one that is neither safe nor allowed by --allowed-unsafe-sysctls rejects the pod")),
     ("Container", "*", H),
     ("ResourceRequirements", "claims", Elsewhere("resourceClaims of the pod, which are refused")),
-    (
-        "ResourceRequirements",
-        "*",
-        Honoured("cpu and memory; the node has no hugepages and no extended resources to give"),
-    ),
+    ("ResourceRequirements", "*", Honoured("cpu, memory and huge pages; the node has no extended resources to give")),
     ("FileKeySelector", "*", H),
     ("LifecycleHandler", "tcpSocket", Elsewhere("nobody, nor upstream: the API server lets none pass")),
     ("Volume", "name", H),
@@ -129,7 +125,6 @@ const ROWS: &[(&str, &str, Verdict)] = &[
     ("VolumeDevice", "*", H),
     ("Volume", "projected", H),
     ("Volume", "secret", H),
-    ("EmptyDirVolumeSource", "medium", Honoured("disk or `Memory`; hugepages are refused")),
     ("EmptyDirVolumeSource", "sizeLimit", H),
     (
         "VolumeProjection",

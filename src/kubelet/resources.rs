@@ -1,5 +1,7 @@
 //! Requests and limits: quality of service, cgroup values, out-of-memory scores.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use skiff_runtime::Resources;
@@ -105,6 +107,8 @@ fn quota_us(milli: i64) -> i64 {
 pub(crate) fn container(pod: &Pod, container: &Container, memory_capacity: i64) -> Resources {
     let cpu_limit = limit(pod, container, "cpu").map(quantity::milli);
     let cpu = amount(container.resources.as_ref(), false, "cpu").map(quantity::milli).or(cpu_limit).unwrap_or(0);
+    let own = [whole(pod), container.resources.as_ref()].into_iter().flatten();
+    let limited = own.filter_map(|given| given.limits.as_ref()).flatten();
     Resources {
         cpu_shares: Some(shares(cpu)),
         cpu_quota_us: cpu_limit.map(quota_us),
@@ -112,6 +116,7 @@ pub(crate) fn container(pod: &Pod, container: &Container, memory_capacity: i64) 
         memory_limit_bytes: limit(pod, container, "memory").map(quantity::value),
         pids_limit: None,
         oom_score_adj: Some(oom_score_adj(pod, container, memory_capacity)),
+        huge_pages: Some(huge_pages(limited)),
     }
 }
 
@@ -186,6 +191,13 @@ pub(crate) fn pod(pod: &Pod) -> Resources {
         limit.map(|limit| limit + overhead(pod, resource).map_or(0, count))
     };
     let (cpu_limit, memory_limit) = (limit("cpu", quantity::milli), limit("memory", quantity::value));
+    // These are never more than is asked for.
+    let sum = |name: &String| {
+        let of = |c: &Container| Some(request(c.resources.as_ref(), name).map_or(0, quantity::value));
+        (name.clone(), Quantity(aggregate(pod, of).unwrap_or(0).to_string()))
+    };
+    let sums: BTreeMap<String, Quantity> = huge_page_names(pod).into_iter().map(sum).collect();
+    let of_whole = whole(pod).into_iter().flat_map(|given| given.requests.iter().chain(&given.limits)).flatten();
     Resources {
         cpu_shares: Some(shares(requests(pod).cpu_milli)),
         cpu_quota_us: cpu_limit.map(quota_us),
@@ -193,7 +205,26 @@ pub(crate) fn pod(pod: &Pod) -> Resources {
         memory_limit_bytes: memory_limit,
         pids_limit: None,
         oom_score_adj: None,
+        huge_pages: Some(huge_pages(sums.iter().chain(of_whole))),
     }
+}
+
+/// `hugepages-2Mi`: the size of the pages.
+pub(crate) fn page_size(resource: &str) -> Option<u64> {
+    let size = Quantity(resource.strip_prefix("hugepages-")?.to_owned());
+    u64::try_from(quantity::value(&size)).ok().filter(|size| *size > 0)
+}
+
+/// Of amounts by their names, a later one wins.
+fn huge_pages<'a>(amounts: impl IntoIterator<Item = (&'a String, &'a Quantity)>) -> BTreeMap<u64, i64> {
+    amounts.into_iter().filter_map(|(name, amount)| Some((page_size(name)?, quantity::value(amount)))).collect()
+}
+
+/// The names of all huge pages that a pod asks for.
+pub(crate) fn huge_page_names(pod: &Pod) -> BTreeSet<&String> {
+    let all = pod::containers(pod).map(|(_, container)| container.resources.as_ref()).chain([whole(pod)]);
+    let lists = all.flatten().flat_map(|given| given.requests.iter().chain(&given.limits));
+    lists.flatten().map(|(name, _)| name).filter(|name| page_size(name).is_some()).collect()
 }
 
 #[cfg(test)]
@@ -241,6 +272,22 @@ mod tests {
         assert_eq!((b.cpu_shares, b.cpu_quota_us, b.oom_score_adj), (Some(2), Some(1_000), Some(999)));
         let whole = super::pod(&pod);
         assert_eq!((whole.cpu_shares, whole.cpu_quota_us, whole.memory_limit_bytes), (Some(103), Some(25_100), None));
+    }
+
+    #[test]
+    fn huge_pages_are_limited_by_their_size() {
+        let small = |amount: &str| json!({"limits": {"memory": "1Gi", "hugepages-2Mi": amount}});
+        let pod = sample(
+            json!([{"name": "a", "resources": small("4Mi")}, {"name": "b", "resources": small("2Mi")}, {"name": "c"}]),
+        );
+        let of = |n: usize| container(&pod, &pod::spec(&pod).containers[n], 1 << 30).huge_pages;
+        assert_eq!(of(0), Some(BTreeMap::from([(2 << 20, 4 << 20)])));
+        assert_eq!(of(2), Some(BTreeMap::new()));
+        assert_eq!(super::pod(&pod).huge_pages, Some(BTreeMap::from([(2 << 20, 6 << 20)])));
+        assert_eq!(
+            (page_size("hugepages-1Gi"), page_size("memory"), page_size("hugepages-")),
+            (Some(1 << 30), None, None)
+        );
     }
 
     #[test]

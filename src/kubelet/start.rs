@@ -108,7 +108,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         csi: Default::default(),
         csi_drivers: informers.lister(),
         shares: Default::default(),
-        allocatable: facts.capacity(options.settings.max_pods),
+        allocatable: facts.allocatable(options.settings.max_pods),
         memory_capacity: facts.memory_bytes,
         host: admit::Host {
             app_armor: SecurityModules::detect().app_armor,

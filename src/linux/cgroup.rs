@@ -2,6 +2,7 @@
 //!
 //! A path is relative to the root of the hierarchy (`/kubepods/burstable/pod1`), the same in each hierarchy of v1.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -19,6 +20,8 @@ pub struct Limits {
     pub cpu_period_us: Option<u64>,
     pub memory_bytes: Option<i64>,
     pub pids: Option<i64>,
+    /// Bytes by the size of their pages; pages of other sizes are not given at all.
+    pub huge_pages: Option<BTreeMap<u64, i64>>,
 }
 
 /// What a group has used, and uses.
@@ -235,10 +238,12 @@ impl Cgroups {
         };
         for Setting { controller, file, value, optional } in files {
             let Some(directory) = self.directory(controller, path) else {
-                missing.push(controller);
+                if !optional {
+                    missing.push(controller);
+                }
                 continue;
             };
-            let file = directory.join(file);
+            let file = directory.join(&*file);
             match write(&file, &value) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -394,10 +399,46 @@ impl std::fmt::Display for DeviceRule {
     }
 }
 
+/// The sizes of huge pages that the machine knows, and how many of each it has set aside.
+pub fn huge_pages() -> BTreeMap<u64, u64> {
+    let Ok(entries) = fs::read_dir("/sys/kernel/mm/hugepages") else { return BTreeMap::new() };
+    let of = |name: &str| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok();
+    let one = |entry: fs::DirEntry| {
+        let count = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
+        Some((of(entry.file_name().to_str()?)? * 1024, count))
+    };
+    entries.filter_map(|entry| one(entry.ok()?)).collect()
+}
+
+/// As the files of the groups name it: `2MB`.
+fn page_size(bytes: u64) -> String {
+    match bytes {
+        _ if bytes.is_multiple_of(1 << 30) => format!("{}GB", bytes >> 30),
+        _ if bytes.is_multiple_of(1 << 20) => format!("{}MB", bytes >> 20),
+        _ => format!("{}KB", bytes >> 10),
+    }
+}
+
+/// For each size of the machine: what is given, else nothing. Reservations count where the kernel counts them.
+fn plan_huge_pages(limits: &Limits, suffix: &str, sizes: impl IntoIterator<Item = u64>) -> Vec<Setting> {
+    let Some(given) = &limits.huge_pages else { return Vec::new() };
+    let files = sizes.into_iter().flat_map(|size| {
+        let value = given.get(&size).copied().unwrap_or(0).to_string();
+        let name = page_size(size);
+        [format!("hugetlb.{name}.{suffix}"), format!("hugetlb.{name}.rsvd.{suffix}")].map(|file| Setting {
+            controller: "hugetlb",
+            file: file.into(),
+            value: value.clone(),
+            optional: true,
+        })
+    });
+    files.collect()
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Setting {
     controller: &'static str,
-    file: &'static str,
+    file: Cow<'static, str>,
     value: String,
     /// Missing support is no news (swap accounting).
     optional: bool,
@@ -405,7 +446,9 @@ struct Setting {
 
 fn plan_v1(limits: &Limits) -> Vec<Setting> {
     let mut plan = Vec::new();
-    let mut set = |controller, file, value: String, optional| plan.push(Setting { controller, file, value, optional });
+    let mut set = |controller, file: &'static str, value: String, optional| {
+        plan.push(Setting { controller, file: file.into(), value, optional });
+    };
     if let Some(shares) = limits.cpu_shares {
         set("cpu", "cpu.shares", shares.max(2).to_string(), false);
     }
@@ -422,12 +465,15 @@ fn plan_v1(limits: &Limits) -> Vec<Setting> {
     if let Some(pids) = limits.pids {
         set("pids", "pids.max", if pids <= 0 { "max".to_owned() } else { pids.to_string() }, false);
     }
+    plan.extend(plan_huge_pages(limits, "limit_in_bytes", huge_pages().into_keys()));
     plan
 }
 
 fn plan_v2(limits: &Limits) -> Vec<Setting> {
     let mut plan = Vec::new();
-    let mut set = |controller, file, value: String, optional| plan.push(Setting { controller, file, value, optional });
+    let mut set = |controller, file: &'static str, value: String, optional| {
+        plan.push(Setting { controller, file: file.into(), value, optional });
+    };
     let or_max = |value: i64| if value <= 0 { "max".to_owned() } else { value.to_string() };
     if let Some(shares) = limits.cpu_shares {
         set("cpu", "cpu.weight", weight(shares).to_string(), false);
@@ -444,6 +490,7 @@ fn plan_v2(limits: &Limits) -> Vec<Setting> {
     if let Some(pids) = limits.pids {
         set("pids", "pids.max", or_max(pids), false);
     }
+    plan.extend(plan_huge_pages(limits, "max", huge_pages().into_keys()));
     plan
 }
 
@@ -570,6 +617,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn huge_pages_of_other_sizes_are_not_given() {
+        let plan = |given| {
+            let limits = Limits { huge_pages: given, ..Limits::default() };
+            let plan = plan_huge_pages(&limits, "max", [64 << 10, 2 << 20, 1 << 30]);
+            plan.into_iter().filter(|s| !s.file.contains("rsvd")).map(|s| format!("{}={}", s.file, s.value)).collect()
+        };
+        let none: Vec<String> = plan(None);
+        assert!(none.is_empty());
+        let expected = ["hugetlb.64KB.max=0", "hugetlb.2MB.max=4194304", "hugetlb.1GB.max=0"];
+        let found: Vec<String> = plan(Some(BTreeMap::from([(2 << 20, 4 << 20)])));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
     fn both_worlds_are_told_apart() {
         let v2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
         assert_eq!(Cgroups::from_mountinfo(v2), Some(Cgroups::V2 { mount: "/sys/fs/cgroup".into() }));
@@ -596,8 +657,9 @@ mod tests {
             cpu_period_us: None,
             memory_bytes: Some(1 << 20),
             pids: Some(-1),
+            huge_pages: None,
         };
-        let plan: Vec<(&str, String)> = plan_v2(&limits).into_iter().map(|s| (s.file, s.value)).collect();
+        let plan: Vec<(Cow<'_, str>, String)> = plan_v2(&limits).into_iter().map(|s| (s.file, s.value)).collect();
         let expect = [
             ("cpu.weight", "100"),
             ("cpu.max", "50000 100000"),
@@ -606,7 +668,7 @@ mod tests {
             ("memory.oom.group", "1"),
             ("pids.max", "max"),
         ];
-        assert_eq!(plan, expect.map(|(file, value)| (file, value.to_owned())));
+        assert_eq!(plan, expect.map(|(file, value)| (Cow::from(file), value.to_owned())));
     }
 
     #[test]

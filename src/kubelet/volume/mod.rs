@@ -142,10 +142,18 @@ pub(crate) struct Volumes {
     pub(crate) renew: Option<Timestamp>,
 }
 
+/// What an emptyDir is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Medium {
+    Disk,
+    Memory { size_bytes: Option<i64> },
+    HugePages { page_bytes: u64 },
+}
+
 /// One step for one volume, decided before anything is touched.
 enum Make {
     Files { path: PathBuf, files: Files, memory: bool },
-    EmptyDir { path: PathBuf, memory: bool, size_bytes: Option<i64> },
+    EmptyDir { path: PathBuf, medium: Medium },
     HostPath(HostPathVolumeSource),
     Persistent(Mounting),
 }
@@ -260,19 +268,35 @@ fn plan(
         return Ok(Make::Files { path: at(plugin), files: files?, memory });
     }
     if let Some(source) = &volume.empty_dir {
-        let memory = match source.medium.as_deref() {
-            None | Some("") => false,
-            Some("Memory") => true,
+        let size_limit = source.size_limit.as_ref().map(quantity::value);
+        let medium = match source.medium.as_deref() {
+            None | Some("") => Medium::Disk,
+            Some("Memory") => Medium::Memory { size_bytes: memory_size(pod, facts, size_limit) },
+            Some(other) if other.starts_with("HugePages") => Medium::HugePages { page_bytes: page_size(pod, other)? },
             Some(other) => return Err(format!("the storage medium {other:?} is not supported by this node")),
         };
-        let size_limit = source.size_limit.as_ref().map(quantity::value);
-        let size_bytes = memory.then(|| memory_size(pod, facts, size_limit)).flatten();
-        return Ok(Make::EmptyDir { path: at("empty-dir"), memory, size_bytes });
+        return Ok(Make::EmptyDir { path: at("empty-dir"), medium });
     }
     if let Some(source) = &volume.host_path {
         return Ok(Make::HostPath(source.clone()));
     }
     Err(format!("{} volumes are not supported by this node", source_kind(volume)))
+}
+
+/// The pages of the medium `HugePages` or `HugePages-<size>`, which a container has to ask for.
+fn page_size(pod: &Pod, medium: &str) -> Result<u64, String> {
+    let wanted = medium.strip_prefix("HugePages-").map(|size| resources::page_size(&format!("hugepages-{size}")));
+    let asked = resources::huge_page_names(pod).into_iter().filter_map(|name| resources::page_size(name));
+    let mut fitting = asked.filter(|size| wanted.is_none_or(|wanted| wanted == Some(*size)));
+    match (fitting.next(), fitting.next()) {
+        (Some(size), None) => Ok(size),
+        (Some(_), Some(_)) => {
+            Err(format!("medium: {medium} can't be used if container requests multiple huge page sizes"))
+        }
+        (None, _) => Err(format!(
+            "medium {medium}: hugePages storage requested, but there is no resource request for huge pages"
+        )),
+    }
 }
 
 /// As upstream: the least of the volume's limit, the pod's, and what the node has for pods.
@@ -292,14 +316,16 @@ fn apply(make: Make, group: Option<u32>) -> io::Result<()> {
             }
             writer::write(&path, &files, group).map(drop)
         }
-        Make::EmptyDir { path, memory, size_bytes } => {
+        Make::EmptyDir { path, medium } => {
             // The directory outlives a reboot; what is in memory does not.
-            let fresh = if memory {
-                tree::ensure_tmpfs(&path, size_bytes)?
-            } else {
-                let fresh = !path.exists();
-                tree::ensure_directory(&path, 0o777)?;
-                fresh
+            let fresh = match medium {
+                Medium::Memory { size_bytes } => tree::ensure_tmpfs(&path, size_bytes)?,
+                Medium::HugePages { page_bytes } => tree::ensure_huge_pages(&path, page_bytes)?,
+                Medium::Disk => {
+                    let fresh = !path.exists();
+                    tree::ensure_directory(&path, 0o777)?;
+                    fresh
+                }
             };
             match group {
                 // Later, files are the containers' own business.
@@ -407,10 +433,32 @@ mod tests {
                     .expect("a volume");
             let objects = PodObjects { config_maps: BTreeMap::new(), secrets: BTreeMap::new() };
             match plan(&pod, &volume, Path::new("/p"), &facts, &objects, &TokenTexts::new()) {
-                Ok(Make::EmptyDir { memory: true, size_bytes, .. }) => {
+                Ok(Make::EmptyDir { medium: Medium::Memory { size_bytes }, .. }) => {
                     assert_eq!(size_bytes, Some(expected), "{pod_limit:?} {size_limit:?}")
                 }
                 _ => panic!("an emptyDir in memory"),
+            }
+        }
+    }
+
+    #[test]
+    fn pages_of_a_medium() {
+        for (asked, medium, expected) in [
+            (vec!["hugepages-2Mi"], "HugePages", Ok(2 << 20)),
+            (vec!["hugepages-2Mi", "hugepages-1Gi"], "HugePages-1Gi", Ok(1 << 30)),
+            (vec!["hugepages-2Mi", "hugepages-1Gi"], "HugePages", Err("multiple huge page sizes")),
+            (vec!["hugepages-2Mi"], "HugePages-1Gi", Err("there is no resource request for huge pages")),
+            (vec![], "HugePages", Err("there is no resource request for huge pages")),
+        ] {
+            let limits: BTreeMap<&str, &str> = asked.iter().map(|name| (*name, "1Gi")).collect();
+            let pod: Pod = serde_json::from_value(
+                json!({"metadata": {}, "spec": {"containers": [{"name": "c", "resources": {"limits": limits}}]}}),
+            )
+            .expect("a pod");
+            match (page_size(&pod, medium), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{medium}"),
+                (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
+                (found, _) => panic!("{medium} {asked:?}: {found:?}"),
             }
         }
     }

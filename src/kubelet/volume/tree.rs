@@ -34,6 +34,18 @@ pub(crate) fn ensure_tmpfs(path: &Path, size_bytes: Option<i64>) -> io::Result<b
     Ok(true)
 }
 
+/// The same of pages of that size, which have to be set aside; `mode` and the like are set as on any directory.
+pub(crate) fn ensure_huge_pages(path: &Path, page_bytes: u64) -> io::Result<bool> {
+    ensure_directory(path, 0o755)?;
+    if is_mount_point(path)? {
+        return Ok(false);
+    }
+    let options = format!("mode=0777,pagesize={page_bytes}");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("hugetlbfs"), path, Some("hugetlbfs"), flags, Some(options.as_str())).map_err(io::Error::from)?;
+    Ok(true)
+}
+
 pub(crate) fn is_mount_point(path: &Path) -> io::Result<bool> {
     let (own, parent) = (fs::symlink_metadata(path)?, fs::symlink_metadata(path.join(".."))?);
     Ok(own.dev() != parent.dev())
@@ -177,6 +189,20 @@ mod tests {
             4 1 0:4 / /pods/u2 rw - tmpfs x rw\n5 2 0:5 / /pods/u/a rw - tmpfs x rw\n";
         let found = mounts_below(Path::new("/pods/u"), info);
         assert_eq!(found, [Path::new("/pods/u/a/b c"), Path::new("/pods/u/a"), Path::new("/pods/u/a")]);
+    }
+
+    #[test]
+    fn huge_pages_are_of_the_size_that_is_asked_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for size in skiff_linux::cgroup::huge_pages().into_keys() {
+            let path = directory.path().join(size.to_string());
+            assert!(ensure_huge_pages(&path, size).expect("mounted (needs root)"));
+            assert!(!ensure_huge_pages(&path, size).expect("there already"));
+            let found = nix::sys::statfs::statfs(&path).expect("a file system").block_size();
+            assert_eq!(u64::try_from(found).ok(), Some(size));
+        }
+        assert!(ensure_huge_pages(&directory.path().join("odd"), 12_345).is_err());
+        unmount_below(directory.path()).expect("unmounted");
     }
 
     #[test]

@@ -28,6 +28,7 @@ async fn limits_are_in_the_files() {
         memory_limit_bytes: Some(64 << 20),
         pids_limit: Some(20),
         oom_score_adj: Some(900),
+        huge_pages: Some([(2 << 20, 4 << 20)].into()),
     };
     let id = node.start(&sandbox, config).await;
     let group = format!("/{}", id.0);
@@ -37,6 +38,15 @@ async fn limits_are_in_the_files() {
     assert_eq!(memory(&group), (64 << 20).to_string());
     assert_eq!(value(&node, &group, ("pids", "pids.max"), "pids.max"), "20");
     assert_eq!(value(&node, &group, ("cpu", "cpu.shares"), "cpu.weight"), if v2 { "59" } else { "512" });
+    // Where the kernel counts them.
+    if Cgroups::detect()
+        .expect("cgroups")
+        .directory("hugetlb", "/")
+        .is_some_and(|root| root.join("hugetlb.2MB.max").exists())
+    {
+        assert_eq!(value(&node, &group, ("hugetlb", "hugetlb.2MB.limit_in_bytes"), "hugetlb.2MB.max"), "4194304");
+        assert_eq!(value(&node, &group, ("hugetlb", "hugetlb.1GB.limit_in_bytes"), "hugetlb.1GB.max"), "0");
+    }
     let quota = value(&node, &group, ("cpu", "cpu.cfs_quota_us"), "cpu.max");
     assert_eq!(quota, if v2 { "50000 100000" } else { "50000" });
     let pid = node.runtime().container(&id).await.expect("known").pid.expect("a pid");
