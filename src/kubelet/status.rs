@@ -461,25 +461,26 @@ fn gates(pod: &Pod) -> Option<String> {
 /// The strategic merge patch that turns `old` into `new`; `None` where they are equal. The `uid` makes the server
 /// refuse it for a pod of the same name.
 pub(crate) fn plan_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
+    // Asked at every step of a pod; encoding is a hundred times the work.
+    if old == new {
+        return None;
+    }
     let encode = |status: &PodStatus| match serde_json::to_value(status) {
         Ok(Value::Object(map)) => map,
         _ => Map::new(),
     };
     let (old, new) = (encode(old), encode(new));
-    let mut changed = Map::new();
-    for (field, value) in &new {
+    let gone = ["reason", "message", "podIP", "podIPs"].into_iter();
+    let gone = gone.filter(|field| old.contains_key(*field) && !new.contains_key(*field));
+    let mut changed: Map<String, Value> = gone.map(|field| (field.to_owned(), Value::Null)).collect();
+    for (field, value) in new {
         if field == "conditions" {
-            let list = changed_conditions(old.get(field), value);
+            let list = changed_conditions(old.get(&field), &value);
             if !list.is_empty() {
-                changed.insert(field.clone(), Value::Array(list));
+                changed.insert(field, Value::Array(list));
             }
-        } else if old.get(field) != Some(value) {
-            changed.insert(field.clone(), value.clone());
-        }
-    }
-    for field in ["reason", "message", "podIP", "podIPs"] {
-        if old.contains_key(field) && !new.contains_key(field) {
-            changed.insert(field.to_owned(), Value::Null);
+        } else if old.get(&field) != Some(&value) {
+            changed.insert(field, value);
         }
     }
     if let Some(list) = changed.get_mut("podIPs").and_then(Value::as_array_mut) {

@@ -492,7 +492,9 @@ impl Worker {
         }
         // A static pod without a mirror has nobody to tell.
         let Some(uid) = &self.status.uid else { return };
-        let Some(patch) = status::plan_patch(uid, &self.status.written, &self.status.wanted) else { return };
+        if self.status.written == self.status.wanted {
+            return;
+        }
         let mut not_before = self.status.retry_at;
         let waits = self.status.wanted.phase.as_deref() == Some("Pending")
             && self.slots.values().all(|s| s.failure.is_none())
@@ -504,6 +506,7 @@ impl Worker {
             wake.at(at);
             return;
         }
+        let Some(patch) = status::plan_patch(uid, &self.status.written, &self.status.wanted) else { return };
         self.status.busy = true;
         self.status.quiet_until = now + QUIET;
         let (ctx, pod, tell) = (self.ctx.clone(), self.pod.clone(), self.tell.clone());
