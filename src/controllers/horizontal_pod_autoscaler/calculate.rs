@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 use skiff_api::quantity::Quantity;
 
 /// A pod that began less long ago is looked at closely: it may be busy with beginning.
@@ -106,6 +107,11 @@ fn requests(pods: &[&Pod], resource: &str, container: Option<&str>) -> Result<BT
     let mut all = BTreeMap::new();
     for pod in pods {
         let Some(spec) = &pod.spec else { continue };
+        // What is asked for the pod as a whole stands for the sum of its containers.
+        if let Some(whole) = of_whole(spec, resource).filter(|_| container.is_none()) {
+            all.insert(name(pod).to_owned(), whole);
+            continue;
+        }
         let sidecars = spec.init_containers.iter().flatten();
         let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
         let mut sum = 0i64;
@@ -121,8 +127,18 @@ fn requests(pods: &[&Pod], resource: &str, container: Option<&str>) -> Result<BT
 }
 
 fn request(container: &Container, resource: &str) -> Option<i64> {
-    let amount = container.resources.as_ref()?.requests.as_ref()?.get(resource)?;
-    amount.0.parse::<Quantity>().ok().map(|quantity| quantity.milli_value())
+    milli(container.resources.as_ref()?.requests.as_ref()?, resource)
+}
+
+/// With what the pod needs beside its containers.
+fn of_whole(spec: &PodSpec, resource: &str) -> Option<i64> {
+    let asked = milli(spec.resources.as_ref()?.requests.as_ref()?, resource)?;
+    let overhead = spec.overhead.as_ref().and_then(|overhead| milli(overhead, resource));
+    Some(asked.saturating_add(overhead.unwrap_or(0)))
+}
+
+fn milli(amounts: &BTreeMap<String, Amount>, resource: &str) -> Option<i64> {
+    amounts.get(resource)?.0.parse::<Quantity>().ok().map(|quantity| quantity.milli_value())
 }
 
 fn ceil(replicas: f64) -> i32 {
@@ -274,6 +290,19 @@ mod tests {
     fn samples(used: &[(&str, i64)]) -> Samples {
         let sample = |milli| Sample { milli, at: now(), window: SignedDuration::from_secs(15) };
         used.iter().map(|(name, milli)| ((*name).to_owned(), sample(*milli))).collect()
+    }
+
+    #[test]
+    fn requests_of_a_whole_pod() {
+        let container = json!({"name": "c", "resources": {"requests": {"cpu": "100m"}}});
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {
+            "containers": [container, {"name": "silent"}], "overhead": {"cpu": "10m"},
+            "resources": {"requests": {"cpu": "500m"}}}}))
+        .expect("a pod");
+        let of = |resource, container| requests(&[&pod], resource, container).map(|all| all["a"]);
+        assert_eq!(of("cpu", None), Ok(510));
+        assert_eq!(of("cpu", Some("c")), Ok(100));
+        assert_eq!(of("memory", None), Err("missing request for memory in container c of Pod a".to_owned()));
     }
 
     #[test]
