@@ -3,6 +3,7 @@
 
 use k8s_openapi::api::core::v1::{Container, PersistentVolumeSpec, Pod, Volume, VolumeProjection};
 use serde_json::Value;
+use skiff_api::volume as rules;
 
 use crate::pod;
 
@@ -19,18 +20,6 @@ const VOLUMES: [&str; 11] = [
     "persistentVolumeClaim",
     "projected",
     "secret",
-];
-/// The fields of a persistent volume that say nothing of its source.
-const NOT_SOURCE: [&str; 9] = [
-    "accessModes",
-    "capacity",
-    "claimRef",
-    "mountOptions",
-    "nodeAffinity",
-    "persistentVolumeReclaimPolicy",
-    "storageClassName",
-    "volumeAttributesClassName",
-    "volumeMode",
 ];
 const PROJECTIONS: [&str; 4] = ["configMap", "downwardAPI", "secret", "serviceAccountToken"];
 
@@ -74,7 +63,7 @@ fn other_field<T: serde::Serialize>(value: &T, known: &[&str]) -> Option<String>
 
 /// The field of a persistent volume's source, for a message.
 pub(crate) fn source_of_volume(spec: &PersistentVolumeSpec) -> String {
-    other_field(spec, &NOT_SOURCE).unwrap_or_else(|| "unknown".to_owned())
+    other_field(spec, &rules::NOT_SOURCE).unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// The field of a volume's source, for a message.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use skiff_api::{ObjectKey, volume as rules};
 use skiff_base::chain;
@@ -350,15 +350,7 @@ fn plan_reserved(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Op
         let annotations = changed.metadata.annotations.get_or_insert_default();
         annotations.insert(rules::BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
     }
-    changed.spec.get_or_insert_default().claim_ref = Some(ObjectReference {
-        api_version: Some("v1".to_owned()),
-        kind: Some("PersistentVolumeClaim".to_owned()),
-        name: claim.metadata.name.clone(),
-        namespace: claim.metadata.namespace.clone(),
-        uid: claim.metadata.uid.clone(),
-        resource_version: claim.metadata.resource_version.clone(),
-        ..ObjectReference::default()
-    });
+    changed.spec.get_or_insert_default().claim_ref = Some(rules::claim_reference(claim));
     Some(changed)
 }
 

@@ -3,9 +3,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{
-    ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus, Pod,
-};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimStatus, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use skiff_api::volume as rules;
 use skiff_client::EventKind;
@@ -221,15 +219,7 @@ pub fn plan_bound_volume(volume: &PersistentVolume, claim: &PersistentVolumeClai
     let spec = changed.spec.get_or_insert_default();
     let uid = spec.claim_ref.as_ref().and_then(|reference| reference.uid.clone());
     if by_controller || uid != claim.metadata.uid {
-        spec.claim_ref = Some(ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("PersistentVolumeClaim".to_owned()),
-            name: claim.metadata.name.clone(),
-            namespace: claim.metadata.namespace.clone(),
-            uid: claim.metadata.uid.clone(),
-            resource_version: claim.metadata.resource_version.clone(),
-            ..ObjectReference::default()
-        });
+        spec.claim_ref = Some(rules::claim_reference(claim));
     }
     if by_controller {
         let annotations = changed.metadata.annotations.get_or_insert_default();
