@@ -1,18 +1,24 @@
 //! Attaches volumes of CSI drivers to the nodes of the pods that use them, and detaches them when no pod there wants them
-//! any more and the node says that it has let go: by VolumeAttachment objects, which the driver's attacher acts on.
+//! any more and the node says that it has let go: by VolumeAttachment objects, which the driver's attacher acts on. A node
+//! that can't say so keeps them for a while, or until somebody says that it is out of service.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment, VolumeAttachmentSource, VolumeAttachmentSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_api::{ObjectKey, volume as rules};
 use skiff_client::{Change, Client, DeleteOptions, EventKind, EventRecorder, Lister, Next, Queue, Reconciler, Result};
+use tokio::time::Instant;
 
+use crate::node_lifecycle::{is_out_of_service, is_ready};
 use crate::persistent_volume::{PODS_BY_CLAIM, index_pods};
 use crate::{Context, drive, pod};
 
+/// How long a node that is not ready keeps what nobody there wants, upstream's `maxWaitForUnmountDuration`.
+const MAX_WAIT: Duration = Duration::from_secs(6 * 60);
 /// Attachments by their volume.
 const BY_VOLUME: &str = "volume";
 /// Volumes by the claim that they refer to.
@@ -37,6 +43,7 @@ pub fn start(context: &Context) {
         attachments: attachments.clone(),
         drivers: drivers.clone(),
         nodes: nodes.clone(),
+        loose: Mutex::default(),
     });
     let adding = queue.clone();
     volumes.subscribe(move |change| {
@@ -64,7 +71,8 @@ pub fn start(context: &Context) {
     let (adding, known) = (queue.clone(), attachments.clone());
     nodes.subscribe(move |change| {
         let node = change.object();
-        if matches!(change, Change::Modified { old, new } if in_use(old) == in_use(new)) {
+        let told = |node: &Node| (in_use(node).to_vec(), is_ready(node), is_out_of_service(node));
+        if matches!(change, Change::Modified { old, new } if told(old) == told(new)) {
             return;
         }
         let name = node.metadata.name.as_deref();
@@ -114,6 +122,8 @@ struct AttachDetach {
     attachments: Lister<VolumeAttachment>,
     drivers: Lister<CSIDriver>,
     nodes: Lister<Node>,
+    /// Since when attachments that nodes still hold are wanted by nobody.
+    loose: Mutex<HashMap<String, Instant>>,
 }
 
 /// What is to be done for one volume.
@@ -125,6 +135,8 @@ struct Plan {
     detach: Vec<String>,
     /// Nodes that have to wait for another one to let go.
     waiting: Vec<String>,
+    /// Nodes and names of attachments that nobody wants, and that the nodes have not let go of.
+    held: Vec<(String, String)>,
 }
 
 /// `pods`: those that use the volume's claim. `attached`: nodes and names of its attachments. `held`: whether a node has it.
@@ -149,9 +161,34 @@ fn plan(
             taken = true;
         }
     }
-    let loose = attached.iter().filter(|(node, _)| !wanted.contains(node.as_str()) && !held(node));
-    plan.detach = loose.map(|(_, name)| name.clone()).collect();
+    for (node, name) in attached.iter().filter(|(node, _)| !wanted.contains(node.as_str())) {
+        if held(node) {
+            plan.held.push((node.clone(), name.clone()));
+        } else {
+            plan.detach.push(name.clone());
+        }
+    }
     plan
+}
+
+/// What becomes of an attachment that a node has not let go of since then.
+#[derive(Debug, PartialEq, Eq)]
+enum Hold {
+    /// The node is lost: the volume is taken from it.
+    Force,
+    Wait(Duration),
+    /// Until the node says something.
+    Keep,
+}
+
+fn plan_hold(node: Option<&Node>, held_for: Duration) -> Hold {
+    let Some(node) = node else { return Hold::Force };
+    match MAX_WAIT.saturating_sub(held_for) {
+        _ if is_out_of_service(node) => Hold::Force,
+        _ if is_ready(node) => Hold::Keep,
+        Duration::ZERO => Hold::Force,
+        left => Hold::Wait(left),
+    }
 }
 
 impl Reconciler for AttachDetach {
@@ -183,6 +220,7 @@ impl Reconciler for AttachDetach {
         for name in &plan.detach {
             self.detach(name).await?;
         }
+        let next = self.hold(&attached, &plan.held).await?;
         for node in &plan.attach {
             let attachment = VolumeAttachment {
                 metadata: ObjectMeta {
@@ -212,11 +250,36 @@ impl Reconciler for AttachDetach {
             );
             self.events.record(EventRecorder::reference(&**pod), EventKind::Warning, "FailedAttachVolume", message);
         }
-        Ok(Next::Done)
+        Ok(next)
     }
 }
 
 impl AttachDetach {
+    /// Takes volumes from nodes that are lost; when to look again.
+    async fn hold(&self, attached: &[(String, String)], held: &[(String, String)]) -> Result<Next> {
+        let mut forced = Vec::new();
+        let mut wait: Option<Duration> = None;
+        {
+            let mut loose = self.loose.lock().expect("no holder of this lock panics");
+            for (_, name) in attached.iter().filter(|one| !held.contains(one)) {
+                loose.remove(name);
+            }
+            for (node, name) in held {
+                let since = *loose.entry(name.clone()).or_insert_with(Instant::now);
+                match plan_hold(self.nodes.get(&ObjectKey::cluster(node)).as_deref(), since.elapsed()) {
+                    Hold::Force => forced.push((node, name)),
+                    Hold::Wait(left) => wait = Some(wait.map_or(left, |wait| wait.min(left))),
+                    Hold::Keep => {}
+                }
+            }
+        }
+        for (node, name) in forced {
+            tracing::warn!(node, attachment = name, "a volume is taken from a node that has not let go of it");
+            self.detach(name).await?;
+        }
+        Ok(wait.map_or(Next::Done, Next::After))
+    }
+
     async fn detach(&self, name: &str) -> Result<()> {
         match self.client.all::<VolumeAttachment>().delete(name, &DeleteOptions::default()).await {
             Err(error) if !error.is_not_found() => Err(error),
@@ -277,8 +340,13 @@ mod tests {
                 .collect();
             let attached: Vec<_> = attached.iter().map(|node| ((*node).to_owned(), format!("at-{node}"))).collect();
             let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-            let expect = Plan { attach: owned(expect.0), detach: owned(expect.1), waiting: owned(expect.2) };
-            assert_eq!(plan(&volume.expect("a volume"), &pods, &attached, |node| node == held.get()), expect);
+            let expect =
+                Plan { attach: owned(expect.0), detach: owned(expect.1), waiting: owned(expect.2), held: Vec::new() };
+            let mut found = plan(&volume.expect("a volume"), &pods, &attached, |node| node == held.get());
+            let wanted = |node: &str| pods.iter().any(|pod| !pod::is_over(pod) && node_of(pod) == Some(node));
+            let kept = attached.iter().any(|(node, _)| node == held.get() && !wanted(node));
+            assert_eq!(!std::mem::take(&mut found.held).is_empty(), kept);
+            assert_eq!(found, expect);
         };
         let (once, many) = (&["ReadWriteOnce"][..], &["ReadWriteMany"][..]);
         check(once, &[], &[], (&[], &[], &[]));
@@ -295,6 +363,27 @@ mod tests {
         held.set("");
         check(once, &[("a", "Succeeded")], &[], (&[], &[], &[]));
         check(once, &[("", "Pending")], &["a"], (&[], &["at-a"], &[]));
+    }
+
+    #[test]
+    fn what_lost_nodes_hold() {
+        let node = |ready: &str, taint: &str| -> Node {
+            serde_json::from_value(json!({"metadata": {"name": "n"},
+                "spec": {"taints": [{"key": taint, "effect": "NoExecute"}]},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]}}))
+            .expect("a node")
+        };
+        let (minute, out) = (Duration::from_secs(60), "node.kubernetes.io/out-of-service");
+        for (node, held_for, expect) in [
+            (node("True", "other"), minute * 60, Hold::Keep),
+            (node("Unknown", "other"), minute, Hold::Wait(minute * 5)),
+            (node("Unknown", "other"), minute * 6, Hold::Force),
+            (node("Unknown", out), Duration::ZERO, Hold::Force),
+            (node("True", out), Duration::ZERO, Hold::Force),
+        ] {
+            assert_eq!(plan_hold(Some(&node), held_for), expect, "{node:?}");
+        }
+        assert_eq!(plan_hold(None, Duration::ZERO), Hold::Force);
     }
 
     #[tokio::test]

@@ -1,17 +1,18 @@
-//! Removes pods that nobody else will: those of nodes that are gone, those that were deleted before they
-//! had a node, and the oldest of very many that are over.
+//! Removes pods that nobody else will: those of nodes that are gone, those that are to end on a node of which somebody
+//! says that it is out of service, those that were deleted before they had a node, and the oldest of very many that are
+//! over.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use serde_json::json;
+use serde_json::{Value, json};
 use skiff_api::ObjectKey;
 use skiff_base::time;
 use skiff_client::{Change, Client, DeleteOptions, Lister, Next, PatchKind, Queue, Reconciler, Result};
 
-use crate::node_lifecycle::node_name;
+use crate::node_lifecycle::{is_out_of_service, is_ready, node_name};
 use crate::{Context, drive, pod};
 
 /// So many pods that are over are kept.
@@ -31,19 +32,24 @@ pub fn start(context: &Context) {
     let queue = Queue::new(PodGc::NAME);
     let (adding, all) = (queue.clone(), pods.clone());
     nodes.subscribe(move |change| {
-        if let Change::Deleted(node) = change {
+        let node = change.object();
+        if matches!(change, Change::Deleted(_)) || is_shut_down(node) {
             let name = node.metadata.name.as_deref().unwrap_or_default();
             all.indexed(BY_NODE, name).iter().for_each(|pod| adding.add(Work::Pod(ObjectKey::of(&**pod))));
         }
     });
-    let adding = queue.clone();
+    let (adding, known) = (queue.clone(), nodes.clone());
     pods.subscribe(move |change| {
         let pod = match change {
             Change::Added(pod) | Change::Modified { new: pod, .. } => pod,
             Change::Deleted(_) => return,
         };
         let placed = matches!(change, Change::Added(_)) && !node_name(pod).is_empty();
-        if placed || is_stuck(pod) {
+        let on_shut_down = || {
+            let node = node_name(pod).into_iter().next().and_then(|node| known.get(&ObjectKey::cluster(&node)));
+            node.is_some_and(|node| is_shut_down(&node))
+        };
+        if placed || is_stuck(pod) || (pod.metadata.deletion_timestamp.is_some() && on_shut_down()) {
             adding.add(Work::Pod(ObjectKey::of(&**pod)));
         }
         if pod::is_over(pod) && !matches!(change, Change::Modified { old, .. } if pod::is_over(old)) {
@@ -82,6 +88,11 @@ fn is_stuck(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some() && node_name(pod).is_empty()
 }
 
+/// Somebody has said that the machine is off, and nothing says that it is not.
+fn is_shut_down(node: &Node) -> bool {
+    is_out_of_service(node) && !is_ready(node)
+}
+
 /// The oldest of those that are over, so that not more than `kept` stay.
 fn plan_surplus(mut over: Vec<Arc<Pod>>, kept: usize) -> Vec<Arc<Pod>> {
     let Some(surplus) = over.len().checked_sub(kept) else { return Vec::new() };
@@ -118,6 +129,15 @@ impl PodGc {
             return Ok(Next::Done);
         }
         let Some(node) = node_name(&pod).into_iter().next() else { return Ok(Next::Done) };
+        let found = self.nodes.get(&ObjectKey::cluster(&node));
+        if pod.metadata.deletion_timestamp.is_some() && found.is_some_and(|node| is_shut_down(&node)) {
+            tracing::info!(pod = %key, node, "removing a pod that ends on a node that is out of service");
+            if !pod::is_over(&pod) {
+                self.fail(key, &pod, &[]).await?;
+            }
+            self.remove(&pod).await?;
+            return Ok(Next::Done);
+        }
         if let Some(wait) = self.quarantine(&node) {
             return Ok(wait);
         }
@@ -129,7 +149,9 @@ impl PodGc {
         }
         tracing::info!(pod = %key, node, "removing the pod of a node that is gone");
         if !pod::is_over(&pod) {
-            self.fail(key, &pod).await?;
+            let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
+                "message": "PodGC: node no longer exists", "lastTransitionTime": time::now_rfc3339()});
+            self.fail(key, &pod, &[condition]).await?;
         }
         self.remove(&pod).await?;
         Ok(Next::Done)
@@ -148,11 +170,9 @@ impl PodGc {
         (!left.is_zero()).then_some(Next::After(left))
     }
 
-    async fn fail(&self, key: &ObjectKey, pod: &Pod) -> Result<()> {
-        let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-            "message": "PodGC: node no longer exists", "lastTransitionTime": time::now_rfc3339()});
+    async fn fail(&self, key: &ObjectKey, pod: &Pod, conditions: &[Value]) -> Result<()> {
         let patch = json!({"metadata": {"uid": pod.metadata.uid},
-            "status": {"phase": "Failed", "conditions": [condition]}});
+            "status": {"phase": "Failed", "conditions": conditions}});
         let pods = self.client.namespaced::<Pod>(&key.namespace);
         match pods.patch_status(&key.name, PatchKind::Strategic, &patch).await {
             Ok(_) => Ok(()),
@@ -201,7 +221,8 @@ mod tests {
             json!({"apiVersion": "v1", "kind": "Pod", "spec": {"nodeName": node, "containers": []},
                 "metadata": {"name": name, "namespace": "x", "deletionTimestamp": "2024-01-01T00:00:00Z"}})
         };
-        stage.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}}));
+        let node = |taints: Value| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "spec": {"taints": taints}});
+        stage.put(node(json!([])));
         stage.put(pod("stuck", ""));
         stage.put(pod("going", "n"));
         super::start(&stage.context());
@@ -211,6 +232,9 @@ mod tests {
                 pods.len() == 1 && pods[0]["metadata"]["name"] == "going"
             })
             .await;
+        // Nor does a node let a pod go that is out of service.
+        stage.put(node(json!([{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}])));
+        stage.until("the other one is gone, too", |fake| fake.objects("/api/v1/pods").is_empty()).await;
         stage.end().await;
     }
 }

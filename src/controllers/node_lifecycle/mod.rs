@@ -30,6 +30,12 @@ fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
     node.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
 }
 
-fn is_ready(node: &Node) -> bool {
+pub fn is_ready(node: &Node) -> bool {
     condition(node, "Ready").is_some_and(|condition| condition.status == "True")
+}
+
+/// Somebody has said, by a taint, that the node is shut down and will not come back by itself.
+pub fn is_out_of_service(node: &Node) -> bool {
+    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    taints.into_iter().any(|taint| taint.key == "node.kubernetes.io/out-of-service")
 }
