@@ -1,18 +1,80 @@
 //! Takes connections, no more at once than there are places: who waits, waits in the kernel's queue.
 
+use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::combinators::BoxBody;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use skiff_base::Scope;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
+/// For the head of a request, the idle time before it included.
+const HEADER_LIMIT: Duration = Duration::from_secs(180);
+const PING_AFTER: Duration = Duration::from_secs(30);
+
+/// A connection, whatever it goes over: one copy of the protocols for all.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+pub(crate) type Body = BoxBody<Bytes, io::Error>;
+
+/// What answers.
+pub(crate) type Handler = Arc<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
+
+/// Where connections come from.
+pub(crate) trait Listener: Send + Sync + 'static {
+    type Stream: Send;
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = Self::accept(self).await?;
+        // Else the end of an exec waits for the acknowledgement of its output, which the other side delays.
+        if let Err(e) = stream.set_nodelay(true) {
+            tracing::debug!(error = %e, "a connection may hold back what is written");
+        }
+        Ok(stream)
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Self::accept(self).await.map(|(stream, _)| stream)
+    }
+}
+
+/// Speaks HTTP, of whatever version the other side begins with, until the connection ends; why it ended early.
+pub(crate) async fn speak(stream: Box<dyn Stream>, handler: Handler) -> Result<(), String> {
+    let service = service_fn(move |request| {
+        let answer = handler(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_AFTER);
+    builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await.map_err(|e| e.to_string())
+}
+
 /// Serves in the scope until it stops; the end of `serve` gives the place back.
-pub(crate) fn take<F>(
+pub(crate) fn take<L: Listener, F>(
     scope: &Scope,
-    listener: TcpListener,
+    listener: L,
     places: usize,
-    serve: impl Fn(TcpStream) -> F + Send + 'static,
+    serve: impl Fn(L::Stream) -> F + Send + 'static,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -29,11 +91,7 @@ pub(crate) fn take<F>(
                 next = next => next,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    // Else the end of an exec waits for the acknowledgement of its output, which the other side delays.
-                    if let Err(e) = stream.set_nodelay(true) {
-                        tracing::debug!(error = %e, "a connection may hold back what is written");
-                    }
+                Ok(stream) => {
                     let (served, stop) = (serve(stream), stop.clone());
                     own.spawn(async move {
                         tokio::select! {

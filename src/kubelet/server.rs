@@ -1,19 +1,13 @@
 //! HTTPS on port 10250, as kubelet serves it: for the API server, which asks for logs and streams on behalf of users.
 
-use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use rustls::RootCertStore;
@@ -28,7 +22,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_rustls::TlsAcceptor;
 
 use crate::auth::{self, Auth, Caller};
-use crate::connections;
+use crate::connections::{self, Body, Handler};
 use crate::context::Context;
 use crate::logs::{self, Ending, LogOptions};
 use crate::metrics::Process;
@@ -38,17 +32,12 @@ use crate::pods::Pods;
 use crate::stats::Rates;
 use crate::stream::Streams;
 
-pub(crate) type Body = BoxBody<Bytes, io::Error>;
-
 /// A client that does not finish its handshake is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections at once; more wait to be accepted. Followed logs hold theirs for long.
 const MAX_CONNECTIONS: usize = 1024;
 /// How long a connection stays on which nobody was let in yet.
 const STRANGER_LIMIT: Duration = Duration::from_secs(30);
-/// For the head of a request, the idle time before it included.
-const HEADER_LIMIT: Duration = Duration::from_secs(180);
-const PING_AFTER: Duration = Duration::from_secs(30);
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The time in milliseconds that rates of `/stats/summary` are measured over.
 const WINDOW: HeaderName = HeaderName::from_static("x-window-ms");
@@ -112,14 +101,11 @@ async fn serve(server: Server, tls: TlsAcceptor, stream: TcpStream) {
     let certificate = subject.map(|(name, groups)| Caller::of_certificate(name, groups));
     let let_in = CancellationToken::new();
     let known = let_in.clone();
-    let service = service_fn(move |request| {
+    let handler: Handler = Arc::new(move |request| {
         let (server, certificate, let_in) = (server.clone(), certificate.clone(), let_in.clone());
-        async move { Ok::<_, Infallible>(server.admit(request, certificate, &let_in).await) }
+        Box::pin(async move { server.admit(request, certificate, &let_in).await })
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_AFTER);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let connection = connections::speak(Box::new(stream), handler);
     let stranger = async {
         if tokio::time::timeout(STRANGER_LIMIT, known.cancelled()).await.is_ok() {
             std::future::pending::<()>().await;
@@ -128,7 +114,7 @@ async fn serve(server: Server, tls: TlsAcceptor, stream: TcpStream) {
     tokio::select! {
         served = connection => {
             if let Err(e) = served {
-                tracing::debug!(error = %e, "a connection ended early");
+                tracing::debug!(error = e, "a connection ended early");
             }
         }
         () = stranger => {}

@@ -1,28 +1,28 @@
-//! gRPC as far as a node needs it: calls over one connection each, and messages written by hand. The services are few and
-//! small, so that generated code would be the larger part of it.
+//! gRPC as far as a node needs it: calls over one connection each, with one answer or a stream of them, small services
+//! (`server`), and messages written by hand (`proto`). The services are few and small, so that generated code would be the
+//! larger part of it.
 
 pub(crate) mod proto;
+pub(crate) mod server;
 
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, Request, header};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
+use http::{HeaderMap, Request, Response, header};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
+use crate::connections::Stream;
 use proto::Message;
 
 /// More is no answer to any call that is made here.
 const MAX_ANSWER: usize = 16 << 20;
-
-/// A connection, whatever it goes over: one copy of the protocol for all.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Why a call has no answer; said as Go's client does.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,9 +52,11 @@ const CANCELLED_TO_UNAUTHENTICATED: [&str; 17] = [
     "Unauthenticated",
 ];
 pub(crate) const UNKNOWN: u32 = 2;
+pub(crate) const INVALID_ARGUMENT: u32 = 3;
 const DEADLINE_EXCEEDED: u32 = 4;
 pub(crate) const NOT_FOUND: u32 = 5;
 pub(crate) const UNIMPLEMENTED: u32 = 12;
+const INTERNAL: u32 = 13;
 const UNAVAILABLE: u32 = 14;
 
 impl fmt::Display for Failure {
@@ -72,27 +74,68 @@ impl Failure {
 
 /// Calls a method (`/package.Service/Method`) of the service behind a socket.
 pub(crate) async fn unix(socket: &Path, method: &str, request: Message, limit: Duration) -> Result<Bytes, Failure> {
+    let talk = async { call(dial(socket).await?, "http://localhost", method, request).await };
+    within(limit, talk).await
+}
+
+/// The same with a stream of answers; `limit` is for its beginning.
+pub(crate) async fn unix_stream(
+    socket: &Path,
+    method: &str,
+    request: Message,
+    limit: Duration,
+) -> Result<Answers, Failure> {
     let talk = async {
-        let stream = UnixStream::connect(socket).await.map_err(|e| {
-            Failure::unavailable(format!(
-                "connection error: desc = \"transport: Error while dialing: {}: {e}\"",
-                socket.display()
-            ))
-        })?;
-        call(Box::new(stream), "http://localhost", method, request).await
+        let Open { response, link } = open(dial(socket).await?, "http://localhost", method, request).await?;
+        let outcome = status(response.headers());
+        Ok(Answers { body: response.into_body(), link, rest: BytesMut::new(), outcome })
     };
+    within(limit, talk).await
+}
+
+async fn within<T>(limit: Duration, talk: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::time::timeout(limit, talk)
         .await
         .unwrap_or_else(|_| Err(Failure { code: DEADLINE_EXCEEDED, message: "context deadline exceeded".to_owned() }))
 }
 
-/// One call on a connection of its own, with one message each way.
-pub(crate) async fn call(
-    stream: Box<dyn Stream>,
-    base: &str,
-    method: &str,
-    request: Message,
-) -> Result<Bytes, Failure> {
+async fn dial(socket: &Path) -> Result<Box<dyn Stream>, Failure> {
+    let stream = UnixStream::connect(socket).await.map_err(|e| {
+        let socket = socket.display();
+        Failure::unavailable(format!("connection error: desc = \"transport: Error while dialing: {socket}: {e}\""))
+    })?;
+    Ok(Box::new(stream))
+}
+
+/// A connection, for as long as its answers are wanted.
+struct Link {
+    /// What moves it; `None` once it has ended well.
+    moves: Option<BoxFuture<'static, hyper::Result<()>>>,
+    _sender: SendRequest<Full<Bytes>>,
+}
+
+impl Link {
+    /// Waits for something that comes over the connection.
+    async fn bring<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::pin!(work);
+        if let Some(moves) = &mut self.moves {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                ended = moves => ended.map_err(Failure::unavailable)?,
+            }
+            self.moves = None;
+        }
+        Ok(work.await)
+    }
+}
+
+struct Open {
+    response: Response<Incoming>,
+    link: Link,
+}
+
+/// Sends the only request of a connection of its own, and waits for the head of what is answered.
+async fn open(stream: Box<dyn Stream>, base: &str, method: &str, request: Message) -> Result<Open, Failure> {
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(stream))
             .await
@@ -103,28 +146,72 @@ pub(crate) async fn call(
         .header(header::TE, "trailers")
         .body(Full::new(framed(&request.into_bytes())))
         .map_err(Failure::unavailable)?;
-    let talk = async {
-        let response = sender.send_request(request).await.map_err(Failure::unavailable)?;
-        // An answer that is all failure has it in its head.
-        let mut outcome = status(response.headers());
-        let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER);
-        let body = body.collect().await.map_err(Failure::unavailable)?;
-        if let Some(trailers) = body.trailers() {
-            outcome = status(trailers);
+    let sent = sender.send_request(request);
+    let mut link = Link { moves: Some(Box::pin(connection)), _sender: sender };
+    let response = link.bring(sent).await?.map_err(Failure::unavailable)?;
+    Ok(Open { response, link })
+}
+
+/// One call on a connection of its own, with one message each way.
+pub(crate) async fn call(
+    stream: Box<dyn Stream>,
+    base: &str,
+    method: &str,
+    request: Message,
+) -> Result<Bytes, Failure> {
+    let Open { response, mut link } = open(stream, base, method, request).await?;
+    // An answer that is all failure has it in its head.
+    let mut outcome = status(response.headers());
+    let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER);
+    let body = link.bring(body.collect()).await?.map_err(Failure::unavailable)?;
+    if let Some(trailers) = body.trailers() {
+        outcome = status(trailers);
+    }
+    judged(outcome)?;
+    let mut rest = BytesMut::from(&body.to_bytes()[..]);
+    match unframed(&mut rest)? {
+        Some(message) if rest.is_empty() => Ok(message),
+        _ => Err(Failure { code: INTERNAL, message: "the answer is no message".to_owned() }),
+    }
+}
+
+/// What an outcome says; one that is missing is a failure.
+fn judged(outcome: Option<(u32, String)>) -> Result<(), Failure> {
+    match outcome.unwrap_or((UNKNOWN, "the answer has no status".to_owned())) {
+        (0, _) => Ok(()),
+        (code, message) => Err(Failure { code, message }),
+    }
+}
+
+/// The answers of one call, as they come.
+pub(crate) struct Answers {
+    body: Incoming,
+    link: Link,
+    /// What has come of the next message.
+    rest: BytesMut,
+    outcome: Option<(u32, String)>,
+}
+
+impl Answers {
+    /// The next one; `None` after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        loop {
+            if let Some(message) = unframed(&mut self.rest)? {
+                return Ok(Some(message));
+            }
+            let frame = match self.link.bring(self.body.frame()).await? {
+                Some(frame) => frame.map_err(Failure::unavailable)?,
+                None => return judged(self.outcome.take()).map(|()| None),
+            };
+            match frame.into_data() {
+                Ok(data) => self.rest.extend_from_slice(&data),
+                Err(other) => {
+                    if let Ok(trailers) = other.into_trailers() {
+                        self.outcome = status(&trailers);
+                    }
+                }
+            }
         }
-        let (code, message) = outcome.unwrap_or((UNKNOWN, "the answer has no status".to_owned()));
-        if code != 0 {
-            return Err(Failure { code, message });
-        }
-        unframed(body.to_bytes()).ok_or_else(|| Failure { code: 13, message: "the answer is no message".to_owned() })
-    };
-    tokio::pin!(talk, connection);
-    tokio::select! {
-        result = &mut talk => result,
-        ended = &mut connection => match ended {
-            Ok(()) => talk.await,
-            Err(e) => Err(Failure::unavailable(e)),
-        },
     }
 }
 
@@ -163,9 +250,20 @@ pub(crate) fn framed(message: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-fn unframed(frame: Bytes) -> Option<Bytes> {
-    let length = u32::from_be_bytes(frame.get(1..5)?.try_into().ok()?) as usize;
-    (frame[0] == 0 && frame.len() == 5 + length).then(|| frame.slice(5..))
+/// Takes the first message out of what has come; `None` while it is not whole.
+fn unframed(rest: &mut BytesMut) -> Result<Option<Bytes>, Failure> {
+    let Some(head) = rest.first_chunk::<5>() else { return Ok(None) };
+    let [compressed, length @ ..] = *head;
+    let length = u32::from_be_bytes(length) as usize;
+    if compressed != 0 || length > MAX_ANSWER {
+        let message = "the answer is compressed or too long".to_owned();
+        return Err(Failure { code: INTERNAL, message });
+    }
+    if rest.len() < 5 + length {
+        return Ok(None);
+    }
+    rest.advance(5);
+    Ok(Some(rest.split_to(length).freeze()))
 }
 
 #[cfg(test)]
@@ -175,9 +273,15 @@ mod tests {
     #[test]
     fn frames_and_failures() {
         assert_eq!(&framed(b"ab")[..], [0, 0, 0, 0, 2, b'a', b'b']);
-        assert_eq!(unframed(framed(b"ab")).as_deref(), Some(&b"ab"[..]));
-        for bad in [&b""[..], &[0, 0, 0, 0][..], &[1, 0, 0, 0, 0][..], &[0, 0, 0, 0, 2, 1][..]] {
-            assert_eq!(unframed(Bytes::copy_from_slice(bad)), None);
+        let mut two = BytesMut::from(&[&framed(b"ab")[..], &framed(b""), &[0, 0, 0, 0, 2, 1]].concat()[..]);
+        for expect in [Some(&b"ab"[..]), Some(b""), None] {
+            assert_eq!(unframed(&mut two).expect("good frames").as_deref(), expect);
+        }
+        for part in [&b""[..], &[0, 0, 0, 0][..]] {
+            assert_eq!(unframed(&mut BytesMut::from(part)), Ok(None));
+        }
+        for bad in [[1, 0, 0, 0, 0], [0, 0xff, 0, 0, 0]] {
+            assert!(unframed(&mut BytesMut::from(&bad[..])).is_err());
         }
         assert_eq!(percent_decoded("a%20b%zz%"), "a b%zz%");
         let failure = Failure { code: NOT_FOUND, message: "no such volume".into() };

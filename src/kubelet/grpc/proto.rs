@@ -111,6 +111,11 @@ impl<'a> Fields<'a> {
         self.blocks(field).last().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
     }
 
+    /// A nested message as it is, for whoever keeps it.
+    pub(crate) fn bytes(&self, field: u32) -> Option<&'a [u8]> {
+        self.blocks(field).next()
+    }
+
     pub(crate) fn texts(&self, field: u32) -> Vec<String> {
         self.blocks(field).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
     }

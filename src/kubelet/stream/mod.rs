@@ -23,9 +23,10 @@ use skiff_streaming::remote::{SPDY_VERSIONS, Wanted};
 use skiff_streaming::upgrade::{self, Upgrade};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::connections::Body;
 use crate::context::Context;
 use crate::pod;
-use crate::server::{Body, Server, decode, text};
+use crate::server::{Server, decode, text};
 
 /// Connections of this sort at a time: each has buffers.
 const MAX_STREAMS: usize = 1024;
