@@ -82,6 +82,13 @@ fn bears(pod: &Pod, pressure: &BTreeSet<Condition>) -> bool {
     resources::qos(pod) != Qos::BestEffort || tolerates
 }
 
+impl Rejection {
+    pub(crate) fn of_devices(why: String) -> Self {
+        let message = format!("Allocate failed due to {why}, which is unexpected");
+        Self { reason: "UnexpectedAdmissionError", message }
+    }
+}
+
 /// A pod that a client put on the node past the scheduler, and that asks for more than is left.
 impl From<Lack> for Rejection {
     fn from(lack: Lack) -> Self {

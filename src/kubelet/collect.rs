@@ -99,7 +99,7 @@ impl Collector {
             }
         }
         if freed > 0 {
-            ctx.images_changed.notify_one();
+            ctx.status_changed.notify_one();
         }
         freed
     }

@@ -46,11 +46,14 @@ pub(crate) async fn configure(inputs: Inputs<'_>) -> Result<ContainerConfig, Sta
     let (of, from) = (container.clone(), volumes.clone());
     let files = tokio::task::spawn_blocking(move || env_file::read(&of, &from)).await;
     let files = files.map_err(|e| failed(e.to_string()))?;
+    let edits = ctx.devices.edits(pod, container).await.map_err(failed)?;
     let env = environment(ctx, pod, container, facts, objects, &files).map_err(failed)?;
+    let env = add_variables(edits.env, env);
     let variable = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
 
     let wanted = plan_mounts(container, volumes, pod::has_user_namespace(pod), variable).map_err(failed)?;
-    let devices = plan_devices(container, volumes).map_err(failed)?;
+    let mut devices = plan_devices(container, volumes).map_err(failed)?;
+    devices.extend(edits.devices);
     let directory = ctx.options.pod_directory(&pod::uid(pod));
     let message = message_file(&directory, &container.name, attempt);
     let logs = ctx.options.pod_log_directory(pod).join(&container.name);
@@ -60,6 +63,13 @@ pub(crate) async fn configure(inputs: Inputs<'_>) -> Result<ContainerConfig, Sta
     let mut mounts = made.unwrap_or_else(|e| Err(e.to_string())).map_err(failed)?;
 
     let taken: Vec<PathBuf> = mounts.iter().map(|m| m.container_path.clone()).collect();
+    let of_plugins = edits.mounts.into_iter().filter(|mount| !taken.contains(&mount.container));
+    mounts.extend(of_plugins.map(|mount| Mount {
+        host_path: mount.host,
+        container_path: mount.container,
+        read_only: mount.read_only,
+        ..Mount::default()
+    }));
     let mut add = |host: PathBuf, path: &str| {
         if !taken.iter().any(|t| t == Path::new(path)) {
             let container_path = PathBuf::from(path);
@@ -103,7 +113,7 @@ pub(crate) async fn configure(inputs: Inputs<'_>) -> Result<ContainerConfig, Sta
             .filter_map(|mount| volumes.mounted.get(&mount.name)?.image.clone())
             .collect(),
         labels: labels(pod, &container.name),
-        annotations: annotations(pod, container, image, &reference, message_path),
+        annotations: annotations(pod, container, image, &reference, message_path, edits.annotations),
         env,
     })
 }
@@ -124,6 +134,13 @@ fn environment(
     environment::environment(pod, container, facts, objects, files, &services)
 }
 
+/// What the pod says goes before what plugins say.
+fn add_variables(of_plugins: BTreeMap<String, String>, own: Vec<(String, String)>) -> Vec<(String, String)> {
+    let mut all: Vec<_> = of_plugins.into_iter().filter(|(name, _)| !own.iter().any(|(own, _)| own == name)).collect();
+    all.extend(own);
+    all
+}
+
 fn labels(pod: &Pod, container: &str) -> BTreeMap<String, String> {
     [
         (label::POD_NAME, pod::name(pod).to_owned()),
@@ -141,18 +158,20 @@ fn annotations(
     image: &Image,
     reference: &str,
     message_path: &str,
+    of_plugins: BTreeMap<String, String>,
 ) -> BTreeMap<String, String> {
     let policy = container.termination_message_policy.clone().unwrap_or_else(|| "File".to_owned());
-    [
+    let own = [
         (annotation::HASH, slot::hash(container)),
         (annotation::MESSAGE_PATH, message_path.to_owned()),
         (annotation::MESSAGE_POLICY, policy),
         (annotation::GRACE, pod::grace_s(pod).to_string()),
         (annotation::IMAGE, reference.to_owned()),
         (annotation::IMAGE_ID, image::image_id(image, reference)),
-    ]
-    .map(|(k, v)| (k.to_owned(), v))
-    .into()
+    ];
+    let mut all = of_plugins;
+    all.extend(own.map(|(k, v)| (k.to_owned(), v)));
+    all
 }
 
 /// A volume mount, decided: `sub_path` is still to be resolved inside the volume.

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::admit;
 use crate::csi::Drivers;
+use crate::devices::Devices;
 use crate::engine::Engine;
 use crate::metrics::Counters;
 use crate::node;
@@ -38,6 +39,8 @@ pub(crate) struct Context {
     /// Drivers of volumes that run on this node, and what the cluster says of all drivers.
     pub(crate) csi: Drivers,
     pub(crate) csi_drivers: Lister<CSIDriver>,
+    /// What plugins of this node give to pods.
+    pub(crate) devices: Arc<Devices>,
     /// What pods may use in all.
     pub(crate) allocatable: BTreeMap<String, Quantity>,
     /// Bytes.
@@ -55,8 +58,8 @@ pub(crate) struct Context {
     pub(crate) user_namespaces: UserNamespaces,
     pub(crate) counters: Counters,
     pub(crate) pressure: Pressure,
-    /// Told when an image came or went.
-    pub(crate) images_changed: Arc<Notify>,
+    /// Told when an image came or went, and of whatever else the node's status tells.
+    pub(crate) status_changed: Arc<Notify>,
     pub(crate) scope: Scope,
 }
 

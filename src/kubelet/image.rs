@@ -171,7 +171,7 @@ async fn pull(
                     "Successfully pulled image {wanted:?} in {took} ({whole} including waiting). Image size: {size} bytes."
                 );
                 tell(EventKind::Normal, "Pulled", message);
-                ctx.images_changed.notify_one();
+                ctx.status_changed.notify_one();
                 return Ok(image);
             }
             Err(failure) => failure,

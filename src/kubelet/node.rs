@@ -15,11 +15,13 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use serde_json::json;
+use skiff_api::names;
 use skiff_base::{Backoff, chain, time};
 use skiff_client::{Client, Error, PatchKind};
 use skiff_runtime::Image;
 
 use crate::context::Context;
+use crate::devices::Counts;
 use crate::options::Options;
 use crate::pressure::Condition;
 use crate::{sandbox, userns};
@@ -178,23 +180,32 @@ fn conditions(
         .into()
 }
 
-pub(crate) fn plan_status(
-    options: &Options,
-    facts: &MachineFacts,
-    images: &[Image],
-    ready: bool,
-    pressure: &BTreeSet<Condition>,
-    old: &NodeStatus,
-    now: Timestamp,
-) -> NodeStatus {
-    let capacity = facts.capacity(options.settings.max_pods);
+/// What the node's status tells.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen<'a> {
+    pub(crate) facts: &'a MachineFacts,
+    pub(crate) images: &'a [Image],
+    pub(crate) ready: bool,
+    pub(crate) pressure: &'a BTreeSet<Condition>,
+    /// What plugins give to pods.
+    pub(crate) devices: &'a Counts,
+}
+
+pub(crate) fn plan_status(options: &Options, seen: &Seen<'_>, old: &NodeStatus, now: Timestamp) -> NodeStatus {
+    let Seen { facts, images, ready, pressure, devices } = *seen;
+    let mut capacity = facts.capacity(options.settings.max_pods);
+    let mut allocatable = facts.allocatable(options.settings.max_pods);
+    for (name, [all, free]) in devices {
+        capacity.insert(name.clone(), Quantity(all.to_string()));
+        allocatable.insert(name.clone(), Quantity(free.to_string()));
+    }
     let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
     NodeStatus {
         addresses: Some(vec![
             address("InternalIP", options.node_ip.to_string()),
             address("Hostname", options.node_name.clone()),
         ]),
-        allocatable: Some(facts.allocatable(options.settings.max_pods)),
+        allocatable: Some(allocatable),
         capacity: Some(capacity),
         conditions: Some(conditions(ready, pressure, old.conditions.as_deref().unwrap_or_default(), now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
@@ -245,9 +256,8 @@ fn plan_images(images: &[Image]) -> Vec<ContainerImage> {
 pub(crate) async fn ensure(
     client: &Client,
     options: &Options,
-    facts: &MachineFacts,
-    images: &[Image],
-    ready: bool,
+    seen: &Seen<'_>,
+    fresh_devices: bool,
 ) -> Result<Node, Error> {
     let api = client.all::<Node>();
     let labels = plan_labels(options);
@@ -262,17 +272,13 @@ pub(crate) async fn ensure(
             taints: (!options.taints.is_empty()).then(|| options.taints.clone()),
             ..NodeSpec::default()
         }),
-        status: Some(plan_status(options, facts, images, ready, &BTreeSet::new(), &NodeStatus::default(), now)),
+        status: Some(plan_status(options, seen, &NodeStatus::default(), now)),
     };
     match api.create(&fresh).await {
         Ok(node) => {
             // The server may take no status at creation.
             let told = node.status.as_ref().is_some_and(|s| s.node_info.is_some());
-            return if told {
-                Ok(node)
-            } else {
-                write_status(client, options, &node, facts, images, ready, &BTreeSet::new()).await
-            };
+            return if told { Ok(node) } else { write_status(client, options, &node, seen).await };
         }
         Err(e) if e.is_already_exists() => {}
         Err(e) => return Err(e),
@@ -285,7 +291,17 @@ pub(crate) async fn ensure(
     }
     // A restart of the agent is no reason to send everyone away.
     let was_ready = is_ready(&node);
-    write_status(client, options, &node, facts, images, ready || was_ready, &BTreeSet::new()).await
+    let mut devices = seen.devices.clone();
+    if fresh_devices {
+        devices.extend(told_devices(&node).map(|name| (name.clone(), [0, 0])));
+    }
+    write_status(client, options, &node, &Seen { ready: seen.ready || was_ready, devices: &devices, ..*seen }).await
+}
+
+/// The resources that the API has of the node beside those that every node has.
+fn told_devices(node: &Node) -> impl Iterator<Item = &String> {
+    let capacity = node.status.iter().flat_map(|status| status.capacity.iter().flatten());
+    capacity.map(|(name, _)| name).filter(|name| names::is_extended_resource(name))
 }
 
 pub(crate) fn is_ready(node: &Node) -> bool {
@@ -308,13 +324,10 @@ pub(crate) async fn write_status(
     client: &Client,
     options: &Options,
     node: &Node,
-    facts: &MachineFacts,
-    images: &[Image],
-    ready: bool,
-    pressure: &BTreeSet<Condition>,
+    seen: &Seen<'_>,
 ) -> Result<Node, Error> {
     let old = node.status.clone().unwrap_or_default();
-    let new = plan_status(options, facts, images, ready, pressure, &old, time::now());
+    let new = plan_status(options, seen, &old, time::now());
     if is_same(&old, &new) {
         return Ok(node.clone());
     }
@@ -331,11 +344,15 @@ fn is_same(old: &NodeStatus, new: &NodeStatus) -> bool {
             .collect::<std::collections::BTreeSet<_>>()
     };
     let images = |status: &NodeStatus| status.images.clone().unwrap_or_default();
+    // Others may have added resources of their own.
+    let amounts = |old: &Option<BTreeMap<String, Quantity>>, new: &Option<BTreeMap<String, Quantity>>| {
+        new.iter().flatten().all(|(name, amount)| old.as_ref().and_then(|old| old.get(name)) == Some(amount))
+    };
     conditions(old) == conditions(new)
         && images(old) == images(new)
         && old.addresses == new.addresses
-        && old.capacity == new.capacity
-        && old.allocatable == new.allocatable
+        && amounts(&old.capacity, &new.capacity)
+        && amounts(&old.allocatable, &new.allocatable)
         && old.daemon_endpoints == new.daemon_endpoints
         && old.node_info == new.node_info
         && old.features == new.features
@@ -396,13 +413,13 @@ pub(crate) async fn heartbeat(ctx: Arc<Context>, node: Node) {
     }
 }
 
-/// Brings the list of images up to date when one came or went.
+/// Brings the status up to date when an image or a device came or went.
 pub(crate) async fn follow_images(ctx: Arc<Context>, facts: MachineFacts) {
     let stop = ctx.scope.token().clone();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = ctx.images_changed.notified() => {}
+            () = ctx.status_changed.notified() => {}
         }
         let moment = ctx.pulled.moment();
         let images = match ctx.engine.images().await {
@@ -415,7 +432,9 @@ pub(crate) async fn follow_images(ctx: Arc<Context>, facts: MachineFacts) {
         ctx.pulled.prune(moment, &images).await;
         let told = async {
             let node = ctx.client.all::<Node>().get(&ctx.options.node_name).await?;
-            write_status(&ctx.client, &ctx.options, &node, &facts, &images, true, &ctx.pressure.now()).await
+            let (pressure, devices) = (ctx.pressure.now(), ctx.devices.counts());
+            let seen = Seen { facts: &facts, images: &images, ready: true, pressure: &pressure, devices: &devices };
+            write_status(&ctx.client, &ctx.options, &node, &seen).await
         };
         if let Err(e) = told.await {
             tracing::warn!(error = %chain(&e), "the node's list of images can't be written");

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use skiff_base::chain;
+use skiff_base::{Backoff, chain};
 use skiff_client::{Change, Lister};
 use skiff_runtime::{Container, ContainerState, RuntimeEvent};
 use tokio::sync::{Notify, broadcast, mpsc};
@@ -229,7 +229,7 @@ impl Pods {
     }
 
     /// Ends sandboxes, directories and logs of pods that the API no longer knows.
-    async fn end_orphans(&self, [pod_names, log_names]: [Vec<String>; 2]) {
+    async fn end_orphans(self: &Arc<Self>, [pod_names, log_names]: [Vec<String>; 2]) {
         let (orphans, known) = {
             let mut state = self.lock();
             let known: HashSet<PodUid> = state.workers.keys().cloned().collect();
@@ -244,13 +244,17 @@ impl Pods {
             }
         }
         let ended: HashSet<PodUid> = orphans.keys().cloned().collect();
+        self.ctx.devices.retain(|uid| known.contains(uid) || ended.contains(uid));
         for (uid, leftover) in orphans {
             tracing::info!(pod = %uid, "a pod that is gone from the API is ended");
             let (ctx, stop) = (self.ctx.clone(), self.ctx.scope.token().clone());
+            let all = Arc::downgrade(self);
             self.ctx.scope.spawn(async move {
+                // The API may know it again: then it is its worker's.
+                let is_known = || all.upgrade().is_none_or(|all| all.lock().workers.contains_key(&uid));
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = end_orphan(&ctx, &uid, leftover) => {}
+                    () = end_orphan(&ctx, &uid, leftover, is_known) => {}
                 }
             });
         }
@@ -304,7 +308,7 @@ fn of_api(pod: &Arc<Pod>) -> Arc<Pod> {
     Arc::new(own)
 }
 
-async fn end_orphan(ctx: &Arc<Context>, uid: &PodUid, leftover: Leftover) {
+async fn end_orphan(ctx: &Arc<Context>, uid: &PodUid, leftover: Leftover, is_known: impl Fn() -> bool) {
     let stops = leftover.containers.iter().filter(|c| !matches!(c.state, ContainerState::Exited(_))).map(|c| async {
         let grace_s = c.annotations.get(annotation::GRACE).and_then(|g| g.parse().ok()).unwrap_or(ORPHAN_GRACE_S);
         if let Err(e) = ctx.engine.stop_container(&c.id, Duration::from_secs(grace_s)).await {
@@ -312,7 +316,14 @@ async fn end_orphan(ctx: &Arc<Context>, uid: &PodUid, leftover: Leftover) {
         }
     });
     futures::future::join_all(stops).await;
-    worker::clean(ctx, uid, &leftover.sandboxes, true).await;
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    // Not all may be there that takes part: drivers of volumes come after the agent.
+    while !worker::clean(ctx, uid, &leftover.sandboxes, true).await {
+        tokio::time::sleep(backoff.next_wait()).await;
+        if is_known() {
+            return;
+        }
+    }
     let (suffix, places) = (format!("_{uid}"), PodPlaces::of(&ctx.options));
     let sweep = move || match places.ours() {
         Ok([_, logs]) => {

@@ -16,10 +16,11 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::admit;
 use crate::context::Context;
-use crate::csi;
+use crate::devices::{self, Devices};
 use crate::engine::Machine;
 use crate::node::{self, MachineFacts};
 use crate::options::{Error, Options};
+use crate::plugins;
 use crate::pods::Pods;
 use crate::pressure;
 use crate::pulled::Pulled;
@@ -37,7 +38,7 @@ const PARALLEL_PULLS: usize = 4;
 /// A running agent; it ends with its scope, the pods go on.
 pub struct Kubelet {
     network: Network,
-    images_changed: Arc<Notify>,
+    status_changed: Arc<Notify>,
 }
 
 impl Kubelet {
@@ -48,7 +49,7 @@ impl Kubelet {
 
     /// Someone else (an import) has brought or removed images: the node's status is to list them.
     pub fn images_changed(&self) {
-        self.images_changed.notify_one();
+        self.status_changed.notify_one();
     }
 }
 
@@ -78,7 +79,9 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
 
     let client = informers.client().clone();
     let images = runtime.images().await.map_err(Error::Runtime)?;
-    let node = register(scope, informers, &options, &facts, &images).await?;
+    let status_changed = Arc::new(Notify::new());
+    let devices = Devices::open(&options.root_directory, status_changed.clone());
+    let node = register(scope, informers, &options, &facts, &images, &devices).await?;
     let pod_cidr = pod_cidr(scope, &options, node.clone(), &nodes).await?;
     let network = Network::open(NetworkOptions {
         pod_cidr,
@@ -95,8 +98,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         .map_err(|source| Error::Directory { path: options.data_directory.clone(), source })?;
     let user_namespaces = UserNamespaces::open(&options, Path::new("/etc")).map_err(Error::UserNamespaces)?;
     let streams = Streams::new(runtime.clone());
-    let images_changed = Arc::new(Notify::new());
-    heal_status(&nodes, images_changed.clone());
+    heal_status(&nodes, status_changed.clone());
     let ctx = Arc::new(Context {
         engine: Arc::new(Machine { runtime, network: network.clone() }),
         recorder: EventRecorder::new(client.clone(), scope, "kubelet", &options.node_name),
@@ -106,6 +108,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         secrets: Sources::new(client.clone(), scope.clone()),
         tokens: Tokens::new(client.clone()),
         csi: Default::default(),
+        devices,
         csi_drivers: informers.lister(),
         shares: Default::default(),
         allocatable: facts.allocatable(options.settings.max_pods),
@@ -120,13 +123,13 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         user_namespaces,
         counters: Default::default(),
         pressure: Default::default(),
-        images_changed: images_changed.clone(),
+        status_changed: status_changed.clone(),
         scope: scope.clone(),
         client,
         options,
     });
     run(&ctx, &network, &pods, streams, node, facts, listener, tls, images).await?;
-    Ok(Kubelet { network, images_changed })
+    Ok(Kubelet { network, status_changed })
 }
 
 fn listen_error(address: SocketAddr, source: std::io::Error) -> Error {
@@ -158,11 +161,11 @@ async fn run(
     ctx.scope.spawn(async move { tell_ready(&own_ctx, node, &own_facts, &images).await });
     ctx.scope.spawn(node::follow_images(ctx.clone(), facts));
     let (own_ctx, stop) = (ctx.clone(), ctx.scope.token().clone());
-    // A driver that hangs holds up its registration, not the end of the node.
+    // A plugin that hangs holds up its registration, not the end of the node.
     ctx.scope.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = csi::register::follow(own_ctx) => {}
+            () = plugins::follow(own_ctx) => {}
         }
     });
     let keeper = network.clone();
@@ -188,6 +191,9 @@ async fn run(
     if let Some(directory) = manifests {
         ctx.scope.spawn(static_pods::keep(ctx.clone(), all.clone(), directory, node_uid));
     }
+    // Who has which devices is settled before others are asked for any.
+    devices::serve(ctx).await;
+    devices::serve_pod_resources(ctx, all.clone());
     ctx.scope.spawn(pressure::keep(ctx.clone(), all.clone()));
     server::spawn(ctx, all, streams, listener, tls);
     Ok(())
@@ -200,10 +206,13 @@ async fn register(
     options: &Options,
     facts: &MachineFacts,
     images: &[Image],
+    devices: &Devices,
 ) -> Result<Node, Error> {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
+    let counts = devices.counts();
+    let seen = node::Seen { facts, images, ready: false, pressure: &Default::default(), devices: &counts };
     loop {
-        match node::ensure(informers.client(), options, facts, images, false).await {
+        match node::ensure(informers.client(), options, &seen, devices.are_fresh()).await {
             Ok(node) => return Ok(node),
             Err(e) => tracing::warn!(error = %chain(&e), "the node can't be registered yet, trying again"),
         }
@@ -254,7 +263,9 @@ async fn tell_ready(ctx: &Arc<Context>, node: Node, facts: &MachineFacts, images
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
     let stop = ctx.scope.token().clone();
     loop {
-        match node::write_status(&ctx.client, &ctx.options, &node, facts, images, true, &ctx.pressure.now()).await {
+        let (pressure, devices) = (ctx.pressure.now(), ctx.devices.counts());
+        let seen = node::Seen { facts, images, ready: true, pressure: &pressure, devices: &devices };
+        match node::write_status(&ctx.client, &ctx.options, &node, &seen).await {
             Ok(_) => break,
             Err(e) => tracing::warn!(error = %chain(&e), "the node's status can't be written, trying again"),
         }

@@ -8,7 +8,7 @@ use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
     ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements,
-    VolumeMountStatus,
+    ResourceStatus, VolumeMountStatus,
 };
 use serde_json::{Map, Value};
 use skiff_runtime::Exit;
@@ -42,6 +42,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) resize_pending: Option<(&'a str, &'a str)>,
     /// Containers get other resources; what goes wrong with it.
     pub(crate) resizing: Option<Option<&'a str>>,
+    /// How the devices of a container do.
+    pub(crate) devices: &'a dyn Fn(&str) -> Option<Vec<ResourceStatus>>,
     pub(crate) now: Timestamp,
 }
 
@@ -127,6 +129,8 @@ fn container_status(seen: &Seen<'_>, role: Role, container: &Container, has_init
         ..ContainerStatus::default()
     };
     status.volume_mounts = mounts(container);
+    // Upstream tells it of these alone.
+    status.allocated_resources_status = (role == Role::Main).then(|| (seen.devices)(&container.name)).flatten();
     let old = old_status(seen.last, role, &container.name);
     let Some(slot) = seen.slots.get(&container.name) else {
         status.state = Some(waiting(if has_inits { "PodInitializing" } else { "ContainerCreating" }, None));
@@ -571,6 +575,7 @@ mod tests {
             whole: None,
             resize_pending: None,
             resizing: None,
+            devices: &|_| None,
             now: at(100),
         })
     }
@@ -653,6 +658,7 @@ mod tests {
             whole: None,
             resize_pending: None,
             resizing: None,
+            devices: &|_| None,
             now: at(100),
         });
         let told = status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget").expect("the condition");

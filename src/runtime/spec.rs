@@ -214,34 +214,41 @@ fn device_of(host: &Path, path: &Path, metadata: &std::fs::Metadata, read_only: 
     })
 }
 
+/// A device, or a directory that may have some.
+struct Look {
+    host: PathBuf,
+    container: PathBuf,
+    read_only: bool,
+    /// It was asked for by name: others may go while we look.
+    named: bool,
+}
+
 /// Reads what the host has at these paths; a directory gives every device below it.
 pub fn host_devices(given: &[GivenDevice]) -> std::io::Result<Vec<Device>> {
     use std::os::unix::fs::FileTypeExt;
     let mut found: Vec<Device> = Vec::new();
-    // With whether it was asked for by name: others may go while we look.
-    let mut queue: Vec<(PathBuf, bool)> = Vec::new();
+    // From the end: what was given a place of its own keeps it.
+    let mut queue: Vec<Look> = Vec::new();
     for one in given {
+        let (host, container, read_only) = match one {
+            GivenDevice::Same(path) => (path, path, false),
+            GivenDevice::At { host, container, read_only } => (host, container, *read_only),
+        };
+        let look = Look { host: host.clone(), container: container.clone(), read_only, named: true };
         match one {
-            GivenDevice::Same(path) => queue.push((path.clone(), true)),
-            GivenDevice::At { host, container, read_only } => {
-                let at =
-                    |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", host.display()));
-                let device = device_of(host, container, &std::fs::metadata(host).map_err(at)?, *read_only);
-                found.push(device.ok_or_else(|| at(std::io::Error::other("not a device")))?);
-            }
+            GivenDevice::Same(_) => queue.insert(0, look),
+            GivenDevice::At { .. } => queue.push(look),
         }
     }
-    let own = found.len();
-    while let Some((path, named)) = queue.pop() {
-        let at = |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    while let Some(Look { host, container, read_only, named }) = queue.pop() {
+        let at = |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", host.display()));
         let gone = |error: &std::io::Error| !named && error.kind() == std::io::ErrorKind::NotFound;
-        let metadata = match std::fs::metadata(&path) {
+        let metadata = match std::fs::metadata(&host) {
             Err(error) if gone(&error) => continue,
             found => found.map_err(at)?,
         };
-        let kind = metadata.file_type();
-        if kind.is_dir() {
-            let entries = match std::fs::read_dir(&path) {
+        if metadata.is_dir() {
+            let entries = match std::fs::read_dir(&host) {
                 Err(error) if gone(&error) => continue,
                 found => found.map_err(at)?,
             };
@@ -254,12 +261,12 @@ pub fn host_devices(given: &[GivenDevice]) -> std::io::Result<Vec<Device>> {
                 // These have file systems of their own in the container.
                 let own = ["pts", "shm", "mqueue", "fd"].iter().any(|name| entry.file_name() == *name);
                 if (kind.is_dir() && !own) || kind.is_block_device() || kind.is_char_device() {
-                    queue.push((entry.path(), false));
+                    let container = container.join(entry.file_name());
+                    queue.push(Look { host: entry.path(), container, read_only, named: false });
                 }
             }
-        } else if let Some(device) = device_of(&path, &path, &metadata, false) {
-            // What was given a place of its own keeps it.
-            if !found[..own].iter().any(|other| other.path == path) {
+        } else if let Some(device) = device_of(&host, &container, &metadata, read_only) {
+            if !found.iter().any(|other| other.path == container) {
                 found.push(device);
             }
         } else if named {

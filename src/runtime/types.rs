@@ -89,7 +89,7 @@ pub struct Mount {
 pub enum GivenDevice {
     /// At the same path.
     Same(PathBuf),
-    /// One device at another path.
+    /// At another path.
     At { host: PathBuf, container: PathBuf, read_only: bool },
 }
 

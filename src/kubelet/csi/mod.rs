@@ -1,6 +1,6 @@
 //! Volumes of CSI drivers that run on this node.
 //!
-//! `register` finds drivers by their sockets in `plugins_registry` and tells the cluster of them; `request` writes what they
+//! `register` takes drivers that were found by their sockets and tells the cluster of them; `request` writes what they
 //! are asked; `volume` stages and publishes, and takes back. What was published is recorded beside its place
 //! (`vol_data.json`, upstream's name), so that a later run finds and ends it.
 
@@ -9,8 +9,8 @@ mod request;
 pub(crate) mod volume;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,10 +40,21 @@ impl Driver {
     }
 }
 
+/// Of CSI: major, minor, patch.
+type Version = [u32; 3];
+
+/// A driver, and how it came to be known.
+struct Registered {
+    driver: Arc<Driver>,
+    version: Version,
+    /// The socket that told of it.
+    by: PathBuf,
+}
+
 /// The drivers of this node, by name.
 #[derive(Default)]
 pub(crate) struct Drivers {
-    known: Mutex<BTreeMap<String, Arc<Driver>>>,
+    known: Mutex<BTreeMap<String, Registered>>,
     /// One at a time works on a volume: staged by one pod, it must not be taken away by another.
     turns: Mutex<HashMap<String, Arc<Semaphore>>>,
     /// What is staged, as far as this agent has seen it; drivers take a second word of what was before.
@@ -58,16 +69,34 @@ fn volume_key(driver: &str, handle: &str) -> String {
 }
 
 impl Drivers {
-    fn put(&self, name: &str, driver: Driver) {
-        self.known.lock().expect("no holder of this lock panics").insert(name.to_owned(), Arc::new(driver));
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Registered>> {
+        self.known.lock().expect("no holder of this lock panics")
     }
 
-    fn remove(&self, name: &str) {
-        self.known.lock().expect("no holder of this lock panics").remove(name);
+    /// Whether a driver may come in the place of one of the same name: only with a higher version, or by the same socket.
+    fn check_turn(&self, name: &str, version: Version, by: &Path) -> Result<(), String> {
+        match self.lock().get(name) {
+            Some(other) if other.by != by && other.version >= version => Err(format!(
+                "RegisterPlugin for CSI driver {name:?} failed. Another driver with the same name is already registered \
+                 with a higher supported version: {:?}",
+                other.version.map(|part| part.to_string()).join(".")
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn put(&self, name: &str, registered: Registered) {
+        self.lock().insert(name.to_owned(), registered);
+    }
+
+    /// True where it is gone by that: another socket may have told of it since.
+    fn remove(&self, name: &str, by: &Path) -> bool {
+        let mut known = self.lock();
+        known.get(name).is_some_and(|registered| registered.by == by) && known.remove(name).is_some()
     }
 
     fn get(&self, name: &str) -> Result<Arc<Driver>, String> {
-        let found = self.known.lock().expect("no holder of this lock panics").get(name).cloned();
+        let found = self.lock().get(name).map(|registered| registered.driver.clone());
         found.ok_or_else(|| format!("driver name {name} not found in the list of registered CSI drivers"))
     }
 
@@ -104,3 +133,6 @@ impl Drivers {
         turn.acquire_owned().await.expect("it is never closed")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,7 @@
-//! Drivers come and go by their sockets in `plugins_registry`: each is asked who it is, and the cluster is told in the
-//! node's CSINode.
+//! A driver is asked who it is, and the cluster is told in the node's CSINode.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs;
-use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver, CSINodeSpec, VolumeNodeResources};
@@ -15,150 +9,49 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use serde_json::json;
 use skiff_base::chain;
 use skiff_client::PatchKind;
-use skiff_linux::inotify::Inotify;
-use tokio::io::unix::AsyncFd;
 
 use super::request::{self, NodeInfo};
-use super::{Driver, LIMIT};
+use super::{Driver, LIMIT, Registered, Version};
 use crate::context::Context;
-use crate::grpc::proto::{Fields, Message};
-use crate::grpc::{self, Failure};
-use crate::volume::tree;
+use crate::grpc;
+use crate::grpc::proto::Message;
 
-const REGISTRATION: &str = "/pluginregistration.Registration";
 const NODE_IDS: &str = "csi.volume.kubernetes.io/nodeid";
-/// A driver that does not answer yet is asked again.
-const AGAIN: Duration = Duration::from_secs(2);
-const REGISTRATION_LIMIT: Duration = Duration::from_secs(10);
 /// Writes of one object that others write, too.
 const TRIES: u32 = 5;
 
-/// What tells one socket from another of the same name.
-type Identity = (u64, i64, i64);
-
-/// Follows the directory until the agent stops.
-pub(crate) async fn follow(ctx: Arc<Context>) {
-    let directory = ctx.options.root_directory.join("plugins_registry");
-    let watched = match watch(&directory) {
-        Ok(watched) => watched,
-        Err(error) => {
-            tracing::error!(directory = %directory.display(), %error, "CSI drivers can't be found");
-            return;
-        }
-    };
-    if let Err(error) = write_csi_node(&ctx, |_| {}).await {
+/// Tells what is known before the first driver comes.
+pub(crate) async fn prepare(ctx: &Context) {
+    if let Err(error) = write_csi_node(ctx, |_| {}).await {
         tracing::warn!(error, "the node's CSINode is not written");
     }
-    if let Err(error) = super::volume::tell_in_use(&ctx).await {
+    if let Err(error) = super::volume::tell_in_use(ctx).await {
         tracing::warn!(error, "the node's status may name volumes that it has not");
     }
-    let stop = ctx.scope.token().clone();
-    // Those that were registered, with the driver's name.
-    let mut registered: HashMap<PathBuf, (Identity, String)> = HashMap::new();
-    loop {
-        let mut complete = true;
-        let found = sockets(&directory).unwrap_or_else(|error| {
-            tracing::warn!(directory = %directory.display(), %error, "CSI drivers are not looked for");
-            HashMap::new()
-        });
-        let gone: Vec<PathBuf> = registered
-            .iter()
-            .filter(|(path, (identity, _))| found.get(*path) != Some(identity))
-            .map(|(path, _)| path.clone())
-            .collect();
-        for path in gone {
-            let Some((_, name)) = registered.remove(&path) else { continue };
-            // One that comes back at once is not told of as gone.
-            if !found.contains_key(&path) {
-                end(&ctx, &name).await;
-            }
-        }
-        for (path, identity) in found {
-            if registered.contains_key(&path) {
-                continue;
-            }
-            match begin(&ctx, &path).await {
-                Ok(name) => {
-                    tracing::info!(driver = name, "a CSI driver is registered");
-                    registered.insert(path, (identity, name));
-                }
-                Err(error) => {
-                    tracing::warn!(socket = %path.display(), error, "a plugin is not registered");
-                    complete = false;
-                }
-            }
-        }
-        let changed = async {
-            match watched.readable().await {
-                Ok(mut ready) => {
-                    ready.clear_ready();
-                    // What has come is read, else there would be no next word.
-                    drop(watched.get_ref().drain());
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "CSI drivers are looked for from time to time only");
-                    tokio::time::sleep(AGAIN).await;
-                }
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = changed => {}
-            () = tokio::time::sleep(AGAIN), if !complete => {}
-        }
-    }
 }
 
-fn watch(directory: &Path) -> io::Result<AsyncFd<Inotify>> {
-    tree::ensure_directory(directory, 0o750)?;
-    let inotify = Inotify::new()?;
-    inotify.watch_directory(directory)?;
-    inotify.into_async()
-}
-
-fn sockets(directory: &Path) -> io::Result<HashMap<PathBuf, Identity>> {
-    let mut found = HashMap::new();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        // One that goes while we look has gone.
-        let Ok(meta) = entry.metadata() else { continue };
-        let hidden = entry.file_name().to_string_lossy().starts_with('.');
-        if meta.file_type().is_socket() && !hidden {
-            found.insert(entry.path(), (meta.ino(), meta.ctime(), meta.ctime_nsec()));
-        }
-    }
-    Ok(found)
-}
-
-/// Registers what is behind a socket; gives the driver's name.
-async fn begin(ctx: &Context, socket: &Path) -> Result<String, String> {
-    let said = |failure: Failure| failure.to_string();
-    let answer = grpc::unix(socket, &format!("{REGISTRATION}/GetInfo"), Message::new(), REGISTRATION_LIMIT).await;
-    let answer = answer.map_err(said)?;
-    let info = Fields::parse(&answer).ok_or("the plugin's answer is no message")?;
-    let (kind, name, endpoint, versions) = (info.text(1), info.text(2), info.text(3), info.texts(4));
-    let outcome = match kind.as_str() {
-        "CSIPlugin" => {
-            let endpoint = if endpoint.is_empty() { socket.to_owned() } else { PathBuf::from(endpoint) };
-            begin_csi(ctx, &name, endpoint, &versions).await
-        }
-        other => Err(format!("plugins of type {other:?} are not supported by this node")),
+/// The highest version that this node speaks, too.
+fn highest(versions: &[String]) -> Option<Version> {
+    let parse = |version: &String| {
+        let mut parts = version.trim_start_matches('v').split('.').map(|part| part.parse::<u32>().ok());
+        let mut next = || parts.next().unwrap_or(Some(0));
+        Some([next()?, next()?, next()?])
     };
-    let status = match &outcome {
-        Ok(()) => Message::new().number(1, 1),
-        Err(why) => Message::new().text(2, why),
-    };
-    let told =
-        grpc::unix(socket, &format!("{REGISTRATION}/NotifyRegistrationStatus"), status, REGISTRATION_LIMIT).await;
-    outcome?;
-    told.map_err(said)?;
-    Ok(name)
+    versions.iter().filter_map(parse).filter(|version| version[0] == 1).max()
 }
 
-async fn begin_csi(ctx: &Context, name: &str, socket: PathBuf, versions: &[String]) -> Result<(), String> {
-    if !versions.iter().any(|version| version.trim_start_matches('v').split('.').next() == Some("1")) {
+/// Registers the driver behind a socket, which `by` tells of.
+pub(crate) async fn begin(
+    ctx: &Context,
+    name: &str,
+    socket: PathBuf,
+    versions: &[String],
+    by: &Path,
+) -> Result<(), String> {
+    let Some(version) = highest(versions) else {
         return Err(format!("the driver {name:?} speaks CSI {versions:?}, and this node 1.x"));
-    }
+    };
+    ctx.csi.check_turn(name, version, by)?;
     let mut driver = Driver { socket, stages: false, mount_group: false, single_node_modes: false };
     let call = async |method: &str| {
         let answer = grpc::unix(&driver.socket, &format!("/csi.v1.Node/{method}"), Message::new(), LIMIT).await;
@@ -168,12 +61,15 @@ async fn begin_csi(ctx: &Context, name: &str, socket: PathBuf, versions: &[Strin
     let capabilities = request::capabilities(&call("NodeGetCapabilities").await?);
     (driver.stages, driver.mount_group, driver.single_node_modes) = capabilities;
     tell(ctx, name, &info).await?;
-    ctx.csi.put(name, driver);
+    ctx.csi.put(name, Registered { driver: driver.into(), version, by: by.to_owned() });
     Ok(())
 }
 
-async fn end(ctx: &Context, name: &str) {
-    ctx.csi.remove(name);
+/// The socket that told of a driver is gone; nothing happens where another one has told of it since.
+pub(crate) async fn end(ctx: &Context, name: &str, by: &Path) {
+    if !ctx.csi.remove(name, by) {
+        return;
+    }
     tracing::info!(driver = name, "a CSI driver is gone");
     if let Err(error) = write_csi_node(ctx, |drivers| drivers.retain(|driver| driver.name != name)).await {
         tracing::warn!(driver = name, error, "the node's CSINode still has a driver that is gone");
@@ -256,4 +152,23 @@ async fn new_csi_node(ctx: &Context) -> Result<CSINode, skiff_client::Error> {
         },
         spec: CSINodeSpec { drivers: Vec::new() },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        for (versions, expect) in [
+            (&["1.0.0"][..], Some([1, 0, 0])),
+            (&["v1.2", "1.10.1", "0.3.0", "2.0.0"][..], Some([1, 10, 1])),
+            (&["0.3.0"][..], None),
+            (&["one"][..], None),
+            (&[][..], None),
+        ] {
+            let versions: Vec<String> = versions.iter().map(|version| (*version).to_owned()).collect();
+            assert_eq!(highest(&versions), expect, "{versions:?}");
+        }
+    }
 }

@@ -148,7 +148,7 @@ impl Keeper {
             }
         }
         // The status that is written has them.
-        self.ctx.images_changed.notify_one();
+        self.ctx.status_changed.notify_one();
     }
 
     /// True where a pod goes.

@@ -35,6 +35,7 @@ pub(crate) struct World {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) scope: Scope,
     pods: Option<Arc<Pods>>,
+    ctx: Option<Arc<Context>>,
 }
 
 impl World {
@@ -45,6 +46,7 @@ impl World {
             directory: tempfile::tempdir().expect("a directory"),
             scope: Scope::new(),
             pods: None,
+            ctx: None,
         };
         let mut world = world;
         world.start().await;
@@ -91,6 +93,7 @@ impl World {
             services: informers.lister(),
             runtime_classes: informers.lister(),
             csi: Default::default(),
+            devices: crate::devices::Devices::open(&options.root_directory, Arc::default()),
             csi_drivers: informers.lister(),
             config_maps: Sources::new(client.clone(), self.scope.clone()),
             secrets: Sources::new(client.clone(), self.scope.clone()),
@@ -107,14 +110,19 @@ impl World {
             user_namespaces: UserNamespaces::open(&self.options(), Path::new("/no-such")).expect("opened"),
             counters: Default::default(),
             pressure: Default::default(),
-            images_changed: Arc::default(),
+            status_changed: Arc::default(),
             scope: self.scope.clone(),
         });
+        self.ctx = Some(ctx.clone());
         self.pods = Some(Pods::start(&ctx, &pods, Vec::new()).await.expect("started"));
     }
 
     pub(crate) fn pods(&self) -> Arc<Pods> {
         self.pods.clone().expect("started")
+    }
+
+    pub(crate) fn ctx(&self) -> Arc<Context> {
+        self.ctx.clone().expect("started")
     }
 
     /// The agent ends and begins again; the machine goes on.

@@ -65,6 +65,8 @@ pub(crate) struct Leftover {
 pub(crate) enum Event {
     Framed(Result<Frame, String>),
     Mounted(Result<Volumes, String>),
+    /// Its containers were given their devices.
+    Equipped(Result<(), String>),
     Created {
         name: String,
         run: Run,
@@ -165,6 +167,8 @@ struct Worker {
     volumes: Making<Arc<Volumes>>,
     volumes_backoff: Backoff,
     refreshing: bool,
+    /// Something has changed since the volumes are being brought up to date.
+    refresh_again: bool,
     slots: BTreeMap<String, Slot>,
     probes: HashMap<(ContainerId, ProbeKind), CancellationToken>,
     /// The grace period of the termination that goes on.
@@ -178,6 +182,8 @@ struct Worker {
     disrupted: Option<String>,
     /// Whether the node takes it; `None` until that was asked.
     admitted: Option<bool>,
+    /// Devices are being sought for it.
+    equipping: bool,
     status: StatusWriter,
     end: End,
 }
@@ -244,6 +250,7 @@ impl Worker {
             volumes: Making::Absent,
             volumes_backoff: short(),
             refreshing: false,
+            refresh_again: false,
             slots: BTreeMap::new(),
             probes: HashMap::new(),
             grace_s: None,
@@ -252,6 +259,7 @@ impl Worker {
             failed: None,
             disrupted: None,
             admitted: None,
+            equipping: false,
             status: StatusWriter {
                 uid: (!pod::is_static(&pod)).then(|| pod::uid(&pod).0),
                 written: status.clone(),
@@ -302,6 +310,7 @@ impl Worker {
         let stop = self.ctx.scope.token().clone();
         let changed = self.objects_changed.clone();
         let mut freed = self.ctx.shares.freed();
+        let mut health = self.ctx.devices.health_changes();
         loop {
             let wake = self.step();
             if self.phase == Phase::Finished {
@@ -335,6 +344,8 @@ impl Worker {
                 () = changed.notified() => self.objects_have_changed(),
                 // Whoever waits for resources looks again.
                 Ok(()) = freed.changed(), if self.resizing.pending.is_some() => {}
+                // The status tells it of what the pod has.
+                Ok(()) = health.changed() => {}
                 () = sleep => {}
             }
         }

@@ -10,6 +10,7 @@ use skiff_client::EventKind;
 use skiff_runtime::{Container, ContainerId, ContainerState, Exit, SandboxId};
 
 use super::{Desired, Ending, Event, Leftover, Making, Phase, Worker, finish, lost, message, resize};
+use crate::admit::Rejection;
 use crate::image::StartError;
 use crate::options::message_file;
 use crate::plan::Unhealthy;
@@ -183,8 +184,7 @@ impl Worker {
             return;
         }
         if self.refreshing {
-            // Once more when the one under way is done.
-            self.objects_changed.notify_one();
+            self.refresh_again = true;
             return;
         }
         self.refreshing = true;
@@ -195,6 +195,12 @@ impl Worker {
         match event {
             Event::Framed(framed) => self.take_frame(framed),
             Event::Mounted(mounted) => self.take_volumes(mounted),
+            Event::Equipped(result) => {
+                self.equipping = false;
+                if self.phase == Phase::Syncing {
+                    self.settle(result.map_err(Rejection::of_devices));
+                }
+            }
             Event::Created { name, run } => self.take_created(&name, run),
             Event::Running { id, since } => self.take_running(&id, since),
             Event::StartDone { name, running, result } => {
@@ -272,6 +278,9 @@ impl Worker {
                 }
                 self.volumes = Making::Failed { until: time::now() + self.volumes_backoff.next_wait() };
             }
+        }
+        if std::mem::take(&mut self.refresh_again) {
+            self.refresh_volumes();
         }
     }
 

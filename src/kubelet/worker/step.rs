@@ -12,7 +12,7 @@ use skiff_runtime::ContainerId;
 use super::start::Start;
 use super::stop::{self, Kill};
 use super::{Event, Making, Phase, QUIET, Worker, finish};
-use crate::admit;
+use crate::admit::{self, Rejection};
 use crate::plan::{Action, ContainerView, Plan, plan_containers, plan_ephemeral, restarts};
 use crate::pod::{self, RestartPolicy, Role};
 use crate::probe::{self, ProbeKind, Subject};
@@ -109,8 +109,8 @@ impl Worker {
 
     /// Whether the node takes the pod; what has begun is not asked again.
     fn admit(&mut self) -> bool {
-        if let Some(admitted) = self.admitted {
-            return admitted;
+        if self.admitted.is_some() || self.equipping {
+            return self.admitted == Some(true);
         }
         let fresh = pod::is_pending(&self.pod) && self.sandboxes.is_empty() && self.slots.is_empty();
         let judged = if fresh {
@@ -119,6 +119,25 @@ impl Worker {
             super::resize::promise(&self.ctx, &self.uid, &self.pod);
             Ok(())
         };
+        if fresh && judged.is_ok() && self.ctx.devices.are_wanted(&self.pod) {
+            self.equipping = true;
+            let (ctx, pod, tell) = (self.ctx.clone(), self.pod.clone(), self.tell.clone());
+            let ending = self.starts.clone();
+            self.background(async move {
+                // A plugin may hang; what was given until then goes with the pod.
+                let equipped = tokio::select! {
+                    () = ending.cancelled() => Err("the pod is ending".to_owned()),
+                    equipped = ctx.devices.allocate(&pod) => equipped,
+                };
+                drop(tell.send(Event::Equipped(equipped)).await);
+            });
+            return false;
+        }
+        self.settle(judged);
+        self.admitted == Some(true)
+    }
+
+    pub(super) fn settle(&mut self, judged: Result<(), Rejection>) {
         self.admitted = Some(judged.is_ok());
         if let Err(rejection) = judged {
             tracing::info!(pod = %pod::format(&self.pod), reason = rejection.reason, "a pod is rejected");
@@ -126,7 +145,6 @@ impl Worker {
             self.failed = Some((rejection.reason.to_owned(), format!("Pod was rejected: {}", rejection.message)));
             self.begin_end(0);
         }
-        self.admitted == Some(true)
     }
 
     fn plan(&self, now: Timestamp) -> Plan {
@@ -410,10 +428,8 @@ impl Worker {
     }
 
     fn terminate(&mut self) {
-        let busy = self.slots.values().any(|s| s.starting)
-            || self.refreshing
-            || matches!(self.frame, Making::Working)
-            || matches!(self.volumes, Making::Working);
+        // Volumes may take long to come: the containers end meanwhile, and what comes goes after them.
+        let busy = self.slots.values().any(|s| s.starting) || self.equipping || matches!(self.frame, Making::Working);
         if busy {
             return;
         }
@@ -440,6 +456,7 @@ impl Worker {
             } else {
                 self.phase = Phase::Terminated;
                 self.release_share();
+                self.ctx.devices.release(&self.uid);
             }
         }
     }
@@ -484,6 +501,7 @@ impl Worker {
             whole: self.whole(),
             resize_pending: self.resizing.pending.as_ref().map(|(reason, message)| (*reason, message.as_str())),
             resizing: self.is_resizing().then_some(self.resizing.error.as_deref()),
+            devices: &|container| self.ctx.devices.health(&self.uid, container),
             now,
         });
         self.status.wanted = wanted;
@@ -531,6 +549,9 @@ impl Worker {
             end.retry_at = None;
         }
         let whole = self.removed || pod::is_deleted(&self.pod);
+        if self.refreshing || matches!(self.volumes, Making::Working) {
+            return;
+        }
         if !end.cleaning && (!end.cleaned || (whole && !end.discarded)) {
             end.cleaning = true;
             end.cleaned = false;

@@ -273,12 +273,23 @@ async fn the_node_is_registered_once() {
     let client = Client::new(world.api.clone());
     let facts = crate::node::MachineFacts::read(Path::new("/"));
     let options = world.options();
-    let node: Node = crate::node::ensure(&client, &options, &facts, &[], false).await.expect("registered");
-    let again = crate::node::ensure(&client, &options, &facts, &[], false).await.expect("found");
+    let (pressure, devices) = (Default::default(), [("x.io/d".to_owned(), [3, 2])].into());
+    let seen = crate::node::Seen { facts: &facts, images: &[], ready: false, pressure: &pressure, devices: &devices };
+    let node: Node = crate::node::ensure(&client, &options, &seen, true).await.expect("registered");
+    let again = crate::node::ensure(&client, &options, &seen, false).await.expect("found");
     assert_eq!(node.metadata.uid, again.metadata.uid);
-    let ready = crate::node::write_status(&client, &options, &again, &facts, &[], true, &Default::default())
-        .await
-        .expect("written");
+    let amounts = |node: &Node| {
+        let status = node.status.clone().expect("a status");
+        [status.capacity, status.allocatable].map(|list| list.expect("amounts").remove("x.io/d").map(|amount| amount.0))
+    };
+    assert_eq!(amounts(&again), [Some("3".to_owned()), Some("2".to_owned())]);
+    // What a machine of that name had before is not this one's.
+    let none = Default::default();
+    let unseen = crate::node::Seen { devices: &none, ..seen };
+    let reset = crate::node::ensure(&client, &options, &unseen, true).await.expect("found");
+    assert_eq!(amounts(&reset), [Some("0".to_owned()), Some("0".to_owned())]);
+    let ready = crate::node::Seen { ready: true, ..seen };
+    let ready = crate::node::write_status(&client, &options, &again, &ready).await.expect("written");
     let conditions = ready.status.and_then(|s| s.conditions).expect("conditions");
     assert!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
     assert_eq!(ready.metadata.labels.expect("labels")["kubernetes.io/hostname"], "node-1");

@@ -9,6 +9,7 @@ use super::Context;
 use crate::field::{Errors, Path};
 use crate::kinds::checks::{NEGATIVE, dns_label, dns_subdomain, one_of, quantity, text};
 use crate::names;
+pub(in crate::kinds) use crate::names::{is_extended_resource, is_native_resource as is_native};
 use crate::quantity::Quantity;
 
 const FIELD_RESOURCES: &[&str] = &[
@@ -60,15 +61,6 @@ const COUNTED: &[&str] = &[
 
 pub(in crate::kinds) fn is_hugepages(name: &str) -> bool {
     name.starts_with("hugepages-")
-}
-
-/// Upstream's own resources: without a domain, or of its own domain.
-pub(in crate::kinds) fn is_native(name: &str) -> bool {
-    !name.contains('/') || name.contains("kubernetes.io/")
-}
-
-pub(in crate::kinds) fn is_extended_resource(name: &str) -> bool {
-    !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
 /// A resource of any use.
