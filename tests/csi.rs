@@ -1,74 +1,21 @@
 //! A CSI driver on a real node, from its registration to the last unmount. The driver is played by the test: it keeps
 //! volumes in memory, mounts in the machine's namespace, and notes what it is asked.
 
+#[path = "harness/grpc.rs"]
+mod grpc;
 mod harness;
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
+use grpc::{Listening, all, block, map, number, text};
 use harness::{Machine, eventually};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sys::signal::Signal;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const NAME: &str = "test.skiff.dev";
-
-/// One field of a message: a text, a nested message, or a number.
-fn block(field: u8, bytes: &[u8]) -> Vec<u8> {
-    assert!(bytes.len() < 128, "the test's messages are small");
-    [&[field << 3 | 2, bytes.len() as u8], bytes].concat()
-}
-
-fn number(field: u8, value: u8) -> Vec<u8> {
-    vec![field << 3, value]
-}
-
-/// The fields of a message; numbers as their text.
-fn fields(mut rest: &[u8]) -> Vec<(u64, Vec<u8>)> {
-    fn varint(rest: &mut &[u8]) -> u64 {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = rest[0];
-            *rest = &rest[1..];
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                break;
-            }
-        }
-        value
-    }
-    let mut found = Vec::new();
-    while !rest.is_empty() {
-        let key = varint(&mut rest);
-        let value = varint(&mut rest);
-        if key & 7 == 0 {
-            found.push((key >> 3, value.to_string().into_bytes()));
-        } else {
-            let (bytes, tail) = rest.split_at(usize::try_from(value).expect("a length"));
-            rest = tail;
-            found.push((key >> 3, bytes.to_vec()));
-        }
-    }
-    found
-}
-
-fn text(message: &[u8], field: u64) -> String {
-    let found = fields(message).into_iter().find(|(number, _)| *number == field);
-    found.map(|(_, bytes)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
-}
-
-fn map(message: &[u8], field: u64) -> BTreeMap<String, String> {
-    let entries = fields(message).into_iter().filter(|(number, _)| *number == field);
-    entries.map(|(_, entry)| (text(&entry, 1), text(&entry, 2))).collect()
-}
 
 /// A method and its request.
 type Asked = (String, Vec<u8>);
@@ -103,7 +50,11 @@ impl Driver {
                 let zone = [block(1, b"test.skiff.dev/zone"), block(2, b"z")].concat();
                 Ok([block(1, b"id-of-node"), number(2, 7), block(3, &block(1, &zone))].concat())
             }
-            "NodeGetCapabilities" => Ok(block(1, &block(1, &number(1, 1)))),
+            "NodeGetCapabilities" => {
+                // Stages, and expands.
+                Ok([1, 3].iter().flat_map(|kind| block(1, &block(1, &number(1, *kind)))).collect())
+            }
+            "NodeExpandVolume" => Ok(Vec::new()),
             "NodeStageVolume" => self.run(&format!("mount -t tmpfs {volume} {staging}")).map(|()| Vec::new()),
             "NodePublishVolume" if staging.is_empty() => {
                 let own = format!("mkdir -p {target}; mount -t tmpfs {volume} {target}; echo inline > {target}/f");
@@ -120,47 +71,17 @@ impl Driver {
         }
     }
 
-    async fn serve(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-        let body = request.into_body().collect().await.expect("a request").to_bytes().slice(5..).to_vec();
-        let outcome = self.answer(&method, &body);
-        self.asked.lock().expect("unpoisoned").push((method, body));
-        let response = Response::builder().header("content-type", "application/grpc");
-        Ok(match outcome {
-            Ok(message) => {
-                let length = u32::try_from(message.len()).expect("small").to_be_bytes();
-                let frame = [&[0], &length[..], &message].concat();
-                // The status of a whole answer may stand in its head, as long as trailers say nothing else.
-                response.header("grpc-status", "0").body(Full::new(frame.into()))
-            }
-            Err(why) => {
-                let why: String = why.chars().map(|c| if c.is_ascii_graphic() { c } else { '_' }).collect();
-                response.header("grpc-status", "13").header("grpc-message", why).body(Full::new(Bytes::new()))
-            }
-        }
-        .expect("a response"))
-    }
-
     /// Listens until the test ends.
-    fn listen(&self, socket: PathBuf) {
+    fn listen(&self, socket: PathBuf) -> Listening {
         let driver = self.clone();
-        let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
-        listener.set_nonblocking(true).expect("not blocking");
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async move {
-                let listener = tokio::net::UnixListener::from_std(listener).expect("a listener");
-                loop {
-                    let (stream, _) = listener.accept().await.expect("a connection");
-                    let driver = driver.clone();
-                    tokio::spawn(async move {
-                        let service = hyper::service::service_fn(move |request| driver.clone().serve(request));
-                        let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                        drop(served.serve_connection(TokioIo::new(stream), service).await);
-                    });
-                }
-            });
-        });
+        grpc::listen(
+            socket,
+            Arc::new(move |method, request| {
+                let outcome = driver.answer(method, request);
+                driver.asked.lock().expect("unpoisoned").push((method.to_owned(), request.to_vec()));
+                outcome.into()
+            }),
+        )
     }
 
     fn asked(&self, method: &str) -> Vec<Vec<u8>> {
@@ -222,8 +143,8 @@ fn a_driver_serves_pods() {
         endpoint: format!("/var/lib/kubelet/plugins/{NAME}/csi.sock"),
         asked: Arc::default(),
     };
-    driver.listen(sockets.join("csi.sock"));
-    driver.listen(kubelet.join("plugins_registry").join("test.sock"));
+    let _listening = driver.listen(sockets.join("csi.sock"));
+    let _registering = driver.listen(kubelet.join("plugins_registry").join("test.sock"));
     let node = "{.spec.drivers[0].name} {.spec.drivers[0].nodeID} {.spec.drivers[0].topologyKeys[0]} {.spec.drivers[0].allocatable.count}";
     machine.until(&["csinode", "node-1"], node, "test.skiff.dev id-of-node test.skiff.dev/zone 7");
     machine.until(&["node", "node-1"], "{.metadata.labels.test\\.skiff\\.dev/zone}", "z");
@@ -268,6 +189,22 @@ fn a_driver_serves_pods() {
     machine.apply(&pod("second", "persistentVolumeClaim: {claimName: disk}"));
     machine.until(&["pod", "second"], "{.status.phase}", "Running");
     assert_eq!(machine.kubectl(&["exec", "second", "--", "cat", "/v/f"]), "kept\n");
+    // Whoever made the volume makes it larger; the node does the rest, as the volume is used.
+    let larger = r#"{"spec": {"capacity": {"storage": "2Gi"}}}"#;
+    machine.kubectl(&["patch", "pv", "disk", "--type=merge", "-p", larger]);
+    let pending = r#"{"status": {"allocatedResourceStatuses": {"storage": "NodeResizePending"},
+        "conditions": [{"type": "FileSystemResizePending", "status": "True"}]}}"#;
+    machine.kubectl(&["patch", "pvc", "disk", "--subresource=status", "--type=merge", "-p", pending]);
+    // The node looks from time to time, and when the pod changes.
+    machine.kubectl(&["label", "pod", "second", "look=again"]);
+    let size = "{.status.capacity.storage} {.status.allocatedResourceStatuses.storage} {.status.conditions}";
+    eventually("the claim has grown", LIMIT, || match machine.jsonpath(&["pvc", "disk"], size)?.trim_end() {
+        "2Gi" | "2Gi  []" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    let expanded = driver.asked("NodeExpandVolume").remove(0);
+    assert_eq!((text(&expanded, 1).as_str(), text(&expanded, 4)), ("handle-disk", text(&staged, 3)));
+    assert_eq!(text(&all(&expanded, 3)[0], 1), (2_u64 << 30).to_string());
     machine.kubectl(&["delete", "pod", "first"]);
     assert_eq!(driver.asked("NodeUnpublishVolume").len(), 1);
     assert!(driver.asked("NodeUnstageVolume").is_empty());

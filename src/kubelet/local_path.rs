@@ -7,10 +7,11 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    HostPathVolumeSource, LocalVolumeSource, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
-    PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, VolumeNodeAffinity,
+    HostPathVolumeSource, LocalVolumeSource, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume,
+    PersistentVolumeClaim, PersistentVolumeSpec, VolumeNodeAffinity,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_api::{ObjectKey, volume as rules};
 use skiff_base::{Scope, chain};
@@ -98,11 +99,11 @@ impl Reconciler for LocalPath {
 
     async fn reconcile(&self, key: &Key) -> Result<Next> {
         match key {
-            Key::Claim(key) => {
-                if let Some(claim) = self.claims.get(key) {
-                    self.provision(&claim).await?;
-                }
-            }
+            Key::Claim(key) => match self.claims.get(key) {
+                Some(claim) if rules::is_fully_bound(&claim) => self.expand(&claim).await?,
+                Some(claim) => self.provision(&claim).await?,
+                None => {}
+            },
             Key::Volume(name) => {
                 if let Some(volume) = self.volumes.get(&ObjectKey::cluster(name)) {
                     self.remove(&volume).await?;
@@ -114,6 +115,25 @@ impl Reconciler for LocalPath {
 }
 
 impl LocalPath {
+    /// A directory has no size of its own: it is given as much as is asked.
+    async fn expand(&self, claim: &PersistentVolumeClaim) -> Result<()> {
+        let Some(volume) = self.volumes.get(&ObjectKey::cluster(rules::volume_name(claim))) else { return Ok(()) };
+        let Some(size) = plan_expansion(claim, &volume, &self.options) else { return Ok(()) };
+        let size = [("storage".to_owned(), size)];
+        let mut larger = (*volume).clone();
+        larger.spec.get_or_insert_default().capacity.get_or_insert_default().extend(size.clone());
+        if larger != *volume {
+            self.client.all::<PersistentVolume>().update(&larger).await?;
+        }
+        let mut told = claim.clone();
+        told.status.get_or_insert_default().capacity.get_or_insert_default().extend(size);
+        let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+        self.client.namespaced::<PersistentVolumeClaim>(namespace).update_status(&told).await?;
+        let about = EventRecorder::reference(claim);
+        self.events.record(about, EventKind::Normal, "VolumeResizeSuccessful", "Resize volume succeeded");
+        Ok(())
+    }
+
     async fn provision(&self, claim: &PersistentVolumeClaim) -> Result<()> {
         if !rules::volume_name(claim).is_empty() || claim.metadata.deletion_timestamp.is_some() {
             return Ok(());
@@ -265,6 +285,18 @@ fn plan_volume(
         status: None,
     };
     Ok((volume, path))
+}
+
+/// What a claim asks for beyond what it has; `None` where there is nothing to do, or not from this node.
+fn plan_expansion(claim: &PersistentVolumeClaim, volume: &PersistentVolume, options: &Options) -> Option<Quantity> {
+    let told = claim.status.as_ref()?.capacity.as_ref().and_then(|capacity| capacity.get("storage")?.0.parse().ok());
+    let asked = rules::requested(claim);
+    let ours = rules::provisioned_by(volume) == Some(PROVISIONER)
+        && annotation(&volume.metadata, SELECTED) == Some(&options.node_name)
+        && rules::is_bound_to(volume, claim);
+    // What is larger already stays as it is.
+    let grows = ours && told.is_some_and(|told: skiff_api::quantity::Quantity| told < asked);
+    grows.then(|| claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage").cloned()).flatten()
 }
 
 /// The directory that goes with a volume; `None` where nothing is to go, or not from this node.

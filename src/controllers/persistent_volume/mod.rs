@@ -56,8 +56,13 @@ pub fn start(context: &Context) {
     index_pods(&pods);
     let queue: Queue<Key> = Queue::new(Binder::NAME);
     let (adding, seen) = (queue.clone(), volumes.clone());
+    let expanding = context.events("expand-controller", "volume_expand");
     claims.subscribe(move |change| {
         let claim = change.object();
+        if matches!(change, Change::Modified { old, new } if grows(old, new)) {
+            let message = "waiting for an external controller to expand this PVC";
+            expanding.record(EventRecorder::reference(&**claim), EventKind::Normal, "ExternalExpanding", message);
+        }
         let key = ObjectKey::of(&**claim);
         let named = rules::volume_name(claim);
         if !named.is_empty() {
@@ -103,6 +108,11 @@ pub fn start(context: &Context) {
         classes.synced().await;
         pods.synced().await;
     });
+}
+
+/// Whether more is asked of a volume that is there.
+fn grows(old: &PersistentVolumeClaim, new: &PersistentVolumeClaim) -> bool {
+    rules::is_fully_bound(new) && rules::requested(old) < rules::requested(new)
 }
 
 /// Makes pods be found by the claims that they use.

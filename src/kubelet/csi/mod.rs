@@ -1,9 +1,10 @@
 //! Volumes of CSI drivers that run on this node.
 //!
 //! `register` takes drivers that were found by their sockets and tells the cluster of them; `request` writes what they
-//! are asked; `volume` stages and publishes, and takes back. What was published is recorded beside its place
+//! are asked; `volume` stages and publishes, and takes back; `expand` lets grow. What was published is recorded beside its place
 //! (`vol_data.json`, upstream's name), so that a later run finds and ends it.
 
+mod expand;
 pub(crate) mod register;
 mod request;
 pub(crate) mod volume;
@@ -32,6 +33,8 @@ pub(crate) struct Driver {
     mount_group: bool,
     /// It tells apart whether one pod or many of a node use a volume.
     single_node_modes: bool,
+    /// It has a part in making a volume larger.
+    expands: bool,
 }
 
 impl Driver {

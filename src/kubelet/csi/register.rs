@@ -52,14 +52,14 @@ pub(crate) async fn begin(
         return Err(format!("the driver {name:?} speaks CSI {versions:?}, and this node 1.x"));
     };
     ctx.csi.check_turn(name, version, by)?;
-    let mut driver = Driver { socket, stages: false, mount_group: false, single_node_modes: false };
+    let mut driver = Driver { socket, stages: false, mount_group: false, single_node_modes: false, expands: false };
     let call = async |method: &str| {
         let answer = grpc::unix(&driver.socket, &format!("/csi.v1.Node/{method}"), Message::new(), LIMIT).await;
         answer.map_err(|failure| format!("{method}: {failure}"))
     };
     let info = request::node_info(&call("NodeGetInfo").await?).ok_or("NodeGetInfo: the answer is no message")?;
     let capabilities = request::capabilities(&call("NodeGetCapabilities").await?);
-    (driver.stages, driver.mount_group, driver.single_node_modes) = capabilities;
+    [driver.stages, driver.mount_group, driver.single_node_modes, driver.expands] = capabilities;
     tell(ctx, name, &info).await?;
     ctx.csi.put(name, Registered { driver: driver.into(), version, by: by.to_owned() });
     Ok(())

@@ -9,6 +9,7 @@ use crate::grpc::proto::{Fields, Message};
 
 /// Of `NodeServiceCapability.RPC.Type`.
 const STAGE_UNSTAGE_VOLUME: u64 = 1;
+const EXPAND_VOLUME: u64 = 3;
 const SINGLE_NODE_MULTI_WRITER: u64 = 5;
 const VOLUME_MOUNT_GROUP: u64 = 6;
 
@@ -26,11 +27,11 @@ pub(super) fn node_info(answer: &[u8]) -> Option<NodeInfo> {
     Some(NodeInfo { id: fields.text(1), max_volumes: i32::try_from(fields.number(2)).unwrap_or(i32::MAX), topology })
 }
 
-/// What `NodeGetCapabilities` tells: stages, gives to groups, knows the modes of a single node.
-pub(super) fn capabilities(answer: &[u8]) -> (bool, bool, bool) {
+/// What `NodeGetCapabilities` tells: stages, gives to groups, knows the modes of a single node, expands.
+pub(super) fn capabilities(answer: &[u8]) -> [bool; 4] {
     let fields = Fields::parse(answer).unwrap_or_default();
     let has = |kind: u64| fields.messages(1).iter().any(|one| one.messages(1).iter().any(|rpc| rpc.number(1) == kind));
-    (has(STAGE_UNSTAGE_VOLUME), has(VOLUME_MOUNT_GROUP), has(SINGLE_NODE_MULTI_WRITER))
+    [STAGE_UNSTAGE_VOLUME, VOLUME_MOUNT_GROUP, SINGLE_NODE_MULTI_WRITER, EXPAND_VOLUME].map(has)
 }
 
 /// `VolumeCapability`.
@@ -105,6 +106,24 @@ pub(super) fn publish(
         .map(8, attributes)
 }
 
+/// `NodeExpandVolume`: at least so many bytes.
+pub(super) fn expand(
+    driver: &Driver,
+    wanted: &Wanted,
+    places: &Places<'_>,
+    size: i64,
+    secrets: &BTreeMap<String, String>,
+) -> Message {
+    let staging = places.staging.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    Message::new()
+        .text(1, &wanted.handle)
+        .text(2, &places.target.to_string_lossy())
+        .message(3, &Message::new().number(1, u64::try_from(size).unwrap_or(0)))
+        .text(4, &staging)
+        .message(5, &capability(driver, wanted, None))
+        .map(6, secrets)
+}
+
 /// `NodeUnpublishVolume` and `NodeUnstageVolume` alike.
 pub(super) fn undo(handle: &str, path: &Path) -> Message {
     Message::new().text(1, handle).text(2, &path.to_string_lossy())
@@ -122,8 +141,8 @@ mod tests {
         assert_eq!((info.id.as_str(), info.max_volumes, info.topology["zone"].as_str()), ("id", 9, "z"));
         let rpc = |kind: u64| Message::new().message(1, &Message::new().number(1, kind));
         let answer = Message::new().message(1, &rpc(1)).message(1, &rpc(6)).into_bytes();
-        assert_eq!(capabilities(&answer), (true, true, false));
-        assert_eq!(capabilities(&[]), (false, false, false));
+        assert_eq!(capabilities(&answer), [true, true, false, false]);
+        assert_eq!(capabilities(&[]), [false; 4]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::testing::{World, one};
 fn two_drivers_of_one_name() {
     let drivers = Drivers::default();
     let driver =
-        Driver { socket: "/s".into(), stages: false, mount_group: false, single_node_modes: false };
+        Driver { socket: "/s".into(), stages: false, mount_group: false, single_node_modes: false, expands: false };
     let registered =
         |version: Version, by: &str| Registered { driver: Arc::new(driver.clone()), version, by: by.into() };
     drivers.put("d", registered([1, 1, 0], "/a"));
@@ -54,7 +54,7 @@ impl Fake {
 fn plug(world: &World) -> Arc<Fake> {
     let (fake, socket) = (Arc::new(Fake::default()), world.directory.path().join("d.sock"));
     server::serve(&world.scope, &socket, fake.clone()).expect("served");
-    let driver = Driver { socket, stages: false, mount_group: false, single_node_modes: false };
+    let driver = Driver { socket, stages: false, mount_group: false, single_node_modes: false, expands: false };
     let registered = Registered { driver: Arc::new(driver), version: [1, 0, 0], by: "/by".into() };
     world.ctx().csi.put("d", registered);
     fake

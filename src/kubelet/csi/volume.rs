@@ -15,6 +15,7 @@ use skiff_base::{Backoff, chain};
 use skiff_client::PatchKind;
 
 use super::request::{self, Places};
+use super::{Driver, expand};
 use crate::context::Context;
 use crate::grpc::NOT_FOUND;
 use crate::leftovers;
@@ -26,7 +27,8 @@ use crate::volume::{Mounted, tree};
 
 /// How long one attempt waits for the volume to be attached; the next one goes on.
 const ATTACH_LIMIT: Duration = Duration::from_secs(15);
-/// How often drivers are told of a volume again that ask for it.
+/// How often drivers are told of a volume again that ask for it, and claims are looked at that may have grown: a node may
+/// ask for them one by one, and not watch them.
 const REPUBLISH: Duration = Duration::from_secs(60);
 const RECORD: &str = "vol_data.json";
 const PLUGIN: &str = "kubernetes.io~csi";
@@ -46,6 +48,7 @@ pub(crate) struct Wanted {
     pub(super) attributes: BTreeMap<String, String>,
     stage_secret: Option<ObjectKey>,
     publish_secret: Option<ObjectKey>,
+    pub(super) expand_secret: Option<ObjectKey>,
     /// It lives in the pod's manifest, and no longer than the pod.
     ephemeral: bool,
 }
@@ -85,6 +88,7 @@ pub(crate) fn of_claim(claimed: &Claimed) -> Option<Wanted> {
         attributes: source.volume_attributes.clone().unwrap_or_default(),
         stage_secret: secret(&source.node_stage_secret_ref),
         publish_secret: secret(&source.node_publish_secret_ref),
+        expand_secret: secret(&source.node_expand_secret_ref),
         ephemeral: false,
     })
 }
@@ -104,6 +108,7 @@ pub(crate) fn of_pod(pod: &Pod, name: &str, source: &CSIVolumeSource) -> Wanted 
         attributes: source.volume_attributes.clone().unwrap_or_default(),
         stage_secret: None,
         publish_secret: secret.map(|secret| ObjectKey::new(pod::namespace(pod), &secret.name)),
+        expand_secret: None,
         ephemeral: true,
     }
 }
@@ -130,11 +135,12 @@ fn paths(options: &Options, uid: &PodUid, wanted: &Wanted) -> Paths {
     Paths { target: directory.join("mount"), directory, staging }
 }
 
-/// Brings the volume to the pod; one that is there stays as it is. With when it is to be published again.
+/// Brings the volume to the pod; one that is there stays as it is, but for its size. With when to look at it again.
 pub(crate) async fn ensure(
     ctx: &Context,
     pod: &Pod,
     wanted: &Wanted,
+    claimed: Option<&Claimed>,
 ) -> Result<(Mounted, Option<jiff::Timestamp>), String> {
     let driver = ctx
         .csi
@@ -152,13 +158,38 @@ pub(crate) async fn ensure(
         image: None,
         device,
     };
-    let again = (about.requires_republish == Some(true))
+    let republish = about.requires_republish == Some(true);
+    let again = (republish || (driver.expands && claimed.is_some()))
         .then(|| skiff_base::time::now() + jiff::SignedDuration::try_from(REPUBLISH).unwrap_or_default());
     let done = is_published(&paths).map_err(|e| e.to_string())?;
     if done && again.is_none() {
         return Ok((mounted, None));
     }
     let _turn = ctx.csi.turn(&wanted.driver, &wanted.handle).await;
+    let staging = (driver.stages && !wanted.ephemeral).then_some(paths.staging.as_path());
+    let places = Places { staging, target: &paths.target };
+    if !done || republish {
+        publish(ctx, pod, wanted, &driver, &about, &paths, &places, done).await?;
+    }
+    if let Some(claimed) = claimed {
+        let expanded = expand::ensure(ctx, pod, &driver, wanted, claimed, &places).await;
+        // What runs with it goes on with what it has.
+        expanded.or_else(|why| if done { Ok(()) } else { Err(why) })?;
+    }
+    Ok((mounted, again))
+}
+
+#[allow(clippy::too_many_arguments, reason = "called once, by the function above")]
+async fn publish(
+    ctx: &Context,
+    pod: &Pod,
+    wanted: &Wanted,
+    driver: &Driver,
+    about: &CSIDriverSpec,
+    paths: &Paths,
+    places: &Places<'_>,
+    done: bool,
+) -> Result<(), String> {
     let record = Record {
         driver_name: wanted.driver.clone(),
         volume_handle: wanted.handle.clone(),
@@ -166,11 +197,11 @@ pub(crate) async fn ensure(
         node_name: ctx.options.node_name.clone(),
         volume_lifecycle_mode: if wanted.ephemeral { "Ephemeral" } else { "Persistent" }.to_owned(),
         target_path: paths.target.clone(),
-        staging_path: (driver.stages && !wanted.ephemeral).then(|| paths.staging.clone()),
+        staging_path: places.staging.map(Path::to_owned),
     };
     // Known before it exists: whatever happens now is found again.
     leftovers::ensure_ours(&ctx.options.pod_directory(&pod::uid(pod)), 0o750).map_err(|e| e.to_string())?;
-    write_record(&paths, &record).map_err(|e| format!("kubernetes.io/csi: failed to save volume info data: {e}"))?;
+    write_record(paths, &record).map_err(|e| format!("kubernetes.io/csi: failed to save volume info data: {e}"))?;
     // Before it is attached: nobody detaches what is in use.
     tell_in_use(ctx).await?;
     let context = match wanted.ephemeral || about.attach_required == Some(false) {
@@ -182,7 +213,7 @@ pub(crate) async fn ensure(
     if record.staging_path.is_some() && !done && !ctx.csi.is_staged(&wanted.driver, &wanted.handle) {
         tree::ensure_directory(&paths.staging, 0o750).map_err(|e| e.to_string())?;
         let secrets = secrets(ctx, wanted.stage_secret.as_ref()).await?;
-        let request = request::stage(&driver, wanted, &paths.staging, &context, &secrets, group);
+        let request = request::stage(driver, wanted, &paths.staging, &context, &secrets, group);
         driver.call("NodeStageVolume", request).await.map_err(|failure| failure.to_string())?;
         ctx.csi.set_staged(&wanted.driver, &wanted.handle, true);
     }
@@ -191,14 +222,13 @@ pub(crate) async fn ensure(
     if about.pod_info_on_mount == Some(true) {
         attributes.extend(pod_info(pod, wanted.ephemeral));
     }
-    attributes.extend(tokens(ctx, pod, &about).await?);
-    let places = Places { staging: record.staging_path.as_deref(), target: &paths.target };
-    let request = request::publish(&driver, wanted, &places, &context, &secrets, &attributes, group);
+    attributes.extend(tokens(ctx, pod, about).await?);
+    let request = request::publish(driver, wanted, places, &context, &secrets, &attributes, group);
     driver.call("NodePublishVolume", request).await.map_err(|failure| failure.to_string())?;
-    if let Some(ownership) = ownership.filter(|_| !done && !driver.mount_group && takes_group(wanted, &about)) {
+    if let Some(ownership) = ownership.filter(|_| !done && !driver.mount_group && takes_group(wanted, about)) {
         give(paths.target.clone(), ownership).await?;
     }
-    Ok((mounted, again))
+    Ok(())
 }
 
 async fn give(target: PathBuf, ownership: Ownership) -> Result<(), String> {
@@ -261,7 +291,7 @@ async fn tokens(ctx: &Context, pod: &Pod, about: &CSIDriverSpec) -> Result<Optio
     Ok(Some(("csi.storage.k8s.io/serviceAccount.tokens".to_owned(), Value::Object(all).to_string())))
 }
 
-async fn secrets(ctx: &Context, key: Option<&ObjectKey>) -> Result<BTreeMap<String, String>, String> {
+pub(super) async fn secrets(ctx: &Context, key: Option<&ObjectKey>) -> Result<BTreeMap<String, String>, String> {
     let Some(key) = key else { return Ok(BTreeMap::new()) };
     let found = ctx.client.namespaced::<Secret>(&key.namespace).get(&key.name).await;
     let found = found.map_err(|e| format!("fetching the secret {key} failed: {}", chain(&e)))?;
@@ -432,6 +462,7 @@ mod tests {
             volume: serde_json::from_value(json!({"metadata": {"name": "pv"}, "spec": {"accessModes": modes,
                 "csi": {"driver": "d", "volumeHandle": "h", "fsType": fs_type}}}))
             .expect("a volume"),
+            claim: Default::default(),
             read_only: false,
         };
         of_claim(&claimed).expect("a driver's")

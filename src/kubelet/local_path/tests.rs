@@ -28,6 +28,25 @@ fn class(more: Value) -> Value {
 }
 
 #[test]
+fn claims_that_grow() {
+    let (options, class) = (options(Path::new("/data")), class(json!({})));
+    let class = serde_json::from_value(class).expect("a class");
+    let grown = |told: Value, asked: &str, node: &str| {
+        let mut claim = claim(json!({}), json!({"resources": {"requests": {"storage": asked}}}));
+        claim["status"] = json!({"capacity": told});
+        let claim: PersistentVolumeClaim = serde_json::from_value(claim).expect("a claim");
+        let (mut volume, _) = plan_volume(&claim, &class, &options).expect("a volume");
+        volume.metadata.annotations.get_or_insert_default().insert(SELECTED.to_owned(), node.to_owned());
+        plan_expansion(&claim, &volume, &options).map(|size| size.0)
+    };
+    assert_eq!(grown(json!({"storage": "1Gi"}), "2Gi", "n").as_deref(), Some("2Gi"));
+    assert_eq!(grown(json!({"storage": "2Gi"}), "2048Mi", "n"), None);
+    assert_eq!(grown(json!({"storage": "3Gi"}), "2Gi", "n"), None);
+    assert_eq!(grown(json!({}), "2Gi", "n"), None, "it is only being bound");
+    assert_eq!(grown(json!({"storage": "1Gi"}), "2Gi", "m"), None, "it is another node's");
+}
+
+#[test]
 fn volumes_look_as_k3s_has_them() {
     let plan = |claim: Value, class: Value| {
         let claim = serde_json::from_value(claim).expect("a claim");

@@ -11,6 +11,7 @@ use crate::pod;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Claimed {
     pub(crate) volume: PersistentVolume,
+    pub(crate) claim: PersistentVolumeClaim,
     pub(crate) read_only: bool,
 }
 
@@ -44,7 +45,7 @@ pub(crate) async fn resolve(ctx: &Context, pod: &Pod, volume: &Volume) -> Result
     let found = found.map_err(|e| failed(format!("failed to fetch PV {name} from API server: {}", chain(&e))))?;
     check_volume(&found, &claim).map_err(failed)?;
     check_uses(pod, &volume.name, rules::mode_of_volume(&found)).map_err(failed)?;
-    Ok(Some(Claimed { volume: found, read_only: one.read_only }))
+    Ok(Some(Claimed { volume: found, claim, read_only: one.read_only }))
 }
 
 /// The name of the claim's volume.

@@ -177,7 +177,7 @@ pub(crate) async fn ensure(ctx: &Arc<Context>, pod: &Arc<Pod>, objects: &PodObje
         let claimed = claim::resolve(ctx, pod, volume).await?;
         let inline = || volume.csi.as_ref().map(|source| csi::volume::of_pod(pod, &volume.name, source));
         if let Some(wanted) = claimed.as_ref().and_then(csi::volume::of_claim).or_else(inline) {
-            let (mounted, again) = csi::volume::ensure(ctx, pod, &wanted).await.map_err(failed)?;
+            let (mounted, again) = csi::volume::ensure(ctx, pod, &wanted, claimed.as_ref()).await.map_err(failed)?;
             volumes.renew = volumes.renew.into_iter().chain(again).min();
             volumes.mounted.insert(volume.name.clone(), mounted);
             continue;

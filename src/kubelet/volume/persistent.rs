@@ -353,6 +353,7 @@ mod tests {
     fn what_is_behind_a_volume() {
         let claimed = |spec: serde_json::Value| Claimed {
             volume: serde_json::from_value(json!({"metadata": {"name": "v"}, "spec": spec})).expect("a volume"),
+            claim: Default::default(),
             read_only: false,
         };
         let local = claimed(json!({"local": {"path": "/d", "fsType": "xfs"}, "capacity": {"storage": "1Gi"}}));
