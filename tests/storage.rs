@@ -124,6 +124,11 @@ fn the_default_class_keeps_what_pods_write() {
     let more = "{\"spec\": {\"resources\": {\"requests\": {\"storage\": \"2Mi\"}}}}";
     let refused = machine.try_kubectl(&["patch", "pvc", "data", "-p", more]).expect_err("it can't grow");
     assert!(refused.contains("the storageclass that provisions the pvc must support resize"), "{refused}");
+    // Where the class lets claims grow, a directory is as large as it is said to be.
+    machine.kubectl(&["patch", "storageclass", "local-path", "-p", "{\"allowVolumeExpansion\": true}"]);
+    machine.kubectl(&["patch", "pvc", "data", "-p", more]);
+    machine.until(&["pvc", "data"], "{.status.capacity.storage}", "2Mi");
+    has_event(&machine, "data", "Resize volume succeeded");
     // A claim in use stays, also over a restart of the server, until the last pod is gone.
     machine.apply(&pod("user", &of_claim("data"), "", MOUNT, "sleep 1000"));
     machine.until(&["pod", "user"], "{.status.phase}", "Running");
@@ -261,6 +266,22 @@ volumeBindingMode: WaitForFirstConsumer
     machine.until(&["pv", "host"], "{.status.phase}", "Released");
     assert_eq!(machine.inside.must(&["cat", "/run/host/f"]), "said\n");
     machine.kubectl(&["delete", "pv", "host"]);
+    // What nobody can do is said.
+    let again = "storageClassName: '', hostPath: {path: /run/host}, persistentVolumeReclaimPolicy";
+    for (policy, why) in [
+        ("Recycle", "No recycler plugin found for the volume!"),
+        ("Delete", "error getting deleter volume plugin for volume \"delete\": no deletable volume plugin matched"),
+    ] {
+        let name = policy.to_lowercase();
+        let manifest = [volume(&name, &format!("{again}: {policy}")), claim(&name, &selected(&name, "''"))].concat();
+        machine.apply(&manifest);
+        machine.until(&["pvc", &name], "{.status.phase}", "Bound");
+        machine.kubectl(&["delete", "pvc", &name]);
+        machine.until(&["pv", &name], "{.status.phase}", "Failed");
+        machine.until(&["pv", &name], "{.status.message}", why);
+        assert_eq!(machine.inside.must(&["cat", "/run/host/f"]), "said\n");
+        machine.kubectl(&["delete", "pv", &name]);
+    }
 }
 
 #[test]
