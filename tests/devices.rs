@@ -250,3 +250,45 @@ fn plugins_give_devices_to_containers() {
     std::fs::remove_file(kubelet.join("plugins_registry/found.sock")).expect("removed");
     machine.until(&["node", "node-1"], &amounts, "0");
 }
+
+fn runs_on(machine: &Machine, pod: &str, expect: &str) {
+    let asks = ["exec", pod, "--", "sed", "-n", "s/^Cpus_allowed_list:.//p", "/proc/self/status"];
+    eventually(&format!("{pod} runs on {expect}"), LIMIT, || match machine.try_kubectl(&asks) {
+        Ok(list) if list.trim() == expect => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+#[test]
+fn containers_have_cpus_for_themselves() {
+    let mut machine = Machine::new();
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").expect("CPUs");
+    assert!(online.trim() != "0", "the test needs two CPUs");
+    let flags = ["--kubelet-arg=cpu-manager-policy=static", "--kubelet-arg=reserved-cpus=0"];
+    machine.start(&flags);
+    machine.wait_ready();
+    let cpus = machine.jsonpath(&["node", "node-1"], "{.status.capacity.cpu} {.status.allocatable.cpu}");
+    let cpus = cpus.expect("a node");
+    let (all, free) = cpus.split_once(' ').expect("two");
+    assert_eq!(all.parse::<u32>().ok(), free.parse::<u32>().ok().map(|free| free + 1), "{cpus}");
+    machine.apply(&pod("shares", "", "memory", 100 << 20, "exec sleep 3600"));
+    runs_on(&machine, "shares", online.trim());
+    // Guaranteed, and whole CPUs: all that are not reserved.
+    let own =
+        pod("own", "", "memory", 100 << 20, "exec sleep 3600").replace("memory: ", &format!("cpu: {free}, memory: "));
+    machine.apply(&own);
+    machine.until(&["pod", "own"], "{.status.qosClass} {.status.phase}", "Guaranteed Running");
+    let others: Vec<u32> = (1..=free.parse().expect("a number")).collect();
+    let exclusive = if others.len() == 1 { "1".to_owned() } else { format!("1-{}", others.len()) };
+    runs_on(&machine, "own", &exclusive);
+    runs_on(&machine, "shares", "0");
+    machine.apply(&pod("late", "", "memory", 100 << 20, "exec sleep 3600"));
+    runs_on(&machine, "late", "0");
+    machine.end_server(Signal::SIGKILL);
+    machine.start(&flags);
+    machine.wait_ready();
+    runs_on(&machine, "own", &exclusive);
+    runs_on(&machine, "late", "0");
+    machine.kubectl(&["delete", "pod", "own"]);
+    runs_on(&machine, "late", online.trim());
+}

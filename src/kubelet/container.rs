@@ -85,6 +85,8 @@ pub(crate) async fn configure(inputs: Inputs<'_>) -> Result<ContainerConfig, Sta
     // A mount below another one comes after it.
     mounts.sort_by_key(|m| m.container_path.components().count());
 
+    let mut resources = resources::container(pod, container, ctx.memory_capacity);
+    ctx.cpus.limit(&pod::uid(pod), &container.name, &mut resources);
     let expanded = |list: &Option<Vec<String>>| {
         list.as_ref().filter(|l| !l.is_empty()).map(|l| l.iter().map(|word| expand(word, variable)).collect())
     };
@@ -98,7 +100,7 @@ pub(crate) async fn configure(inputs: Inputs<'_>) -> Result<ContainerConfig, Sta
         working_dir: container.working_dir.clone().filter(|d| !d.is_empty()),
         mounts,
         devices,
-        resources: resources::container(pod, container, ctx.memory_capacity),
+        resources,
         security: security(pod, container, &ctx.options.root_directory),
         tty: container.tty == Some(true),
         stdin: container.stdin == Some(true),

@@ -11,6 +11,7 @@ use skiff_runtime::ContainerId;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::admit;
+use crate::cpus::Cpus;
 use crate::csi::Drivers;
 use crate::devices::Devices;
 use crate::engine::Engine;
@@ -41,6 +42,8 @@ pub(crate) struct Context {
     pub(crate) csi_drivers: Lister<CSIDriver>,
     /// What plugins of this node give to pods.
     pub(crate) devices: Arc<Devices>,
+    /// CPUs that containers have for themselves.
+    pub(crate) cpus: Arc<Cpus>,
     /// What pods may use in all.
     pub(crate) allocatable: BTreeMap<String, Quantity>,
     /// Bytes.

@@ -21,9 +21,11 @@ use skiff_client::{Client, Error, PatchKind};
 use skiff_runtime::Image;
 
 use crate::context::Context;
+use crate::cpus::CpuSet;
 use crate::devices::Counts;
 use crate::options::Options;
 use crate::pressure::Condition;
+use crate::settings::Settings;
 use crate::{sandbox, userns};
 
 /// The version of Kubernetes that is spoken, and whose it is.
@@ -95,11 +97,14 @@ impl MachineFacts {
         capacity
     }
 
-    /// What pods may have of it: memory that is set aside as huge pages is nothing else.
-    pub(crate) fn allocatable(&self, max_pods: u32) -> BTreeMap<String, Quantity> {
+    /// What pods may have of it: memory that is set aside as huge pages is nothing else, and some CPUs may be
+    /// reserved.
+    pub(crate) fn allocatable(&self, settings: &Settings) -> BTreeMap<String, Quantity> {
         let huge: u64 = self.huge_pages.iter().map(|(size, count)| size * count).sum();
         let left = self.memory_bytes.saturating_sub(i64::try_from(huge).unwrap_or(i64::MAX)).max(0);
-        Self { memory_bytes: left, ..self.clone() }.capacity(max_pods)
+        let reserved = settings.exclusive_cpus_but.as_ref().map_or(0, CpuSet::len);
+        let cpus = self.cpus.saturating_sub(i64::try_from(reserved).unwrap_or(i64::MAX)).max(0);
+        Self { memory_bytes: left, cpus, ..self.clone() }.capacity(settings.max_pods)
     }
 }
 
@@ -194,7 +199,7 @@ pub(crate) struct Seen<'a> {
 pub(crate) fn plan_status(options: &Options, seen: &Seen<'_>, old: &NodeStatus, now: Timestamp) -> NodeStatus {
     let Seen { facts, images, ready, pressure, devices } = *seen;
     let mut capacity = facts.capacity(options.settings.max_pods);
-    let mut allocatable = facts.allocatable(options.settings.max_pods);
+    let mut allocatable = facts.allocatable(&options.settings);
     for (name, [all, free]) in devices {
         capacity.insert(name.clone(), Quantity(all.to_string()));
         allocatable.insert(name.clone(), Quantity(free.to_string()));
@@ -460,7 +465,7 @@ mod tests {
             huge_pages: [(2 << 20, 512), (1 << 30, 0)].into(),
             ..MachineFacts::default()
         };
-        let (all, given) = (facts.capacity(110), facts.allocatable(110));
+        let (all, given) = (facts.capacity(110), facts.allocatable(&Settings::default()));
         let text = |list: &BTreeMap<String, Quantity>, name: &str| list[name].0.clone();
         assert_eq!(
             [text(&all, "hugepages-2Mi"), text(&all, "hugepages-1Gi"), text(&all, "memory")],

@@ -244,7 +244,9 @@ impl Pods {
             }
         }
         let ended: HashSet<PodUid> = orphans.keys().cloned().collect();
-        self.ctx.devices.retain(|uid| known.contains(uid) || ended.contains(uid));
+        let is_known = |uid: &PodUid| known.contains(uid) || ended.contains(uid);
+        self.ctx.devices.retain(is_known);
+        self.ctx.cpus.retain(is_known);
         for (uid, leftover) in orphans {
             tracing::info!(pod = %uid, "a pod that is gone from the API is ended");
             let (ctx, stop) = (self.ctx.clone(), self.ctx.scope.token().clone());

@@ -116,6 +116,7 @@ pub(crate) fn container(pod: &Pod, container: &Container, memory_capacity: i64) 
         memory_limit_bytes: limit(pod, container, "memory").map(quantity::value),
         pids_limit: None,
         oom_score_adj: Some(oom_score_adj(pod, container, memory_capacity)),
+        cpus: None,
         huge_pages: Some(huge_pages(limited)),
     }
 }
@@ -205,6 +206,7 @@ pub(crate) fn pod(pod: &Pod) -> Resources {
         memory_limit_bytes: memory_limit,
         pids_limit: None,
         oom_score_adj: None,
+        cpus: None,
         huge_pages: Some(huge_pages(sums.iter().chain(of_whole))),
     }
 }

@@ -52,6 +52,8 @@ fn plan_config(ctx: &Context, pod: &Pod, attempt: u32, ids: Option<IdRange>) -> 
         (label::POD_NAMESPACE, pod::namespace(pod).to_owned()),
         (label::POD_UID, uid.0.clone()),
     ];
+    let mut resources = resources::pod(pod);
+    ctx.cpus.limit_pod(&uid, &mut resources);
     SandboxConfig {
         pod_name: pod::name(pod).to_owned(),
         pod_namespace: pod::namespace(pod).to_owned(),
@@ -59,7 +61,7 @@ fn plan_config(ctx: &Context, pod: &Pod, attempt: u32, ids: Option<IdRange>) -> 
         attempt,
         hostname,
         cgroup_parent: resources::cgroup_parent(resources::qos(pod), &uid),
-        resources: resources::pod(pod),
+        resources,
         log_directory: ctx.options.pod_log_directory(pod),
         host_network: host_network(pod),
         host_ipc: spec.host_ipc == Some(true),

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 use skiff_api::duration;
 use skiff_api::quantity::Quantity;
 
+use crate::cpus::CpuSet;
+
 /// What of the machine may run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Signal {
@@ -106,6 +108,8 @@ pub struct Settings {
     /// Manifests of pods that run without an API server's leave.
     pub(crate) pod_manifest_path: Option<PathBuf>,
     pub(crate) max_pods: u32,
+    /// Containers may have CPUs for themselves, but for these; `None`: all share all.
+    pub(crate) exclusive_cpus_but: Option<CpuSet>,
 }
 
 /// Upstream's; but for the disk k3s' thresholds, which small disks can live with.
@@ -121,6 +125,7 @@ impl Default for Settings {
             housekeeping: Duration::from_secs(10),
             pod_manifest_path: None,
             max_pods: 110,
+            exclusive_cpus_but: None,
         };
         let more = Some(Amount::Share(0.10));
         let hard = [
@@ -147,6 +152,7 @@ impl Settings {
     pub fn parse(arguments: &[String]) -> Result<Self, String> {
         let mut settings = Self::default();
         let (mut soft, mut graces, mut reclaims) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut static_cpus, mut reserved) = (false, CpuSet::default());
         for argument in arguments {
             let (name, value) = argument
                 .trim_start_matches("--")
@@ -181,6 +187,9 @@ impl Settings {
                 "minimum-image-ttl-duration" => settings.image_min_age = time()?,
                 "housekeeping-interval" => settings.housekeeping = time()?.max(Duration::from_millis(100)),
                 "pod-manifest-path" => settings.pod_manifest_path = Some(PathBuf::from(value)),
+                "cpu-manager-policy" if ["none", "static"].contains(&value) => static_cpus = value == "static",
+                "cpu-manager-policy" => return Err(wrong("policy: there are none and static")),
+                "reserved-cpus" => reserved = value.parse::<CpuSet>().map_err(|why| format!("{name}: {why}"))?,
                 "max-pods" => settings.max_pods = value.parse().map_err(|_| wrong("number of pods"))?,
                 other => {
                     return Err(format!("{other:?} is not known: there are {}", KNOWN.join(", ")));
@@ -197,6 +206,16 @@ impl Settings {
         for threshold in &mut settings.thresholds {
             let given = reclaims.iter().find(|(of, _)| *of == threshold.signal).map(|(_, amount)| *amount);
             threshold.min_reclaim = given.or(threshold.min_reclaim);
+        }
+        match (static_cpus, reserved.is_empty()) {
+            (true, true) => {
+                return Err(
+                    "cpu-manager-policy=static needs reserved-cpus: CPUs that no container has for itself".to_owned()
+                );
+            }
+            (true, false) => settings.exclusive_cpus_but = Some(reserved),
+            (false, false) => return Err("reserved-cpus is for cpu-manager-policy=static".to_owned()),
+            (false, true) => {}
         }
         if settings.image_gc_low >= settings.image_gc_high {
             return Err(format!(
@@ -221,6 +240,8 @@ impl Settings {
             "imageGCHighThresholdPercent": self.image_gc_high, "imageGCLowThresholdPercent": self.image_gc_low,
             "imageMinimumGCAge": seconds(self.image_min_age), "maxPods": self.max_pods,
             "staticPodPath": self.pod_manifest_path,
+            "cpuManagerPolicy": if self.exclusive_cpus_but.is_some() { "static" } else { "none" },
+            "reservedSystemCPUs": self.exclusive_cpus_but.as_ref().map(CpuSet::to_string),
         });
         match value {
             Value::Object(map) => map,
@@ -229,7 +250,7 @@ impl Settings {
     }
 }
 
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 14] = [
     "eviction-hard",
     "eviction-soft",
     "eviction-soft-grace-period",
@@ -242,6 +263,8 @@ const KNOWN: [&str; 12] = [
     "housekeeping-interval",
     "pod-manifest-path",
     "max-pods",
+    "cpu-manager-policy",
+    "reserved-cpus",
 ];
 
 /// `signal<value,...`; an empty text is none.
@@ -315,6 +338,10 @@ mod tests {
             ("image-gc-high-threshold=101", "no percentage"),
             ("image-gc-high-threshold=80", "has to be below"),
             ("eviction-pressure-transition-period=5", "no duration"),
+            ("cpu-manager-policy=static", "needs reserved-cpus"),
+            ("cpu-manager-policy=other", "there are none and static"),
+            ("reserved-cpus=0", "is for cpu-manager-policy=static"),
+            ("reserved-cpus=x", "no list of CPUs"),
             ("cgroup-driver=systemd", "is not known: there are eviction-hard"),
         ] {
             let error = parse(&[argument]).expect_err(argument);

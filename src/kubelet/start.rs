@@ -16,6 +16,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::admit;
 use crate::context::Context;
+use crate::cpus::{self, Cpus};
 use crate::devices::{self, Devices};
 use crate::engine::Machine;
 use crate::node::{self, MachineFacts};
@@ -81,6 +82,8 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
     let images = runtime.images().await.map_err(Error::Runtime)?;
     let status_changed = Arc::new(Notify::new());
     let devices = Devices::open(&options.root_directory, status_changed.clone());
+    let cpus = Cpus::open(&options.root_directory, options.settings.exclusive_cpus_but.as_ref())
+        .map_err(|source| Error::Directory { path: options.root_directory.clone(), source })?;
     let node = register(scope, informers, &options, &facts, &images, &devices).await?;
     let pod_cidr = pod_cidr(scope, &options, node.clone(), &nodes).await?;
     let network = Network::open(NetworkOptions {
@@ -109,9 +112,10 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         tokens: Tokens::new(client.clone()),
         csi: Default::default(),
         devices,
+        cpus,
         csi_drivers: informers.lister(),
         shares: Default::default(),
-        allocatable: facts.allocatable(options.settings.max_pods),
+        allocatable: facts.allocatable(&options.settings),
         memory_capacity: facts.memory_bytes,
         host: admit::Host {
             app_armor: SecurityModules::detect().app_armor,
@@ -194,6 +198,7 @@ async fn run(
     // Who has which devices is settled before others are asked for any.
     devices::serve(ctx).await;
     devices::serve_pod_resources(ctx, all.clone());
+    ctx.scope.spawn(cpus::keep(ctx.clone()));
     ctx.scope.spawn(pressure::keep(ctx.clone(), all.clone()));
     server::spawn(ctx, all, streams, listener, tls);
     Ok(())

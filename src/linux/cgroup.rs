@@ -20,6 +20,8 @@ pub struct Limits {
     pub cpu_period_us: Option<u64>,
     pub memory_bytes: Option<i64>,
     pub pids: Option<i64>,
+    /// The CPUs to run on, as `0-3,8`.
+    pub cpus: Option<String>,
     /// Bytes by the size of their pages; pages of other sizes are not given at all.
     pub huge_pages: Option<BTreeMap<u64, i64>>,
 }
@@ -465,6 +467,9 @@ fn plan_v1(limits: &Limits) -> Vec<Setting> {
     if let Some(pids) = limits.pids {
         set("pids", "pids.max", if pids <= 0 { "max".to_owned() } else { pids.to_string() }, false);
     }
+    if let Some(cpus) = &limits.cpus {
+        set("cpuset", "cpuset.cpus", cpus.clone(), false);
+    }
     plan.extend(plan_huge_pages(limits, "limit_in_bytes", huge_pages().into_keys()));
     plan
 }
@@ -489,6 +494,9 @@ fn plan_v2(limits: &Limits) -> Vec<Setting> {
     }
     if let Some(pids) = limits.pids {
         set("pids", "pids.max", or_max(pids), false);
+    }
+    if let Some(cpus) = &limits.cpus {
+        set("cpuset", "cpuset.cpus", cpus.clone(), false);
     }
     plan.extend(plan_huge_pages(limits, "max", huge_pages().into_keys()));
     plan
@@ -657,6 +665,7 @@ mod tests {
             cpu_period_us: None,
             memory_bytes: Some(1 << 20),
             pids: Some(-1),
+            cpus: Some("0-3".to_owned()),
             huge_pages: None,
         };
         let plan: Vec<(Cow<'_, str>, String)> = plan_v2(&limits).into_iter().map(|s| (s.file, s.value)).collect();
@@ -667,6 +676,7 @@ mod tests {
             ("memory.swap.max", "0"),
             ("memory.oom.group", "1"),
             ("pids.max", "max"),
+            ("cpuset.cpus", "0-3"),
         ];
         assert_eq!(plan, expect.map(|(file, value)| (Cow::from(file), value.to_owned())));
     }

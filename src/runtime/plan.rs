@@ -387,6 +387,7 @@ pub fn limits(resources: &Resources) -> skiff_linux::cgroup::Limits {
         cpu_period_us: resources.cpu_period_us,
         memory_bytes: resources.memory_limit_bytes.filter(|bytes| *bytes != 0),
         pids: resources.pids_limit.filter(|pids| *pids != 0),
+        cpus: resources.cpus.clone(),
         huge_pages: resources.huge_pages.clone(),
     }
 }

@@ -60,6 +60,9 @@ pub struct Resources {
     pub memory_limit_bytes: Option<i64>,
     pub pids_limit: Option<i64>,
     pub oom_score_adj: Option<i32>,
+    /// The CPUs that it runs on, as `0-3,8`.
+    #[serde(default)]
+    pub cpus: Option<String>,
     /// Bytes by the size of their pages; with it, pages of other sizes are not given at all.
     #[serde(default)]
     pub huge_pages: Option<BTreeMap<u64, i64>>,

@@ -93,6 +93,7 @@ impl World {
             services: informers.lister(),
             runtime_classes: informers.lister(),
             csi: Default::default(),
+            cpus: crate::cpus::Cpus::open(&options.root_directory, None).expect("nothing to read"),
             devices: crate::devices::Devices::open(&options.root_directory, Arc::default()),
             csi_drivers: informers.lister(),
             config_maps: Sources::new(client.clone(), self.scope.clone()),

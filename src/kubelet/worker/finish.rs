@@ -18,6 +18,7 @@ use crate::{sandbox, volume};
 /// Takes down sandboxes and volumes; with `whole`, the records of the containers too. True where all of it worked.
 pub(crate) async fn clean(ctx: &Arc<Context>, uid: &PodUid, sandboxes: &[Sandbox], whole: bool) -> bool {
     let mut good = true;
+    ctx.cpus.release(uid);
     ctx.devices.release(uid);
     ctx.devices.write_changes().await;
     let mut all = sandboxes.to_vec();

@@ -12,7 +12,7 @@ use crate::admit::Rejection;
 use crate::context::Context;
 use crate::pod::{self, PodUid};
 use crate::resize::{self, Allocation, Fit, WHOLE};
-use crate::resources;
+use crate::resources::{self, Qos};
 use crate::slot::RunState;
 
 /// What could not be done is tried again after this.
@@ -53,7 +53,10 @@ impl Worker {
     pub(super) fn resize(&mut self, now: Timestamp, wake: impl FnMut(Timestamp)) {
         let asked = resize::asked(&self.asked);
         self.resizing.pending = None;
-        if asked != self.allocation {
+        if asked != self.allocation && self.ctx.cpus.is_static() && resources::qos(&self.pod) == Qos::Guaranteed {
+            let why = "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy";
+            self.resizing.pending = Some(("Infeasible", why.to_owned()));
+        } else if asked != self.allocation {
             let (wanted, capacity) = (resize::share(&self.asked), resize::capacity(&self.ctx.allocatable));
             match self.ctx.shares.fit(&self.uid, wanted, capacity) {
                 Fit::Yes => {

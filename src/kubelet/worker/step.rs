@@ -13,6 +13,7 @@ use super::start::Start;
 use super::stop::{self, Kill};
 use super::{Event, Making, Phase, QUIET, Worker, finish};
 use crate::admit::{self, Rejection};
+use crate::context::Context;
 use crate::plan::{Action, ContainerView, Plan, plan_containers, plan_ephemeral, restarts};
 use crate::pod::{self, RestartPolicy, Role};
 use crate::probe::{self, ProbeKind, Subject};
@@ -23,6 +24,12 @@ use crate::volume;
 
 /// A failed pull is shown as such for this long, then as waiting.
 const SHOW_PULL_ERROR: SignedDuration = SignedDuration::from_secs(3);
+
+/// Gives a pod what it has for itself alone.
+async fn equip(ctx: &Context, pod: &Pod) -> Result<(), String> {
+    ctx.devices.allocate(pod).await?;
+    ctx.cpus.allocate(pod).await
+}
 
 /// The earliest of several moments.
 #[derive(Default)]
@@ -119,7 +126,8 @@ impl Worker {
             super::resize::promise(&self.ctx, &self.uid, &self.pod);
             Ok(())
         };
-        if fresh && judged.is_ok() && self.ctx.devices.are_wanted(&self.pod) {
+        let wanted = self.ctx.devices.are_wanted(&self.pod) || self.ctx.cpus.are_wanted(&self.pod);
+        if fresh && judged.is_ok() && wanted {
             self.equipping = true;
             let (ctx, pod, tell) = (self.ctx.clone(), self.pod.clone(), self.tell.clone());
             let ending = self.starts.clone();
@@ -127,7 +135,7 @@ impl Worker {
                 // A plugin may hang; what was given until then goes with the pod.
                 let equipped = tokio::select! {
                     () = ending.cancelled() => Err("the pod is ending".to_owned()),
-                    equipped = ctx.devices.allocate(&pod) => equipped,
+                    equipped = equip(&ctx, &pod) => equipped,
                 };
                 drop(tell.send(Event::Equipped(equipped)).await);
             });
@@ -457,6 +465,7 @@ impl Worker {
                 self.phase = Phase::Terminated;
                 self.release_share();
                 self.ctx.devices.release(&self.uid);
+                self.ctx.cpus.release(&self.uid);
             }
         }
     }

@@ -28,6 +28,7 @@ async fn limits_are_in_the_files() {
         memory_limit_bytes: Some(64 << 20),
         pids_limit: Some(20),
         oom_score_adj: Some(900),
+        cpus: Some("0".to_owned()),
         huge_pages: Some([(2 << 20, 4 << 20)].into()),
     };
     let id = node.start(&sandbox, config).await;
@@ -49,6 +50,7 @@ async fn limits_are_in_the_files() {
     }
     let quota = value(&node, &group, ("cpu", "cpu.cfs_quota_us"), "cpu.max");
     assert_eq!(quota, if v2 { "50000 100000" } else { "50000" });
+    assert_eq!(value(&node, &group, ("cpuset", "cpuset.cpus"), "cpuset.cpus"), "0");
     let pid = node.runtime().container(&id).await.expect("known").pid.expect("a pid");
     assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("a score").trim(), "900");
 
