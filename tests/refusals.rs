@@ -185,7 +185,14 @@ fn a_disk_that_is_full() {
     assert!(said.contains("the disk of the cluster's store is full: free space"), "{said}");
     assert!(machine.server_runs(), "the server stays up");
     machine.kubectl(&["get", "configmap", "before"]);
-    machine.inside.must(&["rm", "/var/lib/skiff/server/ballast"]);
+    // A start does as one that runs: what is there is shown, what is new waits for room.
+    machine.inside.must(&["sh", "-c", "cat /dev/zero >/var/lib/skiff/server/rest 2>/dev/null; true"]);
+    machine.end_server(Signal::SIGKILL);
+    machine.start(&[]);
+    eventually("a start on a full disk", LIMIT, || machine.try_kubectl(&["get", "configmap", "before"]));
+    let said = machine.try_kubectl(&["create", "configmap", "late", &value]).expect_err("it is full still");
+    assert!(said.contains("the disk of the cluster's store is full: free space"), "{said}");
+    machine.inside.must(&["rm", "/var/lib/skiff/server/ballast", "/var/lib/skiff/server/rest"]);
     eventually("with room, writes go on", LIMIT, || {
         machine.try_kubectl(&["create", "configmap", "after", "--from-literal=a=b"])
     });

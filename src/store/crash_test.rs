@@ -315,6 +315,21 @@ async fn fill_the_disk(directory: &Path) {
     assert!(written > 100, "{written}");
     assert_eq!(all(&store).await.len(), written, "reads go on");
     assert!(matches!(store.txn(put("/other", &value)).await, Err(Error::Full)), "still full");
+
+    // Neither a start nor a kill needs room: twice, as the second goes on where the first did.
+    let rest = directory.join("rest");
+    let filled = std::io::copy(&mut std::io::repeat(0), &mut std::fs::File::create(&rest).unwrap());
+    assert!(crate::writer::full(&filled.unwrap_err()), "the disk has no room");
+    let expect = all(&store).await;
+    store.close().await;
+    let store = open(&path).await;
+    assert!(all(&store).await == expect, "reads go on after a start");
+    assert!(matches!(store.txn(put("/other", &value)).await, Err(Error::Full)), "full after a start");
+    commit(&store, delete("/k00000")).await;
+    store.close().await;
+    let store = open(&path).await;
+    assert_eq!(all(&store).await.len(), written - 1);
+    std::fs::remove_file(&rest).unwrap();
     let before = store.revision();
 
     // Deleting is the way out.
@@ -329,7 +344,7 @@ async fn fill_the_disk(directory: &Path) {
         commit(&store, put(format!("/k{i:05}"), &value)).await;
     }
     let expect = all(&store).await;
-    assert_eq!(expect.len(), 100);
+    assert_eq!(expect.len(), 99);
     store.close().await;
     let store = open(&path).await;
     assert!(all(&store).await == expect);

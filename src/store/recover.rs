@@ -55,6 +55,7 @@ pub(crate) fn recover(directory: &Path, applied: Option<LogId>, shared: Arc<Shar
     let mut old = Vec::new();
     let mut next_batch = 0;
     let mut previous: Option<(u64, usize)> = None;
+    let mut tail = None;
     for sequence in &sequences {
         let path = segment_path(directory, *sequence);
         let bytes = fs::read(&path).map_err(|source| read_error(&path, source))?;
@@ -87,6 +88,7 @@ pub(crate) fn recover(directory: &Path, applied: Option<LogId>, shared: Arc<Shar
         found.index.files.insert(*sequence, Arc::new(file));
         shared.written.fetch_add(end.at as u64, Ordering::Relaxed);
         next_batch = end.next_batch;
+        tail = end.clean.then_some(end.at as u64);
         previous = Some((*sequence, end.at));
         // What was taken back by a truncation counts as well: keeping a segment too long is harmless.
         old.push(Old { sequence: *sequence, last_index: found.last.map(|id| id.index) });
@@ -102,6 +104,7 @@ pub(crate) fn recover(directory: &Path, applied: Option<LogId>, shared: Arc<Shar
         spares,
         next_sequence: sequences.last().map_or(1, |last| last + 1),
         next_batch: next_batch.max(1),
+        tail,
         vote,
     })
 }

@@ -163,6 +163,8 @@ pub(crate) struct End {
     pub next_batch: u64,
     /// A record of a later batch stands behind the end: something durable is broken.
     pub corrupt: bool,
+    /// Nothing of a batch that was under way stands there: it can be written on.
+    pub clean: bool,
 }
 
 /// Walks the records; the first must be of the batch `next_batch` (any, if 0).
@@ -190,8 +192,9 @@ pub(crate) fn scan<E>(
     // What is broken belongs to the batch that is under way, or to the next one.
     let broken_batch = inside.unwrap_or(next_batch);
     let corrupt = later_batch(sequence, segment, at, broken_batch);
+    let clean = inside.is_none() && !corrupt && !later_batch(sequence, segment, at, next_batch.saturating_sub(1));
     // After a torn batch the writer leaves one number out, so that a later scan tells "torn" from "lost".
-    Ok(End { at, next_batch: if inside.is_some() { broken_batch + 2 } else { next_batch }, corrupt })
+    Ok(End { at, next_batch: if inside.is_some() { broken_batch + 2 } else { next_batch }, corrupt, clean })
 }
 
 /// Is there a valid record of a batch behind `batch`?
@@ -262,7 +265,7 @@ mod tests {
     fn a_whole_segment_is_read_to_its_end() {
         let (mut segment, ends) = sample();
         segment.resize(ends[3] + 5000, 0);
-        assert_eq!(scanned(&segment, 7), (6, End { at: ends[3], next_batch: 10, corrupt: false }));
+        assert_eq!(scanned(&segment, 7), (6, End { at: ends[3], next_batch: 10, corrupt: false, clean: true }));
         assert_eq!(scanned(&segment, 0).0, 6, "the first segment may begin with any batch");
         assert_eq!(scanned(&segment, 8).0, 0, "a batch is missing in front");
     }
@@ -277,7 +280,17 @@ mod tests {
             let (records, end) = scanned(&torn, 7);
             assert!((4..=5).contains(&records) && !end.corrupt, "cut at {cut}: {records} {end:?}");
             assert_eq!(end.next_batch, if records == 4 { 9 } else { 11 }, "cut at {cut}");
+            assert_eq!(end.clean, records == 4, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn what_a_later_scan_could_take_for_more_is_not_written_over() {
+        let (mut segment, ends) = sample();
+        // The first record of the last batch did not come to disk, the second did.
+        segment[ends[2] + RECORD_HEAD_BYTES] ^= 0x55;
+        let (records, end) = scanned(&segment, 7);
+        assert!(records == 4 && !end.corrupt && !end.clean, "{records} {end:?}");
     }
 
     #[test]
@@ -300,7 +313,7 @@ mod tests {
         let mut reused = segment.clone();
         reused[..HEAD_BYTES].copy_from_slice(&head(other));
         let end = scan(other, &reused, 10, |_| Err("no record is valid")).unwrap();
-        assert_eq!(end, End { at: HEAD_BYTES, next_batch: 10, corrupt: false });
+        assert_eq!(end, End { at: HEAD_BYTES, next_batch: 10, corrupt: false, clean: true });
         assert!(ends[3] > end.at);
     }
 }

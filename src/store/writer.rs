@@ -37,6 +37,8 @@ const BATCH_BYTES: usize = 1 << 20;
 const SPARES: usize = 2;
 /// What a spare segment must leave free on the disk: a checkpoint is what makes the log smaller again.
 const CHECKPOINT_ROOM: u64 = 16 << 20;
+/// What a start on a full disk must find in the last segment to go on with that.
+const TAIL_ROOM: u64 = 128 << 10;
 /// How long to wait for room when Raft itself has to write and there is none.
 const FULL_WAIT: Duration = Duration::from_millis(200);
 
@@ -80,19 +82,34 @@ pub(crate) struct Start {
     pub spares: Vec<PathBuf>,
     pub next_sequence: u64,
     pub next_batch: u64,
+    /// Where the last of the old segments can be written on.
+    pub tail: Option<u64>,
     pub vote: Option<Vote>,
 }
 
 impl Writer {
-    /// Opens a new segment; a torn one is never written again.
+    /// Opens a new segment; a torn one is never written again. Where the disk has no room for one, the last one goes on.
     pub fn start(start: Start) -> io::Result<Writer> {
-        let Start { directory, shared, old, mut spares, next_sequence, next_batch, vote } = start;
+        let Start { directory, shared, mut old, mut spares, next_sequence, next_batch, tail, vote } = start;
         let mut next_spare = next_sequence;
         let spare = match spares.pop() {
-            Some(spare) => spare,
-            None => new_spare(&directory, &mut next_spare, 0)?,
+            Some(spare) => Ok(spare),
+            None => new_spare(&directory, &mut next_spare, CHECKPOINT_ROOM),
         };
-        let (current, next_batch) = open_segment(&directory, &spare, next_sequence, next_batch, vote.as_ref())?;
+        let with_room = tail.filter(|at| at + TAIL_ROOM <= SEGMENT_BYTES);
+        let (current, next_batch) = match (spare, with_room) {
+            (Ok(spare), _) => open_segment(&directory, &spare, next_sequence, next_batch, vote.as_ref())?,
+            (Err(e), Some(at)) if full(&e) => {
+                tracing::error!(directory = %directory.display(), "the disk of the store is full: writes are refused until there is room");
+                (continue_segment(&directory, old.pop(), at)?, next_batch)
+            }
+            (Err(e), _) if full(&e) => {
+                // What checkpoints would need is the last that there is.
+                let spare = new_spare(&directory, &mut next_spare, 0)?;
+                open_segment(&directory, &spare, next_sequence, next_batch, vote.as_ref())?
+            }
+            (Err(e), _) => return Err(e),
+        };
         shared.index().files.insert(current.sequence, current.file.clone());
         let mut writer = Writer {
             directory,
@@ -373,6 +390,13 @@ fn open_segment(
         fatal("sync the log's directory", &e);
     }
     Ok((Current { file: Arc::new(file), sequence, at, last_index: None }, next_batch))
+}
+
+/// Opens the last segment once more, to be written on from `at`.
+fn continue_segment(directory: &Path, last: Option<Old>, at: u64) -> io::Result<Current> {
+    let Some(Old { sequence, last_index }) = last else { return Err(io::ErrorKind::NotFound.into()) };
+    let file = OpenOptions::new().read(true).write(true).open(segment_path(directory, sequence))?;
+    Ok(Current { file: Arc::new(file), sequence, at, last_index })
 }
 
 pub(crate) fn full(e: &io::Error) -> bool {
