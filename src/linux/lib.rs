@@ -5,11 +5,12 @@
 //! [`socket`] messages with descriptors, [`mount`] the new mount calls and the table of mounts, [`cgroup`] v1 and v2
 //! behind one set of verbs (device access on v2 by a BPF program), [`seccomp`] profiles compiled to filters,
 //! [`security_module`] AppArmor and SELinux, [`user_namespace`].
-//! Directories: [`mark`], [`inotify`]. Networks: [`net`]. The process itself: [`memory`].
+//! systemd: [`bus`]. Directories: [`mark`], [`inotify`]. Networks: [`net`]. The process itself: [`memory`].
 //!
 //! Must not know: Kubernetes.
 #![allow(unsafe_code, reason = "system calls; each block says why it is sound")]
 
+pub mod bus;
 pub mod capability;
 pub mod cgroup;
 mod device_filter;
