@@ -293,7 +293,10 @@ fn facts(pod: &Pod, usage: &Usage, disk: Option<&DiskUse>) -> PodFacts {
         disk: disk.and_then(|d| d.containers.get(&container.name)).map(|space| space.bytes),
         disk_request: disk::request_of(container),
     });
+    let whole = pod::spec(pod).resources.as_ref().and_then(|whole| whole.requests.as_ref()?.get("memory"));
     PodFacts {
+        name: pod::name(pod).to_owned(),
+        whole_request: whole.map(quantity::value),
         priority: pod::spec(pod).priority.unwrap_or(0),
         memory: used.as_ref().map(|u| u.memory),
         memory_request: resources::requests(pod).memory_bytes,

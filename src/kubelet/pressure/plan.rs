@@ -153,6 +153,9 @@ pub(crate) struct ContainerFacts {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct PodFacts {
     pub(crate) uid: String,
+    pub(crate) name: String,
+    /// Of memory, for the pod as a whole.
+    pub(crate) whole_request: Option<i64>,
     pub(crate) priority: i32,
     pub(crate) memory: Option<i64>,
     pub(crate) memory_request: i64,
@@ -187,6 +190,13 @@ pub(crate) fn message(pod: &PodFacts, resource: Resource, short: Option<(i64, i6
     if let Some((quantity, available)) = short {
         let (quantity, available) = (resource.show(quantity), resource.show(available));
         message.push_str(&format!("Threshold quantity: {quantity}, available: {available}. "));
+    }
+    if let (Resource::Memory, Some(request), Some(used)) = (resource, pod.whole_request, pod.memory) {
+        let (used, request) = (resource.show(used), resource.show(request));
+        message.push_str(&format!(
+            "Pod {} was using {used}, request is {request}, has larger consumption of {name}. ",
+            pod.name
+        ));
     }
     for container in &pod.containers {
         let (used, request) = match resource {
@@ -288,7 +298,7 @@ mod tests {
             disk_request: request,
             inodes: used,
             processes: used,
-            containers: Vec::new(),
+            ..PodFacts::default()
         };
         let pods = [
             pod("within", 0, Some(50), 100),
@@ -327,5 +337,21 @@ mod tests {
              Container a was using 20Mi, request is 10Mi, has larger consumption of memory. "
         );
         assert_eq!(message(&pod, Resource::Pids, None), "The node was low on resource: pids. ");
+        let whole = PodFacts {
+            name: "p".into(),
+            whole_request: Some(15 << 20),
+            memory: Some(20 << 20),
+            containers: Vec::new(),
+            ..pod
+        };
+        assert_eq!(
+            message(&whole, Resource::Memory, None),
+            "The node was low on resource: memory. \
+             Pod p was using 20Mi, request is 15Mi, has larger consumption of memory. "
+        );
+        assert_eq!(
+            message(&whole, Resource::EphemeralStorage, None),
+            "The node was low on resource: ephemeral-storage. "
+        );
     }
 }
