@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use skiff_api::k8s::api::core::v1::{Service, ServicePort, ServiceSpec, Taint};
+use skiff_api::k8s::api::core::v1::{Node, Service, ServicePort, ServiceSpec, Taint};
 use skiff_api::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_apiserver::{ApiServer, ApiServerOptions, AuditOptions};
 use skiff_base::{CancellationToken, Scope};
-use skiff_client::{Client, Informers};
+use skiff_client::{Client, Informers, PatchKind};
+use skiff_kubelet::Kubelet;
 use skiff_pki::{ClusterPki, ServerNames};
 use skiff_runtime::{Runtime, RuntimeOptions};
 use skiff_store::Store;
@@ -32,6 +33,9 @@ use crate::{local_storage, log};
 
 /// On the DNS service: the domain that it serves, for `skiff wait`.
 pub const DOMAIN_ANNOTATION: &str = "skiff.dev/cluster-domain";
+
+/// What makes the role that `kubectl get nodes` shows.
+const ROLE_LABEL: &str = "node-role.kubernetes.io/control-plane";
 
 const KUBELET_PORT: u16 = 10250;
 /// The longest that a container may take to end when the machine goes down.
@@ -209,10 +213,11 @@ async fn serve(arguments: ServerArgs) -> Result<()> {
 
     let node = Scope::new();
     let containers = runtime.clone();
+    let mut kubelet = None;
     if let Some(runtime) = runtime {
         let node_ready = start_node(&arguments, &facts, &api, &pki, runtime, &node);
         tokio::select! {
-            result = node_ready => result?,
+            result = node_ready => kubelet = Some(result?),
             () = stop.cancelled() => {}
         }
     }
@@ -225,6 +230,9 @@ async fn serve(arguments: ServerArgs) -> Result<()> {
     let machine_stops = tokio::task::spawn_blocking(crate::systemd::machine_goes_down).await.unwrap_or(false);
     info!("stopping; {}", if machine_stops { "the machine goes down" } else { "pods keep running" });
     crate::notify::stopping();
+    if let Some(kubelet) = kubelet.filter(|_| machine_stops) {
+        kubelet.end_pods().await;
+    }
     node.stop().await;
     if let Some(runtime) = containers.filter(|_| machine_stops) {
         // systemd would wait for each that does not end at its word.
@@ -284,7 +292,7 @@ async fn start_node(
     pki: &ClusterPki,
     runtime: Runtime,
     scope: &Scope,
-) -> Result<()> {
+) -> Result<Kubelet> {
     let user = format!("system:node:{}", facts.node_name);
     let informers = Informers::new(Client::new(api.transport(&user, &["system:nodes"])), scope.clone());
     // Before the node says Ready, so that no pod asks a registry for what lies here.
@@ -294,6 +302,10 @@ async fn start_node(
     let options = kubelet_options(arguments, facts, pki)?;
     local_storage::start(arguments, &facts.node_name, api, scope);
     let kubelet = skiff_kubelet::start(options, &informers, runtime, scope).await.context("start the kubelet")?;
+    if let Err(error) = label_role(api, &facts.node_name).await {
+        // A store without room refuses it, and the node is one all the same.
+        warn!(error = %skiff_base::chain(error.as_ref()), "the node is not labelled as a server");
+    }
     let network = kubelet.network();
     let proxy = Client::new(api.transport("system:kube-proxy", &[]));
     skiff_proxy::start(&Informers::new(proxy, scope.clone()), network.clone(), &facts.node_name, scope);
@@ -306,7 +318,7 @@ async fn start_node(
     };
     let names = Client::new(api.as_account("kube-system", "coredns"));
     skiff_dns::start(&Informers::new(names, scope.clone()), dns, scope).await.context("start the DNS server")?;
-    Ok(())
+    Ok(kubelet)
 }
 
 fn kubelet_options(arguments: &ServerArgs, facts: &Facts, pki: &ClusterPki) -> Result<skiff_kubelet::Options> {
@@ -398,6 +410,17 @@ async fn ensure_dns_service(api: &ApiServer, arguments: &ServerArgs, address: Ip
         ..Service::default()
     };
     services.create(&service).await?;
+    Ok(())
+}
+
+/// A node may not say of itself what role it has.
+async fn label_role(api: &ApiServer, node: &str) -> Result<()> {
+    let nodes = Client::new(api.transport("system:skiff", &["system:masters"])).all::<Node>();
+    if nodes.get(node).await?.metadata.labels.is_some_and(|labels| labels.contains_key(ROLE_LABEL)) {
+        return Ok(());
+    }
+    let patch = serde_json::json!({"metadata": {"labels": {ROLE_LABEL: "true"}}});
+    nodes.patch(node, PatchKind::Merge, &patch).await?;
     Ok(())
 }
 

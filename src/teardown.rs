@@ -43,7 +43,7 @@ pub fn uninstall(place: &PlaceArgs) -> Result<ExitCode> {
     for file in INSTALLED {
         remove(Path::new(file));
     }
-    remove_kubectl_link();
+    remove_client_links();
     if !failures.is_empty() {
         bail!("not everything could be removed:\n  {}", failures.join("\n  "));
     }
@@ -51,20 +51,23 @@ pub fn uninstall(place: &PlaceArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What install.sh has put there.
-const INSTALLED: [&str; 5] = [
+/// What install.sh has put there, and what the server has put beside it.
+const INSTALLED: [&str; 6] = [
     "/etc/systemd/system/skiff.service",
     "/etc/init.d/skiff",
     "/etc/conf.d/skiff",
     "/usr/local/bin/skiff",
     "/var/log/skiff.log",
+    "/etc/systemd/logind.conf.d/99-skiff.conf",
 ];
 
-fn remove_kubectl_link() {
-    let link = Path::new("/usr/local/bin/kubectl");
-    let ours = std::fs::read_link(link).is_ok_and(|target| target.file_name().is_some_and(|name| name == "skiff"));
-    if ours && let Err(error) = std::fs::remove_file(link) {
-        eprintln!("skiff: remove {}: {error}", link.display());
+fn remove_client_links() {
+    for name in ["kubectl", "crictl", "ctr"] {
+        let link = Path::new("/usr/local/bin").join(name);
+        let ours = std::fs::read_link(&link).is_ok_and(|target| target.file_name().is_some_and(|name| name == "skiff"));
+        if ours && let Err(error) = std::fs::remove_file(&link) {
+            eprintln!("skiff: remove {}: {error}", link.display());
+        }
     }
 }
 

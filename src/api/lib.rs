@@ -5,7 +5,7 @@
 //! - words: [`names`], [`quantity`], [`duration`], [`cron`], [`selector`], [`taint`]: one small grammar each, with upstream's
 //!   sentences;
 //! - [`downward`]: what a container may ask about its pod, as far as the object says it; [`node_selector`]: which nodes are meant;
-//!   [`volume`]: which persistent volumes and claims belong together;
+//!   [`host_port`]: the ports of a node that a pod takes; [`volume`]: which persistent volumes and claims belong together;
 //! - answers: [`status`] (what a failed request says), [`field`] (where in an object something is wrong, and how it is told);
 //! - objects: [`resource`] (names of kinds), [`object`] (bytes at one revision, shared), [`metadata`] (rules all kinds share);
 //! - facts: [`schema`] (fields of every type, made at build time), and what is read from it: [`decode`] and [`yaml`] (bytes to
@@ -24,6 +24,7 @@ pub mod decode;
 pub mod downward;
 pub mod duration;
 pub mod field;
+pub mod host_port;
 pub mod jsonpath;
 pub mod kinds;
 pub mod managed;

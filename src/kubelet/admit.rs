@@ -1,10 +1,14 @@
 //! Whether this node takes a pod that it has not begun to run: a pure function of the pod and the node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Mutex;
 
-use k8s_openapi::api::core::v1::{AppArmorProfile, Pod};
+use k8s_openapi::api::core::v1::{AppArmorProfile, Node, Pod};
+use skiff_api::host_port::HostPort;
+use skiff_api::node_selector::{self, Selected};
+use skiff_api::taint;
 
-use crate::pod;
+use crate::pod::{self, PodUid};
 use crate::pressure::Condition;
 use crate::resize::Lack;
 use crate::resources::{self, Qos};
@@ -24,6 +28,8 @@ pub(crate) struct Host {
     /// Names, or prefixes that end in `*`.
     pub(crate) allowed_unsafe_sysctls: Vec<String>,
 }
+
+const OS_LABEL: &str = "kubernetes.io/os";
 
 /// Those that reach nobody but the pod itself.
 const SAFE_SYSCTLS: [&str; 12] = [
@@ -50,6 +56,10 @@ pub(crate) fn admit(pod: &Pod, host: &Host, pressure: &BTreeSet<Condition>) -> R
         let message = format!("The node had condition: [{}]. ", names.join(" "));
         return Err(Rejection { reason: "Evicted", message });
     }
+    if pod.metadata.labels.as_ref().and_then(|labels| labels.get(OS_LABEL)).is_some_and(|os| os != "linux") {
+        let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label".to_owned();
+        return Err(Rejection { reason: "PodOSSelectorNodeLabelDoesNotMatch", message });
+    }
     if pod::spec(pod).os.as_ref().is_some_and(|os| os.name != "linux") {
         let message = "Failed to admit pod as the OS field doesn't match node OS".to_owned();
         return Err(Rejection { reason: "PodOSNotSupported", message });
@@ -62,6 +72,82 @@ pub(crate) fn admit(pod: &Pod, host: &Host, pressure: &BTreeSet<Condition>) -> R
         return Err(Rejection { reason: "AppArmor", message });
     }
     Ok(())
+}
+
+/// Whether the pod and this node want each other, whoever brought them together.
+pub(crate) fn fits(pod: &Pod, node: &Node) -> Result<(), Rejection> {
+    let spec = pod::spec(pod);
+    let node = Facts(node);
+    let selected = spec.node_selector.iter().flatten().all(|(key, value)| node.label(key) == Some(value));
+    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    if !selected || !required.is_none_or(|selector| node_selector::matches(selector, &node)) {
+        return Err(failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
+    }
+    let taints = node.0.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    let mut driving = taints.filter(|taint| taint.effect == "NoExecute");
+    if !pod::is_static(pod) && driving.any(|taint| !taint::tolerates(spec.tolerations.as_deref(), taint)) {
+        return Err(failed("TaintToleration", "node(s) had taints that the pod didn't tolerate"));
+    }
+    Ok(())
+}
+
+fn failed(predicate: &'static str, why: &str) -> Rejection {
+    Rejection { reason: predicate, message: format!("Predicate {predicate} failed: {why}") }
+}
+
+/// While the machine goes down.
+pub(crate) fn goes_down() -> Rejection {
+    Rejection { reason: "NodeShutdown", message: "Pod was rejected as the node is shutting down.".to_owned() }
+}
+
+struct Facts<'a>(&'a Node);
+
+impl Selected for Facts<'_> {
+    fn name(&self) -> &str {
+        self.0.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        self.0.metadata.labels.as_ref()?.get(key).map(String::as_str)
+    }
+}
+
+/// The node's ports that pods have.
+#[derive(Debug, Default)]
+pub(crate) struct Ports(Mutex<HashMap<PodUid, Vec<HostPort>>>);
+
+impl Ports {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PodUid, Vec<HostPort>>> {
+        self.0.lock().expect("no holder of this lock panics")
+    }
+
+    /// What a pod that runs has.
+    pub(crate) fn hold(&self, uid: &PodUid, pod: &Pod) {
+        let ports = HostPort::of(pod::spec(pod));
+        if !ports.is_empty() {
+            self.lock().insert(uid.clone(), ports);
+        }
+    }
+
+    /// Gives a pod the ports that it wants, if no other has one of them.
+    pub(crate) fn take(&self, uid: &PodUid, pod: &Pod) -> Result<(), Rejection> {
+        let wanted = HostPort::of(pod::spec(pod));
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut held = self.lock();
+        let mut others = held.iter().filter(|(other, _)| *other != uid).flat_map(|(_, ports)| ports);
+        if others.any(|port| wanted.iter().any(|wanted| wanted.conflicts(port))) {
+            return Err(failed("NodePorts", "node(s) didn't have free ports for the requested pod ports"));
+        }
+        held.insert(uid.clone(), wanted);
+        Ok(())
+    }
+
+    pub(crate) fn release(&self, uid: &PodUid) {
+        self.lock().remove(uid);
+    }
 }
 
 /// Whether a pod may begin on a node that lacks something: a critical one may, and for lack of memory alone one that asks
@@ -192,6 +278,11 @@ mod tests {
                 "SysctlForbidden: forbidden sysctl: \"kernel.shm_rmid_forced\" not allowed with host ipc enabled",
             ),
             (with(sysctl("kernel.shm_rmid_forced"), "hostNetwork"), &bare, ""),
+            (
+                json!({"os": {"name": "windows"}}),
+                &bare,
+                "PodOSNotSupported: Failed to admit pod as the OS field doesn't match node OS",
+            ),
         ] {
             let mut spec = spec;
             if spec["containers"].is_null() {
@@ -233,6 +324,65 @@ mod tests {
             let found = judged.err().map(|r| format!("{}: {}", r.reason, r.message)).unwrap_or_default();
             assert_eq!(found, expected, "{spec}");
         }
+    }
+
+    #[test]
+    fn who_fits() {
+        let node: Node = serde_json::from_value(json!({"metadata": {"name": "n", "labels": {"disk": "ssd"}},
+            "spec": {"taints": [{"key": "gone", "effect": "NoExecute"}, {"key": "full", "effect": "NoSchedule"}]}}))
+        .expect("a node");
+        let affinity = |key: &str| {
+            let term = json!({"matchExpressions": [{"key": key, "operator": "Exists"}]});
+            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}})
+        };
+        let bears = json!([{"key": "gone", "operator": "Exists"}]);
+        let no_affinity =
+            "NodeAffinity: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+        let no_taint =
+            "TaintToleration: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
+        for (spec, is_static, expected) in [
+            (json!({"tolerations": bears}), false, ""),
+            (json!({}), false, no_taint),
+            (json!({}), true, ""),
+            (json!({"tolerations": bears, "nodeSelector": {"disk": "ssd"}}), false, ""),
+            (json!({"tolerations": bears, "nodeSelector": {"disk": "hdd"}}), false, no_affinity),
+            (json!({"nodeSelector": {"disk": "hdd"}}), true, no_affinity),
+            (json!({"tolerations": bears, "affinity": affinity("disk")}), false, ""),
+            (json!({"tolerations": bears, "affinity": affinity("other")}), false, no_affinity),
+        ] {
+            let mut spec = spec;
+            spec["containers"] = json!([]);
+            let source = if is_static { "file" } else { "api" };
+            let pod: Pod = serde_json::from_value(
+                json!({"metadata": {"annotations": {pod::CONFIG_SOURCE: source}}, "spec": spec}),
+            )
+            .expect("a pod");
+            let found = fits(&pod, &node).err().map(|r| format!("{}: {}", r.reason, r.message)).unwrap_or_default();
+            assert_eq!(found, expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn ports_are_one_pods() {
+        let pod = |port: Value| -> Pod {
+            let container = json!({"name": "c", "ports": [port]});
+            serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [container]}})).expect("a pod")
+        };
+        let ports = Ports::default();
+        let uid = |name: &str| PodUid(name.to_owned());
+        let web = pod(json!({"containerPort": 80, "hostPort": 80}));
+        let local = pod(json!({"containerPort": 80, "hostPort": 80, "hostIP": "127.0.0.1"}));
+        let names = pod(json!({"containerPort": 80, "hostPort": 80, "protocol": "UDP"}));
+        ports.take(&uid("a"), &web).expect("free");
+        ports.take(&uid("a"), &web).expect("its own");
+        ports.take(&uid("b"), &names).expect("of another protocol");
+        for other in [&web, &local] {
+            assert_eq!(ports.take(&uid("c"), other).map_err(|r| r.reason), Err("NodePorts"));
+        }
+        ports.release(&uid("a"));
+        ports.take(&uid("c"), &local).expect("free again");
+        ports.hold(&uid("d"), &web);
+        assert!(ports.take(&uid("e"), &local).is_err());
     }
 
     #[test]

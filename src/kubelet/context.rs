@@ -1,7 +1,8 @@
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::CSIDriver;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -10,7 +11,7 @@ use skiff_client::{Client, EventKind, EventRecorder, Lister};
 use skiff_runtime::ContainerId;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::admit;
+use crate::admit::{self, Ports};
 use crate::cpus::Cpus;
 use crate::csi::Drivers;
 use crate::devices::Devices;
@@ -61,6 +62,12 @@ pub(crate) struct Context {
     pub(crate) user_namespaces: UserNamespaces,
     pub(crate) counters: Counters,
     pub(crate) pressure: Pressure,
+    /// The machine goes down: pods end, and no new ones are taken.
+    pub(crate) goes_down: AtomicBool,
+    /// This node, as the API has it.
+    pub(crate) nodes: Lister<Node>,
+    /// What pods have of the node's ports.
+    pub(crate) ports: Ports,
     /// Told when an image came or went, and of whatever else the node's status tells.
     pub(crate) status_changed: Arc<Notify>,
     pub(crate) scope: Scope,
@@ -73,6 +80,10 @@ impl Context {
 
     pub(crate) fn node_event(&self, kind: EventKind, reason: &str, message: impl Into<String>) {
         self.recorder.record(node::reference(&self.options.node_name), kind, reason, message);
+    }
+
+    pub(crate) fn ready(&self) -> node::Readiness {
+        if self.goes_down.load(Ordering::Relaxed) { node::GOES_DOWN } else { Ok(()) }
     }
 
     pub(crate) fn container_event(

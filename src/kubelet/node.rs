@@ -32,6 +32,14 @@ use crate::{sandbox, userns};
 pub const VERSION: &str = concat!("v1.36.0+skiff", env!("CARGO_PKG_VERSION"));
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_DURATION_S: i32 = 40;
+/// Why the node is not ready, if it is not.
+pub(crate) type Readiness = Result<(), &'static str>;
+/// Before anything can run.
+pub(crate) const BEGINS: Readiness =
+    Err("[container runtime status check may not have completed yet, network is not ready]");
+/// While pods end since the machine goes down.
+pub(crate) const GOES_DOWN: Readiness = Err("node is shutting down");
+
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// The largest images that the status lists.
 const MAX_IMAGES: usize = 50;
@@ -140,19 +148,14 @@ pub(crate) fn plan_labels(options: &Options) -> BTreeMap<String, String> {
 }
 
 fn conditions(
-    ready: bool,
+    ready: Readiness,
     pressure: &BTreeSet<Condition>,
     old: &[NodeCondition],
     now: Timestamp,
 ) -> Vec<NodeCondition> {
-    let (status, reason, message) = if ready {
-        ("True", "KubeletReady", "kubelet is posting ready status")
-    } else {
-        (
-            "False",
-            "KubeletNotReady",
-            "[container runtime status check may not have completed yet, network is not ready]",
-        )
+    let (status, reason, message) = match ready {
+        Ok(()) => ("True", "KubeletReady", "kubelet is posting ready status"),
+        Err(why) => ("False", "KubeletNotReady", why),
     };
     let now = crate::pod::time(now);
     let short = |condition: Condition| {
@@ -190,7 +193,7 @@ fn conditions(
 pub(crate) struct Seen<'a> {
     pub(crate) facts: &'a MachineFacts,
     pub(crate) images: &'a [Image],
-    pub(crate) ready: bool,
+    pub(crate) ready: Readiness,
     pub(crate) pressure: &'a BTreeSet<Condition>,
     /// What plugins give to pods.
     pub(crate) devices: &'a Counts,
@@ -295,12 +298,12 @@ pub(crate) async fn ensure(
         node = api.patch(&options.node_name, PatchKind::Strategic, &patch).await?;
     }
     // A restart of the agent is no reason to send everyone away.
-    let was_ready = is_ready(&node);
+    let ready = if is_ready(&node) { Ok(()) } else { seen.ready };
     let mut devices = seen.devices.clone();
     if fresh_devices {
         devices.extend(told_devices(&node).map(|name| (name.clone(), [0, 0])));
     }
-    write_status(client, options, &node, &Seen { ready: seen.ready || was_ready, devices: &devices, ..*seen }).await
+    write_status(client, options, &node, &Seen { ready, devices: &devices, ..*seen }).await
 }
 
 /// The resources that the API has of the node beside those that every node has.
@@ -438,7 +441,8 @@ pub(crate) async fn follow_images(ctx: Arc<Context>, facts: MachineFacts) {
         let told = async {
             let node = ctx.client.all::<Node>().get(&ctx.options.node_name).await?;
             let (pressure, devices) = (ctx.pressure.now(), ctx.devices.counts());
-            let seen = Seen { facts: &facts, images: &images, ready: true, pressure: &pressure, devices: &devices };
+            let ready = ctx.ready();
+            let seen = Seen { facts: &facts, images: &images, ready, pressure: &pressure, devices: &devices };
             write_status(&ctx.client, &ctx.options, &node, &seen).await
         };
         if let Err(e) = told.await {
@@ -478,14 +482,14 @@ mod tests {
     fn transition_times_stay_while_nothing_changes() {
         let early = Timestamp::from_second(1_000).expect("in range");
         let late = Timestamp::from_second(2_000).expect("in range");
-        let first = conditions(false, &BTreeSet::new(), &[], early);
-        let second = conditions(true, &BTreeSet::new(), &first, late);
+        let first = conditions(BEGINS, &BTreeSet::new(), &[], early);
+        let second = conditions(Ok(()), &BTreeSet::new(), &first, late);
         for (condition, since) in second.iter().zip([1_000, 1_000, 1_000, 2_000]) {
             let at = condition.last_transition_time.as_ref().map(|t| t.0.as_second());
             assert_eq!(at, Some(since), "{}", condition.type_);
         }
         let status = |conditions| NodeStatus { conditions: Some(conditions), ..NodeStatus::default() };
         assert!(!is_same(&status(first), &status(second.clone())));
-        assert!(is_same(&status(second.clone()), &status(conditions(true, &BTreeSet::new(), &second, late))));
+        assert!(is_same(&status(second.clone()), &status(conditions(Ok(()), &BTreeSet::new(), &second, late))));
     }
 }

@@ -184,6 +184,7 @@ pub(crate) fn plan_containers(pod: &Pod, views: &BTreeMap<String, ContainerView>
 /// Containers that were added to look into the pod: each is started once, whatever the others do.
 pub(crate) fn plan_ephemeral(
     containers: &[Container],
+    target: impl Fn(&str) -> Option<String>,
     views: &BTreeMap<String, ContainerView>,
     now: Timestamp,
     plan: &mut Plan,
@@ -191,7 +192,10 @@ pub(crate) fn plan_ephemeral(
     let absent = ContainerView { life: Life::Absent, backoff: SignedDuration::ZERO, not_before: None };
     for container in containers {
         let view = views.get(&container.name).unwrap_or(&absent);
-        if view.life == Life::Absent {
+        // One that is being started is there in a moment.
+        let target = target(&container.name).and_then(|target| views.get(&target));
+        let waits = target.is_some_and(|target| target.life == Life::Starting);
+        if view.life == Life::Absent && !waits {
             plan.start(container, view, now);
         }
     }
@@ -365,9 +369,16 @@ mod tests {
         ];
         let mut plan = Plan::default();
         let all = [one("new"), one("done"), one("up"), one("waits")];
-        plan_ephemeral(&all, &views.into(), at(NOW), &mut plan);
+        let views: BTreeMap<String, ContainerView> = views.into();
+        plan_ephemeral(&all, |_| None, &views, at(NOW), &mut plan);
         assert_eq!(plan.actions, [Action::Start { name: "new".to_owned() }]);
         assert_eq!(plan.wake, Some(at(NOW + 7)));
+        // Whose target is being started waits for it; whose target does not run is told so.
+        for (life, starts) in [(Life::Starting, 0), (running(), 1), (exited(1), 1)] {
+            let (views, mut plan) = ([("main".to_owned(), view(life, None))].into(), Plan::default());
+            plan_ephemeral(&[one("new")], |_| Some("main".to_owned()), &views, at(NOW), &mut plan);
+            assert_eq!(plan.actions.len(), starts);
+        }
     }
 
     #[test]

@@ -110,6 +110,9 @@ pub struct Settings {
     pub(crate) max_pods: u32,
     /// Containers may have CPUs for themselves, but for these; `None`: all share all.
     pub(crate) exclusive_cpus_but: Option<CpuSet>,
+    /// How long pods may take when the machine goes down: seconds from a priority on, the lowest first. None: the node
+    /// takes no part in that.
+    pub(crate) shutdown: Vec<(i32, i64)>,
 }
 
 /// Upstream's; but for the disk k3s' thresholds, which small disks can live with.
@@ -126,6 +129,7 @@ impl Default for Settings {
             pod_manifest_path: None,
             max_pods: 110,
             exclusive_cpus_but: None,
+            shutdown: Vec::new(),
         };
         let more = Some(Amount::Share(0.10));
         let hard = [
@@ -153,6 +157,7 @@ impl Settings {
         let mut settings = Self::default();
         let (mut soft, mut graces, mut reclaims) = (Vec::new(), Vec::new(), Vec::new());
         let (mut static_cpus, mut reserved) = (false, CpuSet::default());
+        let (mut all, mut critical) = (None, None);
         for argument in arguments {
             let (name, value) = argument
                 .trim_start_matches("--")
@@ -191,6 +196,11 @@ impl Settings {
                 "cpu-manager-policy" => return Err(wrong("policy: there are none and static")),
                 "reserved-cpus" => reserved = value.parse::<CpuSet>().map_err(|why| format!("{name}: {why}"))?,
                 "max-pods" => settings.max_pods = value.parse().map_err(|_| wrong("number of pods"))?,
+                "shutdown-grace-period" => all = Some(time()?),
+                "shutdown-grace-period-critical-pods" => critical = Some(time()?),
+                "shutdown-grace-period-by-pod-priority" => {
+                    settings.shutdown = priorities(value).ok_or_else(|| wrong("list such as 0=20s,100000=10s"))?;
+                }
                 other => {
                     return Err(format!("{other:?} is not known: there are {}", KNOWN.join(", ")));
                 }
@@ -217,6 +227,18 @@ impl Settings {
             (false, false) => return Err("reserved-cpus is for cpu-manager-policy=static".to_owned()),
             (false, true) => {}
         }
+        match (all, critical) {
+            (None, None) => {}
+            _ if !settings.shutdown.is_empty() => {
+                return Err(
+                    "shutdown-grace-period-by-pod-priority goes without the other shutdown-grace-periods".to_owned()
+                );
+            }
+            (all, critical) => {
+                let (all, critical) = (all.unwrap_or_default(), critical.unwrap_or_default());
+                settings.shutdown = shutdown(all.as_secs(), critical.as_secs())?;
+            }
+        }
         if settings.image_gc_low >= settings.image_gc_high {
             return Err(format!(
                 "image-gc-low-threshold {} has to be below image-gc-high-threshold {}",
@@ -242,6 +264,9 @@ impl Settings {
             "staticPodPath": self.pod_manifest_path,
             "cpuManagerPolicy": if self.exclusive_cpus_but.is_some() { "static" } else { "none" },
             "reservedSystemCPUs": self.exclusive_cpus_but.as_ref().map(CpuSet::to_string),
+            "shutdownGracePeriodByPodPriority": self.shutdown.iter().map(|(priority, seconds)| {
+                json!({"priority": priority, "shutdownGracePeriodSeconds": seconds})
+            }).collect::<Vec<_>>(),
         });
         match value {
             Value::Object(map) => map,
@@ -250,7 +275,7 @@ impl Settings {
     }
 }
 
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 17] = [
     "eviction-hard",
     "eviction-soft",
     "eviction-soft-grace-period",
@@ -265,7 +290,39 @@ const KNOWN: [&str; 14] = [
     "max-pods",
     "cpu-manager-policy",
     "reserved-cpus",
+    "shutdown-grace-period",
+    "shutdown-grace-period-critical-pods",
+    "shutdown-grace-period-by-pod-priority",
 ];
+
+/// `priority=duration,...`, by priority.
+fn priorities(text: &str) -> Option<Vec<(i32, i64)>> {
+    let one = |part: &str| {
+        let (priority, time) = part.split_once('=')?;
+        let seconds = duration::parse_ns(time.trim()).ok()? / 1_000_000_000;
+        (seconds >= 0).then_some((priority.trim().parse().ok()?, seconds))
+    };
+    let mut all = text.split(',').map(one).collect::<Option<Vec<_>>>()?;
+    all.sort_unstable();
+    Some(all)
+}
+
+/// As upstream has it: of the whole time the last part is the critical pods'.
+fn shutdown(all_s: u64, critical_s: u64) -> Result<Vec<(i32, i64)>, String> {
+    if all_s == 0 && critical_s == 0 {
+        return Ok(Vec::new());
+    }
+    let seconds = |s: u64| i64::try_from(s).unwrap_or(i64::MAX);
+    match all_s.checked_sub(critical_s) {
+        Some(others) => Ok(vec![(0, seconds(others)), (SYSTEM_CRITICAL, seconds(critical_s))]),
+        None => Err(format!(
+            "shutdown-grace-period-critical-pods {critical_s}s has to be at most shutdown-grace-period {all_s}s"
+        )),
+    }
+}
+
+/// The priority from which on pods are critical.
+const SYSTEM_CRITICAL: i32 = 2_000_000_000;
 
 /// `signal<value,...`; an empty text is none.
 fn thresholds<T>(text: &str, between: char, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<(Signal, T)>, String> {
@@ -326,6 +383,23 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_the_machine() {
+        for (arguments, expected) in [
+            (
+                &["shutdown-grace-period=30s", "shutdown-grace-period-critical-pods=10s"][..],
+                &[(0, 20), (SYSTEM_CRITICAL, 10)][..],
+            ),
+            (&["shutdown-grace-period=1m"], &[(0, 60), (SYSTEM_CRITICAL, 0)]),
+            (&["shutdown-grace-period=0s"], &[]),
+            (&["shutdown-grace-period-by-pod-priority=1000=5s,0=1m"], &[(0, 60), (1000, 5)]),
+        ] {
+            assert_eq!(parse(arguments).expect("valid").shutdown, expected, "{arguments:?}");
+        }
+        let both = ["shutdown-grace-period-by-pod-priority=0=5s", "shutdown-grace-period=5s"];
+        assert!(parse(&both).expect_err("both").contains("goes without"));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (argument, expect) in [
             ("eviction-hard", "name=value"),
@@ -342,6 +416,8 @@ mod tests {
             ("cpu-manager-policy=other", "there are none and static"),
             ("reserved-cpus=0", "is for cpu-manager-policy=static"),
             ("reserved-cpus=x", "no list of CPUs"),
+            ("shutdown-grace-period-critical-pods=5s", "has to be at most"),
+            ("shutdown-grace-period-by-pod-priority=low=5s", "no list such as"),
             ("cgroup-driver=systemd", "is not known: there are eviction-hard"),
         ] {
             let error = parse(&[argument]).expect_err(argument);

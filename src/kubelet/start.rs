@@ -26,6 +26,7 @@ use crate::pods::Pods;
 use crate::pressure;
 use crate::pulled::Pulled;
 use crate::server;
+use crate::shutdown;
 use crate::source::Sources;
 use crate::static_pods;
 use crate::stream::Streams;
@@ -38,8 +39,9 @@ const PARALLEL_PULLS: usize = 4;
 
 /// A running agent; it ends with its scope, the pods go on.
 pub struct Kubelet {
+    ctx: Arc<Context>,
+    pods: Arc<Pods>,
     network: Network,
-    status_changed: Arc<Notify>,
 }
 
 impl Kubelet {
@@ -50,7 +52,12 @@ impl Kubelet {
 
     /// Someone else (an import) has brought or removed images: the node's status is to list them.
     pub fn images_changed(&self) {
-        self.status_changed.notify_one();
+        self.ctx.status_changed.notify_one();
+    }
+
+    /// Ends the pods since the machine goes down, where the settings say how long that may take; else nothing.
+    pub async fn end_pods(&self) {
+        shutdown::end_pods(&self.ctx, &self.pods).await;
     }
 }
 
@@ -127,13 +134,16 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         user_namespaces,
         counters: Default::default(),
         pressure: Default::default(),
+        goes_down: Default::default(),
+        nodes,
+        ports: Default::default(),
         status_changed: status_changed.clone(),
         scope: scope.clone(),
         client,
         options,
     });
-    run(&ctx, &network, &pods, streams, node, facts, listener, tls, images).await?;
-    Ok(Kubelet { network, status_changed })
+    let pods = run(&ctx, &network, &pods, streams, node, facts, listener, tls, images).await?;
+    Ok(Kubelet { ctx, pods, network })
 }
 
 fn listen_error(address: SocketAddr, source: std::io::Error) -> Error {
@@ -155,7 +165,7 @@ async fn run(
     listener: TcpListener,
     tls: tokio_rustls::TlsAcceptor,
     images: Vec<Image>,
-) -> Result<(), Error> {
+) -> Result<Arc<Pods>, Error> {
     let live: Vec<String> = ctx.engine.sandboxes().await.map_err(Error::Runtime)?.into_iter().map(|s| s.id.0).collect();
     network.retain(&live).await.map_err(Error::Network)?;
     let about = node::reference(&ctx.options.node_name);
@@ -179,7 +189,7 @@ async fn run(
     let stop = ctx.scope.token().clone();
     tokio::select! {
         () = stop.cancelled() => return Err(Error::Stopped),
-        ((), ()) = async { tokio::join!(ctx.services.synced(), ctx.csi_drivers.synced()) } => {}
+        ((), (), ()) = async { tokio::join!(ctx.services.synced(), ctx.csi_drivers.synced(), ctx.nodes.synced()) } => {}
     }
     let manifests = ctx.options.settings.pod_manifest_path.clone();
     if let Some(directory) = &manifests {
@@ -200,8 +210,9 @@ async fn run(
     devices::serve_pod_resources(ctx, all.clone());
     ctx.scope.spawn(cpus::keep(ctx.clone()));
     ctx.scope.spawn(pressure::keep(ctx.clone(), all.clone()));
-    server::spawn(ctx, all, streams, listener, tls);
-    Ok(())
+    ctx.scope.spawn(shutdown::follow(ctx.clone(), all.clone(), shutdown::Places::default()));
+    server::spawn(ctx, all.clone(), streams, listener, tls);
+    Ok(all)
 }
 
 /// Tries until the API server takes the node.
@@ -215,7 +226,7 @@ async fn register(
 ) -> Result<Node, Error> {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
     let counts = devices.counts();
-    let seen = node::Seen { facts, images, ready: false, pressure: &Default::default(), devices: &counts };
+    let seen = node::Seen { facts, images, ready: node::BEGINS, pressure: &Default::default(), devices: &counts };
     loop {
         match node::ensure(informers.client(), options, &seen, devices.are_fresh()).await {
             Ok(node) => return Ok(node),
@@ -269,7 +280,7 @@ async fn tell_ready(ctx: &Arc<Context>, node: Node, facts: &MachineFacts, images
     let stop = ctx.scope.token().clone();
     loop {
         let (pressure, devices) = (ctx.pressure.now(), ctx.devices.counts());
-        let seen = node::Seen { facts, images, ready: true, pressure: &pressure, devices: &devices };
+        let seen = node::Seen { facts, images, ready: ctx.ready(), pressure: &pressure, devices: &devices };
         match node::write_status(&ctx.client, &ctx.options, &node, &seen).await {
             Ok(_) => break,
             Err(e) => tracing::warn!(error = %chain(&e), "the node's status can't be written, trying again"),

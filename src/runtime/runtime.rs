@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use skiff_linux::cgroup::Cgroups;
@@ -125,6 +126,13 @@ impl Runtime {
 
     pub fn normalize(reference: &str) -> Result<String, Error> {
         ImageStore::normalize(reference)
+    }
+
+    /// Kills what runs and ends the supervisor, for the end of the machine: this handle is of no use then. Records stay.
+    pub async fn end(&self) -> Result<(), Error> {
+        self.inner.ended.store(true, Ordering::Relaxed);
+        let link = self.inner.link()?;
+        link.call("end the supervisor", Call::Shutdown, &[]).await.map(drop)
     }
 
     /// Waits until `ready` gives something, looking again at every change of the tables; `None` at the limit.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use skiff_linux::cgroup::Cgroups;
@@ -92,6 +93,8 @@ pub struct Inner {
     supervisor: Mutex<Option<Child>>,
     /// Whether this process looks after the node (others, like a command line, only look on).
     pub owner: Option<nix::fcntl::Flock<std::fs::File>>,
+    /// The supervisor was told to end: no other one is started.
+    pub ended: AtomicBool,
 }
 
 impl Inner {
@@ -113,6 +116,7 @@ impl Inner {
             link: Mutex::new(None),
             supervisor: Mutex::new(None),
             owner,
+            ended: AtomicBool::new(false),
         }
     }
 
@@ -184,7 +188,9 @@ impl Inner {
                 },
                 Ok(None) => {}
                 Err(error) => {
-                    let Some(strong) = inner.upgrade() else { return };
+                    let Some(strong) = inner.upgrade().filter(|inner| !inner.ended.load(Ordering::Relaxed)) else {
+                        return;
+                    };
                     *strong.link.lock().expect("no panic while it is held") = None;
                     warn!(%error, "the supervisor is gone");
                     drop(strong);

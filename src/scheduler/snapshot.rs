@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, PodSpec, Taint};
 use skiff_api::ObjectKey;
+use skiff_api::host_port::HostPort;
 use skiff_api::node_selector::Selected;
 use skiff_api::selector::LabelSelector;
 
@@ -27,22 +28,6 @@ pub struct PodInfo {
     pub terms: Terms,
 }
 
-/// A port of the node that a pod takes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostPort {
-    /// `0.0.0.0` is every address.
-    pub ip: String,
-    pub protocol: String,
-    pub port: i32,
-}
-
-impl HostPort {
-    pub fn conflicts(&self, other: &Self) -> bool {
-        let same_ip = self.ip == other.ip || self.ip == "0.0.0.0" || other.ip == "0.0.0.0";
-        same_ip && self.port == other.port && self.protocol == other.protocol
-    }
-}
-
 impl PodInfo {
     pub fn new(pod: Arc<Pod>) -> Self {
         Self {
@@ -51,7 +36,7 @@ impl PodInfo {
             priority: pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0),
             requests: requests(&pod),
             modest: requests_or_modest(&pod),
-            ports: pod.spec.as_ref().map(host_ports).unwrap_or_default(),
+            ports: pod.spec.as_ref().map(HostPort::of).unwrap_or_default(),
             terms: Terms::of(&pod),
             pod,
         }
@@ -89,24 +74,6 @@ impl PodInfo {
 
 pub fn nominated_node(pod: &Pod) -> Option<&str> {
     pod.status.as_ref()?.nominated_node_name.as_deref().filter(|name| !name.is_empty())
-}
-
-fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    spec.containers
-        .iter()
-        .chain(sidecars)
-        .flat_map(|container| container.ports.iter().flatten())
-        .filter_map(|port| {
-            let number = port.host_port.filter(|number| *number > 0)?;
-            let ip = port.host_ip.clone().filter(|ip| !ip.is_empty() && ip != "::");
-            Some(HostPort {
-                ip: ip.unwrap_or_else(|| "0.0.0.0".into()),
-                protocol: port.protocol.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "TCP".into()),
-                port: number,
-            })
-        })
-        .collect()
 }
 
 /// A node and what the pods on it take.

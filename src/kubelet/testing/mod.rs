@@ -34,8 +34,8 @@ pub(crate) struct World {
     pub(crate) machine: Arc<FakeMachine>,
     pub(crate) directory: tempfile::TempDir,
     pub(crate) scope: Scope,
-    pods: Option<Arc<Pods>>,
-    ctx: Option<Arc<Context>>,
+    pub(crate) settings: Settings,
+    running: Option<(Arc<Context>, Arc<Pods>)>,
 }
 
 impl World {
@@ -45,8 +45,8 @@ impl World {
             machine: FakeMachine::new(),
             directory: tempfile::tempdir().expect("a directory"),
             scope: Scope::new(),
-            pods: None,
-            ctx: None,
+            settings: Settings::default(),
+            running: None,
         };
         let mut world = world;
         world.start().await;
@@ -68,7 +68,7 @@ impl World {
             resolv_conf: at("resolv.conf"),
             labels: BTreeMap::new(),
             taints: Vec::new(),
-            settings: Settings::default(),
+            settings: self.settings.clone(),
             allowed_unsafe_sysctls: Vec::new(),
             listen: "127.0.0.1:0".parse().expect("an address"),
             serving: KeyPairPem { certificate: String::new(), key: String::new() },
@@ -111,19 +111,22 @@ impl World {
             user_namespaces: UserNamespaces::open(&self.options(), Path::new("/no-such")).expect("opened"),
             counters: Default::default(),
             pressure: Default::default(),
+            goes_down: Default::default(),
+            nodes: informers.lister(),
+            ports: Default::default(),
             status_changed: Arc::default(),
             scope: self.scope.clone(),
         });
-        self.ctx = Some(ctx.clone());
-        self.pods = Some(Pods::start(&ctx, &pods, Vec::new()).await.expect("started"));
+        let pods = Pods::start(&ctx, &pods, Vec::new()).await.expect("started");
+        self.running = Some((ctx, pods));
     }
 
     pub(crate) fn pods(&self) -> Arc<Pods> {
-        self.pods.clone().expect("started")
+        self.running.as_ref().expect("started").1.clone()
     }
 
     pub(crate) fn ctx(&self) -> Arc<Context> {
-        self.ctx.clone().expect("started")
+        self.running.as_ref().expect("started").0.clone()
     }
 
     /// The agent ends and begins again; the machine goes on.

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use skiff_base::{Backoff, CancellationToken, Scope};
 use skiff_runtime::{Container, ContainerId, Exit, Sandbox, SandboxId};
 use tokio::sync::{Notify, mpsc, watch};
@@ -97,6 +97,8 @@ pub(crate) enum Event {
     Resized {
         result: Result<resize::Resized, String>,
     },
+    /// The node's object, asked for anew: what is known of it may be older than the pod.
+    NodeSeen(Option<Box<Node>>),
     /// The agent ends the pod.
     End(Ending),
     /// Events of the runtime were lost: each container is to be looked at.
@@ -117,6 +119,8 @@ pub(crate) struct Ending {
     pub(crate) grace_s: i64,
     /// Whether it is a disruption, as its conditions then tell.
     pub(crate) disrupted: bool,
+    /// Held until the pod has ended, its volumes are gone and the API knows.
+    pub(crate) hold: Option<mpsc::Sender<()>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +129,13 @@ enum Phase {
     Terminating,
     Terminated,
     Finished,
+}
+
+/// How the node's object is seen by whoever judges whether the pod fits.
+enum Sight {
+    Cached,
+    Asked,
+    Fresh(Option<Box<Node>>),
 }
 
 /// Something that is made in the background, and again after a while where it failed.
@@ -184,6 +195,9 @@ struct Worker {
     admitted: Option<bool>,
     /// Devices are being sought for it.
     equipping: bool,
+    sight: Sight,
+    /// Who waits for the pod's end.
+    held: Vec<mpsc::Sender<()>>,
     status: StatusWriter,
     end: End,
 }
@@ -260,6 +274,8 @@ impl Worker {
             disrupted: None,
             admitted: None,
             equipping: false,
+            sight: Sight::Cached,
+            held: Vec::new(),
             status: StatusWriter {
                 uid: (!pod::is_static(&pod)).then(|| pod::uid(&pod).0),
                 written: status.clone(),

@@ -9,7 +9,7 @@ use skiff_base::{chain, time};
 use skiff_client::EventKind;
 use skiff_runtime::{Container, ContainerId, ContainerState, Exit, SandboxId};
 
-use super::{Desired, Ending, Event, Leftover, Making, Phase, Worker, finish, lost, message, resize};
+use super::{Desired, Ending, Event, Leftover, Making, Phase, Sight, Worker, finish, lost, message, resize};
 use crate::admit::Rejection;
 use crate::image::StartError;
 use crate::options::message_file;
@@ -125,6 +125,10 @@ impl Worker {
         self.asked = desired.pod;
         let old = std::mem::replace(&mut self.pod, effective);
         self.removed |= desired.removed;
+        if self.removed {
+            // The scheduler counts it no more, and gives to others what it had.
+            self.release_share();
+        }
         let (pod, now) = (self.pod.clone(), time::now());
         for (_, container) in pod::containers(&pod) {
             let before = pod::container(&old, &container.name).and_then(|(_, c)| c.image.as_ref());
@@ -213,6 +217,7 @@ impl Worker {
             Event::Probed { id, kind, healthy } => self.take_probe(&id, kind, healthy),
             Event::SandboxEnded { id } => self.lose_frame(&id),
             Event::Resized { result } => self.take_resized(result),
+            Event::NodeSeen(node) => self.sight = Sight::Fresh(node),
             Event::End(ending) => self.take_ending(ending),
             Event::Resync => self.take_resync().await,
             Event::Terminated => self.terminated = true,
@@ -237,6 +242,18 @@ impl Worker {
                 }
             }
             Event::StatusWritten(result) => self.take_written(result),
+        }
+    }
+
+    /// Those that look into a container try again as soon as it runs, however long they were to wait.
+    fn target_runs(&mut self, id: &ContainerId) {
+        let of = self.slots.iter().find(|(_, slot)| slot.current.as_ref().is_some_and(|run| run.id == *id));
+        let Some(of) = of.map(|(name, _)| name.clone()) else { return };
+        let pod = self.pod.clone();
+        for container in pod::ephemeral(&pod).iter().filter(|c| pod::target(&pod, &c.name) == Some(of.as_str())) {
+            if let Some(failure) = self.slots.get_mut(&container.name).and_then(|slot| slot.failure.as_mut()) {
+                failure.not_before = time::now();
+            }
         }
     }
 
@@ -303,6 +320,7 @@ impl Worker {
     fn take_running(&mut self, id: &ContainerId, since: Timestamp) {
         if let Some(run) = self.run_mut(id).filter(|r| r.state == RunState::Created) {
             run.state = RunState::Running { since };
+            self.target_runs(id);
         }
     }
 
@@ -368,6 +386,7 @@ impl Worker {
 
     /// One that ends already ends as it was to.
     fn take_ending(&mut self, ending: Ending) {
+        self.held.extend(ending.hold);
         if self.phase != Phase::Syncing {
             return;
         }

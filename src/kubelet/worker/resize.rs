@@ -196,6 +196,7 @@ impl Worker {
     /// Gives back what the pod was promised.
     pub(super) fn release_share(&self) {
         self.ctx.shares.release(&self.uid);
+        self.ctx.ports.release(&self.uid);
     }
 }
 

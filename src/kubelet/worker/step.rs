@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod};
-use skiff_base::time;
+use k8s_openapi::api::core::v1::{Container, Node, Pod};
+use skiff_api::ObjectKey;
+use skiff_base::{chain, time};
 use skiff_client::{EventKind, PatchKind};
 use skiff_runtime::ContainerId;
 
 use super::start::Start;
 use super::stop::{self, Kill};
-use super::{Event, Making, Phase, QUIET, Worker, finish};
+use super::{Event, Making, Phase, QUIET, Sight, Worker, finish};
 use crate::admit::{self, Rejection};
 use crate::context::Context;
 use crate::plan::{Action, ContainerView, Plan, plan_containers, plan_ephemeral, restarts};
@@ -39,6 +40,10 @@ impl Wake {
     fn at(&mut self, at: Timestamp) {
         self.0 = Some(self.0.map_or(at, |now| now.min(at)));
     }
+}
+
+fn cached_node(ctx: &Context) -> Option<Arc<Node>> {
+    ctx.nodes.get(&ObjectKey::cluster(&ctx.options.node_name))
 }
 
 impl Worker {
@@ -121,9 +126,13 @@ impl Worker {
         }
         let fresh = pod::is_pending(&self.pod) && self.sandboxes.is_empty() && self.slots.is_empty();
         let judged = if fresh {
-            admit::admit(&self.pod, &self.ctx.host, &self.ctx.pressure.now()).and_then(|()| self.take_share())
+            let Some(judged) = self.judge() else { return false };
+            judged
         } else {
             super::resize::promise(&self.ctx, &self.uid, &self.pod);
+            if !pod::is_terminal(&self.pod) {
+                self.ctx.ports.hold(&self.uid, &self.pod);
+            }
             Ok(())
         };
         let wanted = self.ctx.devices.are_wanted(&self.pod) || self.ctx.cpus.are_wanted(&self.pod);
@@ -155,6 +164,36 @@ impl Worker {
         }
     }
 
+    /// `None`: not before the node's object has been asked for.
+    fn judge(&mut self) -> Option<Result<(), Rejection>> {
+        let (ctx, pod) = (&self.ctx, &self.pod);
+        let own = || admit::admit(pod, &ctx.host, &ctx.pressure.now()).and_then(|()| self.take_share());
+        if let Err(rejection) = own() {
+            return Some(Err(rejection));
+        }
+        let fits = match &self.sight {
+            Sight::Asked => return None,
+            Sight::Fresh(node) => node.as_ref().map_or(Ok(()), |node| admit::fits(pod, node)),
+            Sight::Cached => cached_node(ctx).map_or(Ok(()), |node| admit::fits(pod, &node)),
+        };
+        if let (Err(_), Sight::Cached) = (&fits, &self.sight) {
+            // Whoever bound the pod may have seen labels and taints that have not come here yet.
+            self.sight = Sight::Asked;
+            let (ctx, tell) = (self.ctx.clone(), self.tell.clone());
+            self.background(async move {
+                let asked = ctx.client.all::<Node>().get(&ctx.options.node_name).await;
+                let node = asked.map(Box::new).inspect_err(|e| {
+                    tracing::warn!(error = %chain(e), "the node's object can't be asked for: the pod is taken");
+                });
+                drop(tell.send(Event::NodeSeen(node.ok())).await);
+            });
+            return None;
+        }
+        let ports = || ctx.ports.take(&self.uid, pod);
+        let up = || if ctx.ready().is_ok() { Ok(()) } else { Err(admit::goes_down()) };
+        Some(fits.and_then(|()| ports()).and_then(|()| up()))
+    }
+
     fn plan(&self, now: Timestamp) -> Plan {
         let view = |c: &Container| Some((c.name.clone(), self.slots.get(&c.name)?.view(c)));
         let ephemeral = pod::ephemeral(&self.pod);
@@ -162,7 +201,8 @@ impl Worker {
         let views: BTreeMap<String, ContainerView> = all.filter_map(view).collect();
         let mut plan = plan_containers(&self.pod, &views, now);
         if !plan.ended {
-            plan_ephemeral(&ephemeral, &views, now, &mut plan);
+            let target = |name: &str| pod::target(&self.pod, name).map(str::to_owned);
+            plan_ephemeral(&ephemeral, target, &views, now, &mut plan);
         }
         plan
     }
@@ -575,6 +615,10 @@ impl Worker {
         }
         if !self.end.cleaned {
             return;
+        }
+        let told = || matches!(self.status.written.phase.as_deref(), Some("Succeeded" | "Failed"));
+        if self.removed || self.status.uid.is_none() || told() {
+            self.held.clear();
         }
         if self.removed {
             self.phase = Phase::Finished;

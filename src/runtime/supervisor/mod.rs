@@ -122,6 +122,8 @@ pub(crate) struct Supervisor {
     upgrade: Option<upgrade::Upgrade>,
     /// Who asked to end it all.
     shutdown: Option<(u64, u64)>,
+    /// A signal asked for the end: it comes with that of the last container.
+    leaving: bool,
     idle_since: Option<Instant>,
     buffer: Vec<u8>,
 }
@@ -274,6 +276,7 @@ impl Supervisor {
             filters: HashMap::new(),
             upgrade: None,
             shutdown: None,
+            leaving: false,
             idle_since: None,
             buffer: vec![0; 64 * 1024],
         };
@@ -361,7 +364,8 @@ impl Supervisor {
     fn take_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             if signal.ssi_signo != Signal::SIGCHLD as u32 {
-                report(format_args!("signal {} ignored: containers run here", signal.ssi_signo));
+                report(format_args!("signal {}: this process ends with its last container", signal.ssi_signo));
+                self.leaving |= signal.ssi_signo != Signal::SIGHUP as u32;
             }
         }
         loop {
@@ -377,7 +381,11 @@ impl Supervisor {
     fn is_idle(&mut self) -> bool {
         let works = self.containers.values().any(|container| container.exit.is_none())
             || self.sandboxes.values().any(|sandbox| sandbox.init.is_some());
-        if works || !self.clients.is_empty() || !self.jobs.is_empty() || !self.execs.is_empty() {
+        let works = works || !self.jobs.is_empty() || !self.execs.is_empty();
+        if self.leaving && !works {
+            return true;
+        }
+        if works || !self.clients.is_empty() {
             self.idle_since = None;
             return false;
         }

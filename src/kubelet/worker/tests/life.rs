@@ -241,7 +241,7 @@ async fn an_evicted_pod_fails_in_upstreams_words() {
     world.create("a", one("Always", json!({})));
     world.phase("a", "Running").await;
     let message = "The node was low on resource: memory. ".to_owned();
-    let ending = Ending { reason: "Evicted", message: message.clone(), grace_s: 1, disrupted: true };
+    let ending = Ending { reason: "Evicted", message: message.clone(), grace_s: 1, disrupted: true, hold: None };
     assert!(world.pods().end(&PodUid("uid-a".into()), ending).await);
     world.phase("a", "Failed").await;
     let status = world.pod("a")["status"].clone();
@@ -268,13 +268,43 @@ async fn a_pod_that_the_node_does_not_take() {
 }
 
 #[tokio::test]
+async fn pods_that_want_another_node() {
+    let world = World::new().await;
+    let node = |labels: serde_json::Value| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1", "labels": labels}, "spec": {}});
+    world.api.put(node(json!({"disk": "ssd"})));
+    let selecting = |disk: &str| {
+        let mut spec = one("Always", json!({"ports": [{"containerPort": 80, "hostPort": 80}]}));
+        spec["nodeSelector"] = json!({"disk": disk});
+        spec
+    };
+    for (name, disk, reason) in [("a", "ssd", ""), ("b", "hdd", "NodeAffinity"), ("c", "ssd", "NodePorts")] {
+        world.create(name, selecting(disk));
+        world.phase(name, if reason.is_empty() { "Running" } else { "Failed" }).await;
+        assert_eq!(world.pod(name)["status"]["reason"].as_str().unwrap_or_default(), reason, "{name}");
+    }
+    // What runs is not judged anew; its port is free once it has ended.
+    world.api.put(node(json!({"disk": "hdd"})));
+    world.delete("a", 0);
+    world.eventually("it is gone", |w| w.pod("a").is_null()).await;
+    world.create("d", selecting("hdd"));
+    world.phase("d", "Running").await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
 async fn the_node_is_registered_once() {
     let world = World::new().await;
     let client = Client::new(world.api.clone());
     let facts = crate::node::MachineFacts::read(Path::new("/"));
     let options = world.options();
     let (pressure, devices) = (Default::default(), [("x.io/d".to_owned(), [3, 2])].into());
-    let seen = crate::node::Seen { facts: &facts, images: &[], ready: false, pressure: &pressure, devices: &devices };
+    let seen = crate::node::Seen {
+        facts: &facts,
+        images: &[],
+        ready: crate::node::BEGINS,
+        pressure: &pressure,
+        devices: &devices,
+    };
     let node: Node = crate::node::ensure(&client, &options, &seen, true).await.expect("registered");
     let again = crate::node::ensure(&client, &options, &seen, false).await.expect("found");
     assert_eq!(node.metadata.uid, again.metadata.uid);
@@ -288,7 +318,7 @@ async fn the_node_is_registered_once() {
     let unseen = crate::node::Seen { devices: &none, ..seen };
     let reset = crate::node::ensure(&client, &options, &unseen, true).await.expect("found");
     assert_eq!(amounts(&reset), [Some("0".to_owned()), Some("0".to_owned())]);
-    let ready = crate::node::Seen { ready: true, ..seen };
+    let ready = crate::node::Seen { ready: Ok(()), ..seen };
     let ready = crate::node::write_status(&client, &options, &again, &ready).await.expect("written");
     let conditions = ready.status.and_then(|s| s.conditions).expect("conditions");
     assert!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
