@@ -102,6 +102,12 @@ impl PodPlaces {
                 _ => {}
             }
         }
+        if let Some(root) = self.pods.parent() {
+            // Empty ones were made by the agent; others are somebody's, or of a driver that is there still.
+            for directory in [root.join("plugins_registry"), root.to_owned()] {
+                let _ = fs::remove_dir(directory);
+            }
+        }
         if failures.is_empty() { Ok(()) } else { Err(failures) }
     }
 }

@@ -76,6 +76,7 @@ mod volume;
 mod worker;
 
 pub use leftovers::PodPlaces;
+pub use logs::{Ending, LogOptions, stream as stream_log};
 pub use node::VERSION;
 pub use options::{Error, Options};
 pub use settings::Settings;

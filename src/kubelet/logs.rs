@@ -45,13 +45,13 @@ pub(crate) fn parse(line: &[u8]) -> Option<Line<'_>> {
 
 /// What of a log is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct LogOptions {
-    pub(crate) follow: bool,
-    pub(crate) previous: bool,
-    pub(crate) tail_lines: Option<u64>,
-    pub(crate) since: Option<Timestamp>,
-    pub(crate) timestamps: bool,
-    pub(crate) limit_bytes: Option<u64>,
+pub struct LogOptions {
+    pub follow: bool,
+    pub previous: bool,
+    pub tail_lines: Option<u64>,
+    pub since: Option<Timestamp>,
+    pub timestamps: bool,
+    pub limit_bytes: Option<u64>,
 }
 
 /// Turns log lines into what a client sees.
@@ -193,7 +193,7 @@ impl Source {
 }
 
 /// Says when a container has ended for good, so that following ends too.
-pub(crate) trait Ending: Send + 'static {
+pub trait Ending: Send + 'static {
     /// Completes when nothing more will be written.
     fn ended(&mut self) -> impl Future<Output = ()> + Send;
 }
@@ -262,12 +262,7 @@ impl Stream {
 }
 
 /// Sends a log until its end (or, followed, until the container's), or until nobody listens.
-pub(crate) async fn stream(
-    log: PathBuf,
-    options: LogOptions,
-    mut ending: impl Ending,
-    out: mpsc::Sender<io::Result<Bytes>>,
-) {
+pub async fn stream(log: PathBuf, options: LogOptions, mut ending: impl Ending, out: mpsc::Sender<io::Result<Bytes>>) {
     if let Err(e) = pump(log, &options, &mut ending, &out).await {
         drop(out.send(Err(e)).await);
     }

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
     ResourceStatus, VolumeMountStatus,
 };
 use serde_json::{Map, Value};
-use skiff_runtime::Exit;
+use skiff_runtime::{Exit, Runtime};
 
 use crate::backoff::go_duration;
 use crate::plan;
@@ -148,7 +148,8 @@ fn container_status(seen: &Seen<'_>, role: Role, container: &Container, has_init
         status.user = run.user.as_ref().map(user);
         status.container_id = Some(format!("skiff://{}", run.id.0));
         if !run.image.is_empty() {
-            status.image = run.image.clone();
+            // As a runtime names it, whatever the pod's text leaves out.
+            status.image = Runtime::normalize(&run.image).unwrap_or_else(|_| run.image.clone());
         }
         status.last_state = slot.previous.as_ref().and_then(terminated);
     }

@@ -35,6 +35,11 @@ pub struct Usage {
     pub memory_working_set_bytes: u64,
     pub memory_rss_bytes: u64,
     pub pids: u64,
+    /// Periods in which it could run, in which its quota was used up, and how long it waited then.
+    pub periods: u64,
+    pub throttled_periods: u64,
+    pub throttled_ns: u64,
+    pub oom_kills: u64,
 }
 
 /// The hierarchies of this machine.
@@ -332,9 +337,10 @@ impl Cgroups {
         let number = |controller: &str, file: &str| -> io::Result<u64> {
             Ok(text(controller, file)?.trim().parse().unwrap_or(0))
         };
-        let stat = text("memory", "memory.stat")?;
+        let (stat, cpu_stat) = (text("memory", "memory.stat")?, text("cpu", "cpu.stat")?);
+        let cpu_field = |name: &str| field(&cpu_stat, name).unwrap_or(0);
         let (cpu_ns, memory_bytes, inactive, rss) = if self.is_v2() {
-            let cpu = field(&text("cpu", "cpu.stat")?, "usage_usec").unwrap_or(0) * 1000;
+            let cpu = cpu_field("usage_usec") * 1000;
             let memory = number("memory", "memory.current")?;
             (cpu, memory, field(&stat, "inactive_file"), field(&stat, "anon"))
         } else {
@@ -348,6 +354,10 @@ impl Cgroups {
             memory_working_set_bytes: memory_bytes.saturating_sub(inactive.unwrap_or(0)),
             memory_rss_bytes: rss.unwrap_or(0),
             pids: number("pids", "pids.current").unwrap_or(0),
+            periods: cpu_field("nr_periods"),
+            throttled_periods: cpu_field("nr_throttled"),
+            throttled_ns: cpu_field("throttled_time") + cpu_field("throttled_usec") * 1000,
+            oom_kills: self.oom_kills(path),
         })
     }
 

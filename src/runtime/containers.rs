@@ -259,6 +259,10 @@ impl Runtime {
                 memory_usage_bytes: usage.memory_bytes,
                 memory_rss_bytes: usage.memory_rss_bytes,
                 pids: usage.pids,
+                cpu_periods: usage.periods,
+                cpu_throttled_periods: usage.throttled_periods,
+                cpu_throttled_ns: usage.throttled_ns,
+                oom_kills: usage.oom_kills,
             })
         })
         .await

@@ -347,6 +347,11 @@ pub struct Stats {
     pub memory_usage_bytes: u64,
     pub memory_rss_bytes: u64,
     pub pids: u64,
+    /// Periods in which it could run, in which its quota was used up, and how long it waited then.
+    pub cpu_periods: u64,
+    pub cpu_throttled_periods: u64,
+    pub cpu_throttled_ns: u64,
+    pub oom_kills: u64,
 }
 
 #[derive(Debug, Clone)]

@@ -257,6 +257,7 @@ mod tests {
             memory_usage_bytes: 3000,
             memory_rss_bytes: 500,
             pids: 2,
+            ..Stats::default()
         };
         let at = Timestamp::from_second(1_700_000_000).expect("in range");
         let container = ContainerUse {

@@ -71,10 +71,28 @@ impl Usage {
     pub(crate) fn cadvisor_metrics(&self) -> String {
         let mut out = Text::new(Some(self.at.as_millisecond()));
         type Of = fn(&ContainerUse) -> f64;
-        let families: [(&str, &str, &str, Of); 11] = [
+        let families: [(&str, &str, &str, Of); 15] = [
             ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |c| {
                 seconds(c.stats.cpu_usage_ns)
             }),
+            ("container_cpu_cfs_periods_total", "counter", "Number of elapsed enforcement period intervals.", |c| {
+                c.stats.cpu_periods as f64
+            }),
+            ("container_cpu_cfs_throttled_periods_total", "counter", "Number of throttled period intervals.", |c| {
+                c.stats.cpu_throttled_periods as f64
+            }),
+            (
+                "container_cpu_cfs_throttled_seconds_total",
+                "counter",
+                "Total time duration the container has been throttled.",
+                |c| seconds(c.stats.cpu_throttled_ns),
+            ),
+            (
+                "container_oom_events_total",
+                "counter",
+                "Count of out of memory events observed for the container",
+                |c| c.stats.oom_kills as f64,
+            ),
             ("container_memory_rss", "gauge", "Size of RSS in bytes.", |c| c.stats.memory_rss_bytes as f64),
             (
                 "container_memory_usage_bytes",
@@ -134,6 +152,22 @@ impl Usage {
                     out.line(&name, &labels, of(&link)[at] as f64);
                 }
             }
+        }
+        let disks = self.disk.map(|disk| {
+            [
+                ("container_fs_limit_bytes", "Number of bytes that can be consumed on this filesystem.", disk.capacity),
+                (
+                    "container_fs_usage_bytes",
+                    "Number of bytes consumed on this filesystem.",
+                    disk.capacity.saturating_sub(disk.available),
+                ),
+                ("container_fs_inodes_total", "Number of Inodes", disk.inodes),
+                ("container_fs_inodes_free", "Number of available Inodes", disk.inodes_free),
+            ]
+        });
+        for (name, help, value) in disks.into_iter().flatten() {
+            out.family(name, "gauge", help);
+            out.line(name, &[("id", "/")], value as f64);
         }
         out.one("machine_cpu_cores", "gauge", "Number of logical CPU cores.", self.node.cpus as f64);
         let help = "Amount of memory installed on the machine.";
