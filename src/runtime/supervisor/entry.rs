@@ -132,6 +132,10 @@ impl Executor for Entry {
     fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
         mount_cgroups(&self.cgroups)
             .map_err(|error| ExecutorValidationError::ArgValidationError(format!("mount {CGROUP_ROOT}: {error}")))?;
+        if !self.propagation.iter().any(|(target, _)| target == Path::new("/dev")) {
+            // As runc; where one is there already, that one stays.
+            let _ = std::os::unix::fs::symlink("/proc/kcore", "/dev/core");
+        }
         for (target, propagation) in &self.propagation {
             let flags = match propagation {
                 Propagation::Private => MsFlags::MS_PRIVATE,
