@@ -91,7 +91,7 @@ pub(crate) fn cluster_roles() -> Vec<ClusterRole> {
 fn cluster_role(prefix: &str, head: &str, rules: &[&str]) -> ClusterRole {
     let (name, into) = head.split_once(" -> ").unwrap_or((head, ""));
     let mut metadata = metadata(&format!("{prefix}{name}"), None);
-    metadata.labels.get_or_insert_default().extend((!into.is_empty()).then(|| label(into)));
+    metadata.labels.get_or_insert_default().extend(into.split_whitespace().map(label));
     // Without rules of its own it is made of others'.
     let aggregation_rule = rules.is_empty().then(|| AggregationRule {
         cluster_role_selectors: Some(vec![LabelSelector {
