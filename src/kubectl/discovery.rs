@@ -173,7 +173,7 @@ impl Discovery {
         candidates()
             .find(named)
             .or_else(|| candidates().find(short))
-            .ok_or_else(|| Failure::text(format!("the server doesn't have a resource type {word:?}")))
+            .ok_or_else(|| Failure::text(format!("the server doesn't have a resource type {name:?}")))
     }
 
     pub fn of_kind(&self, api_version: &str, kind: &str) -> Option<&Resource> {
@@ -242,6 +242,8 @@ pub mod tests {
             assert_eq!(discovery.find(word).map(Resource::qualified).ok().as_deref(), Some(expect), "{word}");
         }
         let error = discovery.find("boats").expect_err("unknown").to_string();
+        assert_eq!(error, "the server doesn't have a resource type \"boats\"");
+        let error = discovery.find("boats.sea.io").expect_err("unknown").to_string();
         assert_eq!(error, "the server doesn't have a resource type \"boats\"");
         assert_eq!(discovery.find("deploy").expect("known").label("x"), "deployment.apps/x");
     }

@@ -118,7 +118,11 @@ fn source(place: &Place, entry: &Value) -> Result<(String, String)> {
 }
 
 fn operations(text: &str) -> Result<Value> {
-    let value = yaml::document(text).map_err(|e| Failure::text(e.to_string()))?.value;
+    // As upstream: what looks like JSON has to be JSON.
+    let value = match text.starts_with('[') {
+        true => serde_json::from_str(text).map_err(|e| Failure::text(e.to_string()))?,
+        false => yaml::document(text).map_err(|e| Failure::text(e.to_string()))?.value,
+    };
     let is_patch = |list: &Vec<Value>| list.iter().all(|operation| operation["op"].is_string());
     match value.as_array().filter(|list| is_patch(list)) {
         Some(_) => Ok(value),
@@ -153,4 +157,21 @@ fn apply(resource: &mut Resource, patch: &Resource, allowed: (bool, bool)) -> Re
     }
     resource.object = merged;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_begins_as_json_is_json() {
+        for (text, good) in [
+            ("- {op: remove, path: /a}", true),
+            ("[{\"op\": \"remove\", \"path\": \"/a\"}]", true),
+            ("[{op: remove, path: /a}]", false),
+            ("{\"op\": \"remove\"}", false),
+        ] {
+            assert_eq!(operations(text).is_ok(), good, "{text}");
+        }
+    }
 }
