@@ -90,10 +90,13 @@ install_binary() {
     mv -f "$binary.new" "$binary"
 }
 
-link_kubectl() {
-    if ! have kubectl && [ ! -e "$bin_dir/kubectl" ]; then
-        ln -s skiff "$bin_dir/kubectl"
-    fi
+# As k3s: by these names, where nobody has them.
+link_clients() {
+    for name in kubectl crictl ctr; do
+        if ! have "$name" && [ ! -e "$bin_dir/$name" ]; then
+            ln -s skiff "$bin_dir/$name"
+        fi
+    done
 }
 
 has_systemd() { [ -d /run/systemd/system ] && have systemctl; }
@@ -163,7 +166,7 @@ changed=no
 if install_binary "$source_file"; then
     changed=yes
 fi
-link_kubectl
+link_clients
 if has_systemd; then
     start_with_systemd
 elif has_openrc; then

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::{config, ctr, log, server, teardown, wait};
+use crate::{config, crictl, ctr, log, server, teardown, wait};
 
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub const REGISTRIES: &str = "/etc/skiff/registries.yaml";
@@ -33,6 +33,8 @@ pub(crate) enum Command {
     },
     /// Look into the container runtime of this node
     Ctr(CtrArgs),
+    /// Look into the container runtime of this node with crictl's commands (`skiff crictl help` lists them)
+    Crictl(CrictlArgs),
     /// Wait until the cluster of this machine is ready
     Wait(WaitArgs),
     /// End every container and process of Skiff, and remove what they made on this machine; data stays
@@ -178,6 +180,16 @@ pub struct CtrArgs {
     pub place: PlaceArgs,
     #[command(subcommand)]
     pub command: CtrCommand,
+}
+
+#[derive(Args)]
+#[command(disable_help_flag = true)]
+pub struct CrictlArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// A command of crictl's, with its flags
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<String>,
 }
 
 #[derive(Subcommand)]
@@ -367,6 +379,7 @@ pub fn run(arguments: Vec<OsString>) -> Result<ExitCode> {
         Command::Server(arguments) => server::run(*arguments),
         Command::Kubectl { arguments } => Ok(skiff_kubectl::main(arguments)),
         Command::Ctr(arguments) => ctr::run(arguments),
+        Command::Crictl(arguments) => crictl::run(&arguments.place, arguments.arguments),
         Command::Wait(arguments) => wait::run(arguments),
         Command::Killall(place) => teardown::kill_all(&place),
         Command::Uninstall(place) => teardown::uninstall(&place),

@@ -1,7 +1,7 @@
 //! `config.yaml`: the server's flags by their names. What the command line or the environment says
 //! wins; of several files, `config.yaml` and then `config.yaml.d/*.yaml` by name, the last wins.
 //!
-//! Commands that look at a server's things (`ctr`, `killall`, `uninstall`) read it too, for the flags that they share with the
+//! Commands that look at a server's things (`ctr`, `crictl`, `killall`, `uninstall`) read it too, for the flags that they share with the
 //! server: they have to find what the server made.
 
 use std::collections::BTreeMap;
@@ -36,7 +36,9 @@ impl Flag {
 
 /// The arguments with those of the files put in where they are not given.
 pub fn with_file(mut arguments: Vec<OsString>) -> Result<Vec<OsString>> {
-    let Some(command @ ("server" | "ctr" | "killall" | "uninstall")) = arguments.get(1).and_then(|a| a.to_str()) else {
+    let Some(command @ ("server" | "ctr" | "crictl" | "killall" | "uninstall")) =
+        arguments.get(1).and_then(|a| a.to_str())
+    else {
         return Ok(arguments);
     };
     let own = crate::cli::flags(command);
@@ -147,7 +149,7 @@ mod tests {
     #[test]
     fn other_commands_take_what_they_share() {
         let settings = serde_yaml::from_str("data-dir: /x\nhttps-listen-port: 7443").expect("YAML");
-        for command in ["ctr", "killall", "uninstall"] {
+        for command in ["ctr", "crictl", "killall", "uninstall"] {
             let planned = plan(&settings, &crate::cli::flags("server"), &crate::cli::flags(command), &[]);
             assert_eq!(planned.expect("valid"), ["--data-dir=/x"], "{command}");
         }

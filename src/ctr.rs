@@ -59,7 +59,7 @@ async fn images(place: &PlaceArgs, command: ImagesCommand) -> Result<()> {
 }
 
 /// The runtime of a node that runs; looking at one must not start another.
-async fn connect(place: &PlaceArgs) -> Result<Option<Runtime>> {
+pub async fn connect(place: &PlaceArgs) -> Result<Option<Runtime>> {
     if !place.run_dir.join("supervisor.sock").exists() {
         return Ok(None);
     }

@@ -102,6 +102,24 @@ fn a_killed_server_stops_no_container_and_forgets_nothing() {
 }
 
 #[test]
+fn another_build_takes_over_what_runs() {
+    let mut machine = Machine::with_server();
+    machine.apply(WEB);
+    machine.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let before = containers(&machine);
+    let build = machine.directory.path().join("other-build");
+    std::fs::copy(skiff(), &build).expect("copied");
+    machine.end_server(Signal::SIGTERM);
+    machine.start_build(&build, &[]);
+    machine.wait_ready();
+    assert_eq!(containers(&machine), before, "nothing was restarted");
+    let log = machine.inside.must(&["cat", "/run/skiff/supervisor.log"]);
+    assert!(log.contains("this build has taken over, with 3 containers"), "{log}");
+    machine.kubectl(&["scale", "deployment/web", "--replicas=4"]);
+    machine.until(&["deployment", "web"], "{.status.readyReplicas}", "4");
+}
+
+#[test]
 fn nothing_is_executed_but_skiff_and_containers() {
     let machine = Machine::new();
     let trace = machine.directory.path().join("trace");

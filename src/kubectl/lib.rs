@@ -53,6 +53,8 @@ mod top;
 mod wait;
 mod writing;
 
+pub use stream::terminal::{Raw as RawTerminal, size as terminal_size};
+
 use failure::Failure;
 
 type Result<T = (), E = anyhow::Error> = std::result::Result<T, E>;

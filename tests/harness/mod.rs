@@ -103,8 +103,12 @@ impl Machine {
 
     /// Starts `skiff server` in the background.
     pub fn start(&mut self, arguments: &[&str]) {
+        self.start_build(&skiff(), arguments);
+    }
+
+    pub fn start_build(&mut self, executable: &Path, arguments: &[&str]) {
         let log = File::options().create(true).append(true).open(self.log_path()).expect("the log");
-        let mut command = self.command(skiff());
+        let mut command = self.command(executable);
         command.arg("server").args(arguments).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("dup")).stderr(log);
         self.server = Some(command.spawn().expect("start skiff server"));

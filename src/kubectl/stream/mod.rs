@@ -7,7 +7,7 @@ mod attached;
 mod cp;
 mod exec;
 mod forward;
-mod terminal;
+pub mod terminal;
 
 use std::io;
 use std::time::Duration;

@@ -57,11 +57,16 @@ pub fn stdin() -> mpsc::Receiver<Bytes> {
     receiver
 }
 
+/// Columns and rows, where there is a terminal.
+pub fn size() -> Option<(u16, u16)> {
+    terminal_size::terminal_size().map(|(width, height)| (width.0, height.0))
+}
+
 /// Tells the terminal's size, now and whenever it changes.
 pub async fn tell_sizes(tty: bool, resize: Outgoing) {
     let Some(mut changes) = tty.then(|| signal(SignalKind::window_change()).ok()).flatten() else { return };
     loop {
-        if let Some((terminal_size::Width(width), terminal_size::Height(height))) = terminal_size::terminal_size() {
+        if let Some((width, height)) = size() {
             let size = format!("{}\n", json!({"Width": width, "Height": height}));
             if resize.write(size.into()).await.is_err() {
                 return;
