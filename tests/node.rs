@@ -218,3 +218,63 @@ fn ids_of_a_pod_stay_its_own() {
     let c = map(&machine, "c");
     assert!(c != a && c != b, "{a} {b} {c}");
 }
+
+#[test]
+fn crictl_shows_what_runs() {
+    let machine = Machine::with_server();
+    let script = "echo one; echo two; until [ -e /tmp/end ]; do usleep 10000; done; exit 3";
+    machine.apply(&pod("p", "", "", script));
+    machine.until(&["pod", "p"], "{.status.phase}", "Running");
+    let crictl = |words: &[&str]| {
+        let output = machine.command(skiff()).arg("crictl").args(words).output().expect("run skiff crictl");
+        harness::result(&output)
+    };
+    let say = |words: &[&str]| crictl(words).unwrap_or_else(|why| panic!("crictl {words:?}: {why}"));
+    let id = machine.jsonpath(&["pod", "p"], "{.status.containerStatuses[0].containerID}").expect("an id");
+    let id = id.trim().trim_start_matches("skiff://").to_owned();
+    let ps = say(&["ps"]);
+    let head: Vec<&str> = ps.lines().next().expect("a head").split("  ").filter(|word| !word.is_empty()).collect();
+    let columns = ["CONTAINER", "IMAGE", "CREATED", "STATE", "NAME", "ATTEMPT", "POD ID", "POD", "NAMESPACE"];
+    assert_eq!(head.iter().map(|word| word.trim()).collect::<Vec<_>>(), columns);
+    let row: Vec<&str> = ps.lines().nth(1).expect("a row").split_whitespace().collect();
+    assert_eq!((row[0], &row[row.len() - 5..][..2]), (&id[..13], &["c", "0"][..]), "{ps}");
+    assert!(ps.contains(" ago ") && row.ends_with(&["p", "default"]), "{ps}");
+    assert_eq!(say(&["ps", "-q", "--name", "^c$"]).trim(), id);
+    assert_eq!(say(&["ps", "-q", "--state", "exited"]), "");
+    let pods = say(&["pods", "--namespace", "default"]);
+    assert!(pods.starts_with("POD ID ") && pods.contains("Ready") && pods.contains("(default)"), "{pods}");
+    let status: serde_json::Value = serde_json::from_str(&say(&["inspect", &id[..8]])).expect("JSON");
+    assert_eq!(
+        (&status["status"]["state"], &status["status"]["id"]),
+        (&"CONTAINER_RUNNING".into(), &id.as_str().into())
+    );
+    let pod: serde_json::Value = serde_json::from_str(&say(&["inspectp", row[row.len() - 3]])).expect("JSON");
+    assert_eq!((&pod["status"]["metadata"]["name"], &pod["status"]["state"]), (&"p".into(), &"SANDBOX_READY".into()));
+    let images = say(&["images"]);
+    let has = |line: &str| line.starts_with("docker.io/library/busybox") && line.contains(" 1.36 ");
+    assert!(images.starts_with("IMAGE ") && images.lines().any(has), "{images}");
+    assert!(say(&["inspecti", "busybox:1.36"]).contains("\"repoTags\""));
+    assert_eq!(say(&["logs", "--tail", "1", &id]), "two\n");
+    assert_eq!(say(&["exec", &id, "sh", "-c", "echo $((6 * 7))"]), "42\n");
+    let failed = machine.command(skiff()).args(["crictl", "exec", "-s", &id, "sh", "-c", "exit 9"]).status();
+    assert_eq!(failed.expect("it ran").code(), Some(9));
+    let stats = say(&["stats", &id]);
+    assert!(stats.starts_with("CONTAINER ") && stats.contains("CPU %") && stats.contains(&id[..13]), "{stats}");
+    assert!(say(&["version"]).contains("RuntimeName:  skiff"));
+    assert!(say(&["info"]).contains("RuntimeReady"));
+    for (words, expect) in [
+        (&["runp", "x"][..], "not here"),
+        (&["nosuch"], "no such command"),
+        (&["rm", &id], "is running"),
+        (&["rmi", "busybox:1.36"], "is used by a container"),
+        (&["logs", "nosuch"], "not found"),
+    ] {
+        let error = crictl(words).expect_err("refused");
+        assert!(error.contains(expect), "{words:?}: {error}");
+    }
+    assert_eq!(say(&["stop", "--timeout", "1", &id]).trim(), id);
+    machine.until(&["pod", "p"], "{.status.phase}", "Failed");
+    assert!(say(&["ps", "-a"]).contains("Exited"));
+    let roles = machine.kubectl(&["get", "nodes", "--no-headers"]);
+    assert!(roles.split_whitespace().nth(2) == Some("control-plane"), "{roles}");
+}
