@@ -25,6 +25,8 @@ pub struct Error(String);
 
 /// Anchors may be used often; a document that unfolds to more values than this is an attack.
 const MAX_NODES: usize = 1_000_000;
+/// What the keys and scalars may take that anchors and aliases make copies of.
+const MAX_COPIED_B: usize = 16 << 20;
 const MAX_DEPTH: usize = 200;
 
 /// Which words are booleans.
@@ -44,7 +46,14 @@ pub fn documents(text: &str) -> Result<Vec<Document>, Error> {
 /// The same for who says which words are booleans.
 pub fn documents_with(text: &str, booleans: Booleans) -> Result<Vec<Document>, Error> {
     let parser = Parser::new_from_str(text);
-    let mut reader = Reader { parser, anchors: HashMap::new(), nodes: 0, duplicates: vec![], booleans };
+    let mut reader = Reader {
+        parser,
+        anchors: HashMap::new(),
+        read: Size::default(),
+        copied: Size::default(),
+        duplicates: vec![],
+        booleans,
+    };
     let mut documents = Vec::new();
     loop {
         match reader.next()?.0 {
@@ -67,10 +76,20 @@ pub fn document(text: &str) -> Result<Document, Error> {
     Ok(documents(text)?.into_iter().next().unwrap_or(Document { value: Value::Null, duplicates: Vec::new() }))
 }
 
+/// How much a value is: its nodes, and the bytes of its keys and scalars.
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    nodes: usize,
+    bytes: usize,
+}
+
 struct Reader<'a> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
-    anchors: HashMap<usize, (Value, usize)>,
-    nodes: usize,
+    anchors: HashMap<usize, (Value, Size)>,
+    /// All that was read so far, what aliases stand for included.
+    read: Size,
+    /// All copies that anchors and aliases made.
+    copied: Size,
     duplicates: Vec<String>,
     booleans: Booleans,
 }
@@ -93,16 +112,19 @@ impl<'a> Reader<'a> {
         if depth > MAX_DEPTH {
             return Err(Error(format!("line {line}: exceeded max depth of {MAX_DEPTH}")));
         }
-        let before = self.nodes;
-        self.count(1, line)?;
+        let before = self.read;
+        self.count(Size { nodes: 1, bytes: 0 }, line)?;
         let (value, anchor) = match event {
             Event::Alias(anchor) => {
                 let unknown = || Error(format!("line {line}: unknown anchor referenced"));
-                let (value, nodes) = self.anchors.get(&anchor).cloned().ok_or_else(unknown)?;
-                self.count(nodes, line)?;
-                return Ok(value);
+                let size = self.anchors.get(&anchor).ok_or_else(unknown)?.1;
+                // Before there is one copy too many.
+                self.copy(size, line)?;
+                self.count(size, line)?;
+                return self.anchors.get(&anchor).map(|(value, _)| value.clone()).ok_or_else(unknown);
             }
             Event::Scalar(text, style, anchor, tag) => {
+                self.count(Size { nodes: 0, bytes: text.len() }, line)?;
                 let value = match scalar(&text, style, tag.as_deref(), line)? {
                     Value::Bool(_) if self.booleans == Booleans::Two && !is_boolean_1_2(&text) => text.into(),
                     value => value,
@@ -123,7 +145,10 @@ impl<'a> Reader<'a> {
             _ => return Err(Error(format!("line {line}: did not find expected node content"))),
         };
         if anchor != 0 {
-            self.anchors.insert(anchor, (value.clone(), self.nodes - before));
+            let size = Size { nodes: self.read.nodes - before.nodes, bytes: self.read.bytes - before.bytes };
+            // Anchors within anchors are copies of copies.
+            self.copy(size, line)?;
+            self.anchors.insert(anchor, (value.clone(), size));
         }
         Ok(value)
     }
@@ -160,14 +185,24 @@ impl<'a> Reader<'a> {
         Ok(Value::Object(entries))
     }
 
-    fn count(&mut self, nodes: usize, line: usize) -> Result<(), Error> {
-        self.nodes += nodes;
-        if self.nodes > MAX_NODES {
-            Err(Error(format!("line {line}: document contains excessive aliasing")))
-        } else {
-            Ok(())
+    fn count(&mut self, size: Size, line: usize) -> Result<(), Error> {
+        self.read.nodes += size.nodes;
+        self.read.bytes += size.bytes;
+        if self.read.nodes > MAX_NODES { Err(excessive(line)) } else { Ok(()) }
+    }
+
+    fn copy(&mut self, size: Size, line: usize) -> Result<(), Error> {
+        self.copied.nodes += size.nodes;
+        self.copied.bytes += size.bytes;
+        match self.copied.nodes > MAX_NODES || self.copied.bytes > MAX_COPIED_B {
+            true => Err(excessive(line)),
+            false => Ok(()),
         }
     }
+}
+
+fn excessive(line: usize) -> Error {
+    Error(format!("line {line}: document contains excessive aliasing"))
 }
 
 /// `<<: *base` and `<<: [*a, *b]`; the mapping's own keys win, then the first.
@@ -336,6 +371,21 @@ mod tests {
             let uses = vec![format!("*a{}", i - 1); 10].join(",");
             text += &format!("a{i}: &a{i} [{uses}]\n");
         }
-        assert!(documents(&text).expect_err("refused").to_string().contains("excessive aliasing"));
+        let refused = |text: &str| {
+            let told = documents(text).map(|documents| documents.len()).expect_err("refused").to_string();
+            assert!(told.contains("excessive aliasing"), "{told}");
+        };
+        refused(&text);
+        // Few nodes, but each of them is large: as a value, as a key, and as an anchor in an anchor.
+        let long = "x".repeat(1 << 20);
+        let uses = |use_: &str| vec![use_; 100].join(",");
+        refused(&format!("a: &a \"{long}\"\nb: [{}]\n", uses("*a")));
+        refused(&format!("a: &a {{\"{long}\": 1}}\nb: [{}]\n", uses("*a")));
+        refused(&format!("{}\"{long}\"{}", (0..100).map(|n| format!("[&a{n} ")).collect::<String>(), "]".repeat(100)));
+        // Anchors in anchors alone are nothing bad.
+        let nested = format!("{}x{}", (0..100).map(|n| format!("[&a{n} ")).collect::<String>(), "]".repeat(100));
+        assert!(documents(&nested).is_ok());
+        let few = format!("a: &a \"{long}\"\nb: [*a, *a, *a]\n");
+        assert_eq!(documents(&few).expect("not much")[0].value["b"][2], long);
     }
 }
