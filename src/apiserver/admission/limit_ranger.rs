@@ -9,6 +9,7 @@ use skiff_api::quota::{Amounts, amounts};
 use skiff_api::{ApiError, Object};
 
 use super::{Operation, Request};
+use crate::meta;
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 /// Above this upstream compares ratios by whole numbers.
@@ -40,6 +41,10 @@ pub(super) async fn check(request: &Request<'_>, object: &Value) -> Result<(), A
         || (request.operation == Operation::Update && request.row.is("", "pods") && request.subresource == "resize");
     let of_claim = request.subresource.is_empty() && request.row.is("", "persistentvolumeclaims");
     if !of_pod && !of_claim {
+        return Ok(());
+    }
+    // What goes anyway may let go of its finalizers, whatever limits there are now.
+    if request.old.is_some_and(meta::is_deleting) {
         return Ok(());
     }
     for range in ranges(request).await? {

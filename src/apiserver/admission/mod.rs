@@ -138,6 +138,7 @@ pub(crate) async fn validate(
     }
     if let Some(object) = object {
         limit_ranger::check(request, object).await?;
+        service_account::check(request, object).await?;
         pod_security::check_request(request, object, warnings)?;
         claim_resize::check(request, object)?;
         if request.subresource.is_empty() && request.row.is("batch", "cronjobs") {

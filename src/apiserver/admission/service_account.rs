@@ -7,6 +7,7 @@ use rand::Rng as _;
 use serde_json::{Value, json};
 use skiff_api::{ApiError, Object};
 
+use super::{Operation, Request};
 use crate::auth::User;
 use crate::meta;
 use crate::server::Server;
@@ -16,6 +17,8 @@ const VOLUME_PREFIX: &str = "kube-api-access-";
 /// The lifetime that upstream's volumes ask for: an hour and the seconds that mark such a token.
 const TOKEN_SECONDS: i64 = 3607;
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// On an account: its pods use no secrets but those that it names.
+const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
 /// A namespace's default account is made by a controller, a moment after the namespace.
 const DEFAULT_ACCOUNT_TRIES: u32 = 20;
 const DEFAULT_ACCOUNT_WAIT: Duration = Duration::from_millis(50);
@@ -32,13 +35,7 @@ pub(super) async fn create(server: &Server, user: &User, pod: &mut Value) -> Res
     pod["spec"]["serviceAccountName"] = account_name.as_str().into();
     pod["spec"]["serviceAccount"] = account_name.as_str().into();
     let namespace = meta::text(pod, "namespace").to_owned();
-    let Some(account) = find(server, &namespace, &account_name).await? else {
-        let why = format!(
-            "error looking up service account {namespace}/{account_name}: serviceaccount {account_name:?} not found"
-        );
-        return Err(ApiError::forbidden("", "pods", &name, &why));
-    };
-    let account = account.value();
+    let account = existing(server, &namespace, &account_name, &name).await?;
     if pod["spec"]["imagePullSecrets"].as_array().is_none_or(Vec::is_empty)
         && account["imagePullSecrets"].as_array().is_some_and(|s| !s.is_empty())
     {
@@ -49,6 +46,102 @@ pub(super) async fn create(server: &Server, user: &User, pod: &mut Value) -> Res
         mount_token(pod);
     }
     Ok(())
+}
+
+/// Refuses a pod that uses secrets that are not its account's, where the account says that this is to be so. Webhooks had
+/// their say by then.
+pub(super) async fn check(request: &Request<'_>, pod: &Value) -> Result<(), ApiError> {
+    let of_new = request.is(Operation::Create, "", "pods") && pod["metadata"]["annotations"].get(MIRROR).is_none();
+    let of_ephemeral = request.operation == Operation::Update
+        && request.row.is("", "pods")
+        && request.subresource == "ephemeralcontainers";
+    if !of_new && !of_ephemeral {
+        return Ok(());
+    }
+    let namespace = &*request.key.namespace;
+    let name = meta::text(pod, "name");
+    let account = match pod["spec"]["serviceAccountName"].as_str().unwrap_or_default() {
+        "" => return Err(request.forbidden(&format!("no service account specified for pod {namespace}/{name}"))),
+        account => existing(request.server, namespace, account, name).await?,
+    };
+    let enforced = account["metadata"]["annotations"][ENFORCE].as_str().is_some_and(is_true);
+    match if enforced { unmountable(&account, pod, of_ephemeral) } else { None } {
+        Some(why) => Err(request.forbidden(&why)),
+        None => Ok(()),
+    }
+}
+
+/// Go's `ParseBool`.
+fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "TRUE" | "true" | "True")
+}
+
+/// The first secret that the pod may not use.
+fn unmountable(account: &Value, pod: &Value, ephemeral: bool) -> Option<String> {
+    fn items(list: &Value) -> impl Iterator<Item = &Value> {
+        list.as_array().into_iter().flatten()
+    }
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let among = |list: &str, name: &str| items(&account[list]).any(|known| known["name"] == name);
+    let of = text(&account["metadata"]["name"]);
+    let no_secret = format!("is not allowed because service account {of} does not reference that secret");
+    let spec = &pod["spec"];
+    let lists: &[(&str, &str)] = match ephemeral {
+        true => &[("ephemeralContainers", "ephemeral container")],
+        false => &[("initContainers", "init container"), ("containers", "container")],
+    };
+    let in_containers = || {
+        lists.iter().flat_map(|(list, what)| items(&spec[*list]).map(move |container| (*what, container))).find_map(
+            |(what, container)| {
+                let named = format!("{what} {}", text(&container["name"]));
+                let unknown = |reference: &Value| {
+                    let name = text(&reference["name"]);
+                    (reference.is_object() && !among("secrets", &name)).then_some(name)
+                };
+                let in_env = items(&container["env"]).find_map(|variable| {
+                    let secret = unknown(&variable["valueFrom"]["secretKeyRef"])?;
+                    let variable = text(&variable["name"]);
+                    Some(format!(
+                        "{named} with envVar {variable} referencing secret.secretName=\"{secret}\" {no_secret}"
+                    ))
+                });
+                in_env.or_else(|| {
+                    let secret = items(&container["envFrom"]).find_map(|from| unknown(&from["secretRef"]))?;
+                    Some(format!("{named} with envFrom referencing secret.secretName=\"{secret}\" {no_secret}"))
+                })
+            },
+        )
+    };
+    if ephemeral {
+        return in_containers();
+    }
+    let mut volumes = items(&spec["volumes"]).map(|volume| &volume["secret"]).filter(|secret| secret.is_object());
+    let in_volumes = volumes.find_map(|secret| {
+        let name = text(&secret["secretName"]);
+        (!among("secrets", &name)).then(|| format!("volume with secret.secretName=\"{name}\" {no_secret}"))
+    });
+    in_volumes.or_else(in_containers).or_else(|| {
+        items(&spec["imagePullSecrets"]).enumerate().find_map(|(at, secret)| {
+            let name = text(&secret["name"]);
+            (!among("imagePullSecrets", &name)).then(|| {
+                format!(
+                    "imagePullSecrets[{at}].name=\"{name}\" is not allowed because service account {of} does not \
+                     reference that imagePullSecret"
+                )
+            })
+        })
+    })
+}
+
+/// The account of a pod.
+async fn existing(server: &Server, namespace: &str, name: &str, pod: &str) -> Result<Value, ApiError> {
+    match find(server, namespace, name).await? {
+        Some(account) => Ok(account.value()),
+        None => {
+            let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
+            Err(ApiError::forbidden("", "pods", pod, &why))
+        }
+    }
 }
 
 async fn find(server: &Server, namespace: &str, name: &str) -> Result<Option<Arc<Object>>, ApiError> {
@@ -138,6 +231,48 @@ fn token_volume(name: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_that_are_not_the_accounts() {
+        let account =
+            json!({"metadata": {"name": "a"}, "secrets": [{"name": "own"}], "imagePullSecrets": [{"name": "pull"}]});
+        let env = |secret: &str| json!([{"name": "E", "valueFrom": {"secretKeyRef": {"name": secret, "key": "k"}}}]);
+        let check = |spec: Value, ephemeral: bool, expect: &str| {
+            let told = unmountable(&account, &json!({"spec": spec}), ephemeral).unwrap_or_default();
+            assert_eq!(told, expect, "{spec}");
+        };
+        let tail = "is not allowed because service account a does not reference that secret";
+        check(
+            json!({"volumes": [{"name": "v", "secret": {"secretName": "own"}}, {"name": "e", "emptyDir": {}}],
+                "containers": [{"name": "c", "env": env("own"), "envFrom": [{"configMapRef": {"name": "m"}}]}],
+                "imagePullSecrets": [{"name": "pull"}]}),
+            false,
+            "",
+        );
+        check(
+            json!({"volumes": [{"name": "v", "secret": {"secretName": "x"}}]}),
+            false,
+            &format!("volume with secret.secretName=\"x\" {tail}"),
+        );
+        check(
+            json!({"initContainers": [{"name": "i", "envFrom": [{"secretRef": {"name": "x"}}]}]}),
+            false,
+            &format!("init container i with envFrom referencing secret.secretName=\"x\" {tail}"),
+        );
+        check(
+            json!({"containers": [{"name": "c", "env": env("x")}]}),
+            false,
+            &format!("container c with envVar E referencing secret.secretName=\"x\" {tail}"),
+        );
+        check(
+            json!({"imagePullSecrets": [{"name": "pull"}, {"name": "x"}]}),
+            false,
+            "imagePullSecrets[1].name=\"x\" is not allowed because service account a does not reference that imagePullSecret",
+        );
+        let both = json!({"containers": [{"name": "c", "env": env("x")}], "ephemeralContainers": [{"name": "d", "env": env("x")}]});
+        check(both, true, &format!("ephemeral container d with envVar E referencing secret.secretName=\"x\" {tail}"));
+        assert_eq!(["true", "1", "T", "yes", "false", ""].map(is_true), [true, true, true, false, false, false]);
+    }
 
     #[test]
     fn mounts_the_token_where_nothing_is() {

@@ -43,6 +43,52 @@ async fn limit_ranges_fill_and_refuse() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_hold_nothing_that_goes() {
+    let cluster = Cluster::start().await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}}});
+    cluster.create(claims, claim).await;
+    let range = json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "r"}, "spec": {"limits": [
+        {"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}}]}});
+    cluster.create("/api/v1/namespaces/default/limitranges", range).await;
+    let path = format!("{claims}/c");
+    let labels = json!({"metadata": {"labels": {"a": "b"}}});
+    assert_eq!(cluster.patch(&path, "merge", labels).await.0, 403, "it is beyond the limits");
+    let (_, ending) = cluster.ask("DELETE", &path, Value::Null).await;
+    assert_eq!(ending["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    let (status, error) = cluster.patch(&path, "merge", json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(status, 200, "{error}");
+    assert_eq!(cluster.ask("GET", &path, Value::Null).await.0, 404);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_can_limit_the_secrets_of_their_pods() {
+    let cluster = Cluster::start().await;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default",
+        "annotations": {"kubernetes.io/enforce-mountable-secrets": "true"}}, "secrets": [{"name": "own"}]});
+    cluster.create("/api/v1/namespaces/default/serviceaccounts", account).await;
+    let with = |name: &str, secret: &str| {
+        let mut pod = pod(name);
+        pod["spec"]["volumes"] = json!([{"name": "v", "secret": {"secretName": secret}}]);
+        pod
+    };
+    cluster.create(PODS, with("good", "own")).await;
+    let (status, error) = cluster.ask("POST", PODS, with("bad", "other")).await;
+    let message = "pods \"bad\" is forbidden: volume with secret.secretName=\"other\" is not allowed because service \
+                   account default does not reference that secret";
+    assert_eq!((status, error["message"].as_str()), (403, Some(message)));
+    let container = json!({"name": "debug", "image": "i", "envFrom": [{"secretRef": {"name": "other"}}]});
+    let path = format!("{PODS}/good/ephemeralcontainers");
+    let (status, error) = cluster.patch(&path, "merge", json!({"spec": {"ephemeralContainers": [container]}})).await;
+    let message = "pods \"good\" is forbidden: ephemeral container debug with envFrom referencing \
+                   secret.secretName=\"other\" is not allowed because service account default does not reference that secret";
+    assert_eq!((status, error["message"].as_str()), (403, Some(message)));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn quotas_hold_however_many_ask_at_once() {
     let cluster = Cluster::start().await;
     quota(&cluster, "q", json!({"hard": {"configmaps": "5"}}), json!({"configmaps": "0"})).await;
