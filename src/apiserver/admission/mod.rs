@@ -56,6 +56,8 @@ pub(crate) struct Request<'a> {
     /// As it was, for updates and deletes.
     pub old: Option<&'a Value>,
     pub dry_run: bool,
+    /// `metav1.CreateOptions` and the like, as webhooks are shown them; null for connections.
+    pub options: &'a Value,
 }
 
 impl Request<'_> {
@@ -70,19 +72,18 @@ impl Request<'_> {
 }
 
 /// Fills in, and has others do so; says whether that has changed anything that the kind's defaults may have to look
-/// at again.
+/// at again. What webhooks changed is filled in once more, and then shown once more to those that asked for that.
 pub(crate) async fn mutate(
     request: &Request<'_>,
     object: &mut Value,
     warnings: &mut Vec<String>,
 ) -> Result<bool, ApiError> {
     let filled = fill(request, object).await?;
-    let mut held = Some(object.take());
-    let changed = webhook::mutate(request, &mut held, warnings).await?;
-    *object = held.unwrap_or_default();
+    let mut rounds = webhook::Rounds::of(request);
+    let changed = rounds.first(request, object, warnings).await?;
     if changed {
-        // What webhooks made of it is looked at as if it had come so.
         fill(request, object).await?;
+        rounds.second(request, object, warnings).await?;
     }
     Ok(filled || changed)
 }
@@ -134,7 +135,7 @@ pub(crate) async fn validate(
     if request.operation == Operation::Delete {
         namespace::delete(request.row, &request.key.name)?;
         node_restriction::check(request, None)?;
-        webhook::mutate(request, &mut None, warnings).await?;
+        webhook::Rounds::of(request).without_object(request, warnings).await?;
     }
     if let Some(object) = object {
         limit_ranger::check(request, object).await?;
@@ -158,9 +159,12 @@ pub(crate) async fn validate(
 /// webhooks have left it.
 pub(crate) async fn ask(request: &Request<'_>, brought: Value, warnings: &mut Vec<String>) -> Result<Value, ApiError> {
     node_restriction::check(request, Some(&brought))?;
-    let mut held = Some(brought);
-    webhook::mutate(request, &mut held, warnings).await?;
-    let left = held.unwrap_or_default();
+    let mut left = brought;
+    let mut rounds = webhook::Rounds::of(request);
+    if rounds.first(request, &mut left, warnings).await? {
+        node_restriction::check(request, Some(&left))?;
+        rounds.second(request, &mut left, warnings).await?;
+    }
     webhook::validate(request, Some(&left), warnings).await?;
     Ok(left)
 }

@@ -16,7 +16,7 @@ use super::settle::has_finalizer;
 use crate::auth::User;
 use crate::cache::Filter;
 use crate::meta;
-use crate::path::options::DeleteOptions;
+use crate::path::options::{DeleteOptions, WriteOptions};
 use crate::path::ownership::Ownership;
 use crate::path::update::{Change, Part};
 use crate::registry::Row;
@@ -101,8 +101,8 @@ impl Server {
 
     /// Writes the condition; `last`: and takes the finalizer away.
     async fn mark(&self, row: &Arc<Row>, key: &ObjectKey, condition: &Condition, last: bool) -> Result<(), ApiError> {
-        let change =
-            Change { row, key, part: Part::Own, user: User::server(), ownership: Ownership::Keep, dry_run: false };
+        let (ownership, options) = (Ownership::Keep, WriteOptions::default());
+        let change = Change { row, key, part: Part::Own, user: User::server(), ownership, options: &options };
         let now = skiff_base::time::now_rfc3339();
         let mut warnings = Vec::new();
         let marked = self.change(&change, &mut warnings, |old| {
@@ -142,7 +142,7 @@ impl Server {
             drop(found);
             let deletes = keys.into_iter().map(|key| self.delete_if_there(User::server(), &row, key, &options).boxed());
             let results: Vec<_> = stream::iter(deletes).buffered(PARALLEL).collect().await;
-            for result in results {
+            for (result, _) in results {
                 result?;
             }
             tokio::select! {

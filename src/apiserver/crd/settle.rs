@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::Defined;
 use crate::auth::User;
 use crate::cache::Cache;
+use crate::path::options::WriteOptions;
 use crate::path::ownership::Ownership;
 use crate::path::update::{Change, Part};
 use crate::registry::Row;
@@ -205,7 +206,7 @@ impl Server {
             part: Part::Own,
             user: User::server(),
             ownership: Ownership::Keep,
-            dry_run: false,
+            options: &WriteOptions::default(),
         };
         let now = skiff_base::time::now_rfc3339();
         let seen = planned.object.revision.to_string();

@@ -84,14 +84,7 @@ impl Server {
         let configuration = Configuration::read(&call.body)?;
         let key = key_of(target);
         for _ in 0..TRIES {
-            let change = Change {
-                row,
-                key: &key,
-                part,
-                user: &call.user,
-                ownership: Ownership::Written,
-                dry_run: options.dry_run,
-            };
+            let change = Change { row, key: &key, part, user: &call.user, ownership: Ownership::Written, options };
             let versions = self.versions(row);
             let make = |live: Option<&Value>| {
                 let made = ownership::apply(&versions, part, author, options.force, live, &configuration.value)?;
@@ -118,7 +111,7 @@ impl Server {
                 return Err(ApiError::conflict(row.group(), row.resource(), &key.name, &why));
             }
             self.may_create(call, row, &key).await?;
-            let new = New { namespace: &target.namespace, value: make(None)?, author: None, dry_run: options.dry_run };
+            let new = New { namespace: &target.namespace, value: make(None)?, author: None, options };
             match self.create_object(call, row, new, warnings).await {
                 // Somebody was faster.
                 Err(error) if error.is_already_exists() => {}

@@ -29,7 +29,7 @@ pub(crate) struct New<'a> {
     pub value: Value,
     /// Whose its fields are; `None`: the value says so itself.
     pub author: Option<&'a Author>,
-    pub dry_run: bool,
+    pub options: &'a WriteOptions,
 }
 
 /// How a checked object is written.
@@ -52,7 +52,7 @@ impl Server {
         let author = Author::of(call, &options, "");
         let mut warnings = Vec::new();
         let value = read_row_object(call, row, options.validation, &mut warnings)?;
-        let new = New { namespace: &target.namespace, value, author: Some(&author), dry_run: options.dry_run };
+        let new = New { namespace: &target.namespace, value, author: Some(&author), options: &options };
         let object = self.create_object(call, row, new, &mut warnings).await?;
         let object = self.served(row, Arc::new(object)).await?;
         let encoder = Encoder::new(row, wanted.form, IncludeObject::Metadata);
@@ -69,7 +69,8 @@ impl Server {
         new: New<'_>,
         warnings: &mut Vec<String>,
     ) -> Result<Object, ApiError> {
-        let New { namespace, mut value, author, dry_run } = new;
+        let New { namespace, mut value, author, options } = new;
+        let dry_run = options.dry_run;
         place(&mut value, row, namespace)?;
         refuse_ending(row, &value)?;
         let target = Target { namespace: namespace.to_owned(), ..Target::default() };
@@ -85,6 +86,7 @@ impl Server {
             ownership::track(&self.versions(row), Part::Main, author, None, &mut value);
         }
         prepare_metadata(&mut value)?;
+        let shown = options.shown("CreateOptions");
         let request = Request {
             server: self,
             user: &call.user,
@@ -95,6 +97,7 @@ impl Server {
             key: meta::key(&value),
             old: None,
             dry_run,
+            options: &shown,
         };
         if admission::mutate(&request, &mut value, warnings).await? {
             strategy.default(&mut value);

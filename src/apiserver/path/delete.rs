@@ -10,6 +10,7 @@ use super::create::{key_of, parse};
 use super::list::Listed;
 use super::options::{DeleteOptions, Propagation};
 use super::update::{MODIFIED, is_finished, precondition_uid};
+use super::warn_all;
 use crate::admission::{self, Operation, Request};
 use crate::auth::User;
 use crate::call::{Call, Target};
@@ -36,7 +37,9 @@ impl Server {
     pub(crate) async fn delete(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
         let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
         let options = DeleteOptions::of(call)?;
-        match self.delete_object(&call.user, row, &key_of(target), &options).await? {
+        let mut warnings = Vec::new();
+        let deleted = self.delete_object(&call.user, row, &key_of(target), &options, &mut warnings).await?;
+        let mut reply = match deleted {
             Deleted::Gone(object) => {
                 let details = json!({
                     "name": &*object.meta.name, "group": row.group(), "kind": row.resource(), "uid": &*object.meta.uid,
@@ -45,14 +48,16 @@ impl Server {
                 if row.group().is_empty() {
                     details.as_object_mut().map(|d| d.remove("group"));
                 }
-                Ok(encode::value(200, &encode::success(details), wanted.encoding))
+                encode::value(200, &encode::success(details), wanted.encoding)
             }
             Deleted::Ending(object) => {
                 let object = self.served(row, object).await?;
                 let encoder = Encoder::new(row, wanted.form, IncludeObject::Metadata);
-                Ok(encode::object(200, &object, &encoder, wanted.encoding))
+                encode::object(200, &object, &encoder, wanted.encoding)
             }
-        }
+        };
+        warn_all(&mut reply, &warnings);
+        Ok(reply)
     }
 
     pub(crate) async fn delete_object(
@@ -61,29 +66,13 @@ impl Server {
         row: &Arc<Row>,
         key: &ObjectKey,
         options: &DeleteOptions,
+        warnings: &mut Vec<String>,
     ) -> Result<Deleted, ApiError> {
         let not_found = || ApiError::not_found(row.group(), row.resource(), &key.name);
         let mut old = self.current(row, key).await?;
-        // Only they look at what goes.
-        let old_value = match !options.admitted && admission::webhook::exist(self) {
-            true => Some(self.to_row(&old, row).await?),
-            false => None,
-        };
-        let request = Request {
-            server: self,
-            user,
-            row,
-            operation: Operation::Delete,
-            subresource: "",
-            of: None,
-            key: key.clone(),
-            old: old_value.as_ref(),
-            dry_run: options.dry_run,
-        };
-        if !options.admitted {
-            admission::validate(&request, None, &mut Vec::new()).await?.keep();
-        }
+        let before = warnings.len();
         for _ in 0..TRIES {
+            warnings.truncate(before);
             if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != &*old.meta.uid) {
                 return Err(precondition_uid(row, key, uid, &old.meta.uid));
             }
@@ -95,6 +84,10 @@ impl Server {
                 );
                 return Err(ApiError::conflict(row.group(), row.resource(), &key.name, &why));
             }
+            if !options.admitted {
+                // About every state anew: what may go may have become what may not.
+                self.admit_delete(user, row, key, options, &old, warnings).await?;
+            }
             match self.delete_once(row, key, options, &old).await? {
                 Ok(deleted) => return Ok(deleted),
                 Err(Some(record)) => old = Arc::new(parse(record.value, record.modified.0)?),
@@ -102,6 +95,40 @@ impl Server {
             }
         }
         Err(ApiError::conflict(row.group(), row.resource(), &key.name, MODIFIED))
+    }
+
+    async fn admit_delete(
+        &self,
+        user: &User,
+        row: &Arc<Row>,
+        key: &ObjectKey,
+        options: &DeleteOptions,
+        old: &Arc<Object>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), ApiError> {
+        // Only they look at what goes.
+        let old = match admission::webhook::exist(self) {
+            true => Some(self.to_row(old, row).await?),
+            false => None,
+        };
+        let shown = old.as_ref().map_or(Value::Null, |old| {
+            let of_kind = row.descriptor.strategy.grace_period_s(old, options.grace_period_s);
+            options.shown(of_kind.or(options.grace_period_s))
+        });
+        let request = Request {
+            server: self,
+            user,
+            row,
+            operation: Operation::Delete,
+            subresource: "",
+            of: None,
+            key: key.clone(),
+            old: old.as_ref(),
+            dry_run: options.dry_run,
+            options: &shown,
+        };
+        admission::validate(&request, None, warnings).await?.keep();
+        Ok(())
     }
 
     /// One try; the inner error is what stands there instead of `old`.
@@ -151,18 +178,20 @@ impl Server {
         }
     }
 
+    /// With the warnings about it.
     pub(crate) async fn delete_if_there(
         &self,
         user: &User,
         row: &Arc<Row>,
         key: ObjectKey,
         options: &DeleteOptions,
-    ) -> Result<Option<Arc<Object>>, ApiError> {
-        match self.delete_object(user, row, &key, options).await {
-            Ok(Deleted::Gone(object) | Deleted::Ending(object)) => Ok(Some(object)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+    ) -> (Result<(), ApiError>, Vec<String>) {
+        let mut warnings = Vec::new();
+        let deleted = match self.delete_object(user, row, &key, options, &mut warnings).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        };
+        (deleted, warnings)
     }
 
     pub(crate) async fn delete_collection(
@@ -182,15 +211,21 @@ impl Server {
         let keys: Vec<ObjectKey> = objects.iter().map(|object| object.key()).collect();
         let deletes = keys.into_iter().map(|key| self.delete_if_there(&call.user, row, key, &options).boxed());
         let results: Vec<_> = stream::iter(deletes).buffered(COLLECTION_PARALLEL).collect().await;
-        results.into_iter().try_for_each(|result| result.map(drop))?;
+        let mut warnings = Vec::new();
+        for (deleted, told) in results {
+            warnings.extend(told);
+            deleted?;
+        }
         let objects = self.served_all(row, objects).await?;
-        Ok(encode::list(objects, &meta, &Encoder::new(row, wanted.form, include), wanted))
+        let mut reply = encode::list(objects, &meta, &Encoder::new(row, wanted.form, include), wanted);
+        warn_all(&mut reply, &warnings);
+        Ok(reply)
     }
 }
 
 /// Whether the metadata alone says that the object is just removed, so that nobody has to parse it.
 fn ends_at_once(row: &Row, old: &Object, options: &DeleteOptions) -> bool {
-    let waits = matches!(options.propagation, Some(Propagation::Foreground | Propagation::Orphan));
+    let waits = matches!(options.propagation(), Some(Propagation::Foreground | Propagation::Orphan));
     // Of these the content counts: the grace period, the finalizers of the spec, the addresses, what their pods become.
     let content = ["pods", "namespaces", "services"].iter().any(|resource| row.is("", resource))
         || leaves_dependents(row)
@@ -217,7 +252,7 @@ fn default_propagation(row: &Row, old: &Value) -> Option<Propagation> {
 /// What the object becomes by the delete; `None`: it is removed.
 fn plan_delete(row: &Row, old: &Value, options: &DeleteOptions) -> Option<Value> {
     let mut new = old.clone();
-    if let Some(policy) = options.propagation.or_else(|| default_propagation(row, old)) {
+    if let Some(policy) = options.propagation().or_else(|| default_propagation(row, old)) {
         meta::set_finalizer(&mut new, "orphan", policy == Propagation::Orphan);
         meta::set_finalizer(&mut new, "foregroundDeletion", policy == Propagation::Foreground);
     }
@@ -230,8 +265,9 @@ fn plan_delete(row: &Row, old: &Value, options: &DeleteOptions) -> Option<Value>
     if meta::is_deleting(old) {
         // Only a shorter grace period changes anything.
         let current = old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
-        if grace < current && options.grace_period_s.is_some() {
-            set_deletion(&mut new, grace, shorter_by(old, current - grace));
+        if let Some(asked) = options.grace_period_s.filter(|asked| *asked < current) {
+            let (grace, at) = shortened(old, current, asked, skiff_base::time::now());
+            set_deletion(&mut new, grace, at);
         }
         return if is_finished(row, &new) { None } else { Some(new) };
     }
@@ -258,10 +294,30 @@ fn later(seconds: i64) -> String {
     skiff_base::time::rfc3339(at.saturating_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(at))
 }
 
-fn shorter_by(old: &Value, seconds: i64) -> String {
-    let text = meta::text(old, "deletionTimestamp");
-    match text.parse::<jiff::Timestamp>() {
-        Ok(at) => skiff_base::time::rfc3339(at.saturating_sub(jiff::SignedDuration::from_secs(seconds)).unwrap_or(at)),
-        Err(_) => later(0),
+/// The grace period that is left of a shorter one, and when it ends: not before now. What is not to end at once gets a
+/// last second, in which whoever ends it still may.
+fn shortened(old: &Value, current_s: i64, asked_s: i64, now: jiff::Timestamp) -> (i64, String) {
+    let earlier = jiff::SignedDuration::from_secs(current_s - asked_s);
+    let at = meta::text(old, "deletionTimestamp").parse::<jiff::Timestamp>().ok();
+    match at.and_then(|at| at.saturating_sub(earlier).ok()).filter(|at| *at >= now) {
+        Some(at) => (asked_s, skiff_base::time::rfc3339(at)),
+        None => (asked_s.min(1), skiff_base::time::rfc3339(now)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shorter_period_does_not_end_in_the_past() {
+        let old = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:01:00Z", "deletionGracePeriodSeconds": 60}});
+        let check = |now: &str, asked: i64, expect: (i64, &str)| {
+            let (grace, at) = shortened(&old, 60, asked, now.parse().expect("a time"));
+            assert_eq!((grace, at.as_str()), expect, "{asked} at {now}");
+        };
+        check("2026-01-01T00:00:10Z", 30, (30, "2026-01-01T00:00:30Z"));
+        check("2026-01-01T00:00:40Z", 30, (1, "2026-01-01T00:00:40Z"));
+        check("2026-01-01T00:00:40Z", 0, (0, "2026-01-01T00:00:40Z"));
     }
 }

@@ -11,7 +11,7 @@ use skiff_api::status::Cause;
 use skiff_api::{ApiError, ObjectKey};
 
 use super::create::key_of;
-use super::options::DeleteOptions;
+use super::options::{DeleteOptions, WriteOptions};
 use super::ownership::Ownership;
 use super::special::read;
 use super::update::{Change, Part, check_name};
@@ -50,6 +50,7 @@ impl Server {
             key: key.clone(),
             old: None,
             dry_run: options.dry_run || eviction["deleteOptions"]["dryRun"].is_array(),
+            options: &options.shown("CreateOptions"),
         };
         let eviction = admission::ask(&asked, eviction, &mut warnings).await?;
         let mut delete = DeleteOptions::from_value(&eviction["deleteOptions"])?;
@@ -73,7 +74,7 @@ impl Server {
             if value["status"]["phase"] == "Pending" && delete.resource_version.is_none() {
                 delete.resource_version = Some(pod.revision.to_string());
             }
-            self.delete_object(&call.user, row, key, &delete).await?;
+            self.delete_object(&call.user, row, key, &delete, &mut Vec::new()).await?;
             return Ok(Reply::value(201, &encode::success(Value::Null)));
         }
         self.cache.fresh().await?;
@@ -82,7 +83,7 @@ impl Server {
             if !budgets.is_empty() {
                 return Err(ApiError::new(500, "", SEVERAL));
             }
-            self.delete_object(&call.user, row, key, &delete).await?;
+            self.delete_object(&call.user, row, key, &delete, &mut Vec::new()).await?;
             return Ok(Reply::value(201, &encode::success(Value::Null)));
         };
         let free = is_free(&value, budget);
@@ -95,7 +96,7 @@ impl Server {
             // It must not have become ready meanwhile.
             delete.resource_version = Some(pod.revision.to_string());
         }
-        match self.delete_object(&call.user, row, key, &delete).await {
+        match self.delete_object(&call.user, row, key, &delete, &mut Vec::new()).await {
             Err(error) if error.is_conflict() && free && !asked => Err(still_processing(&name)),
             Err(error) => Err(error),
             Ok(_) => Ok(Reply::value(201, &encode::success(Value::Null))),
@@ -119,7 +120,8 @@ impl Server {
         let registry = self.registry.load();
         let Some(row) = registry.find("policy", "v1", "poddisruptionbudgets") else { return Ok(()) };
         let key = ObjectKey::new(&pod.namespace, budget);
-        let change = Change { row, key: &key, part: Part::Own, user, ownership: Ownership::Keep, dry_run };
+        let options = WriteOptions { dry_run, ..WriteOptions::default() };
+        let change = Change { row, key: &key, part: Part::Own, user, ownership: Ownership::Keep, options: &options };
         self.change(&change, &mut Vec::new(), |budget| take(budget, &pod.name, &skiff_base::time::now_rfc3339()))
             .await?;
         Ok(())

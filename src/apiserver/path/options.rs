@@ -1,6 +1,6 @@
 //! The parameters that writes share.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use skiff_api::decode::{Decoded, Media, decode};
 use skiff_api::field::{Errors, Path};
 use skiff_api::schema::{self, Type};
@@ -48,6 +48,21 @@ pub(crate) struct WriteOptions {
     /// Empty: the client's program.
     pub field_manager: String,
     pub force: bool,
+    /// As the client gave it.
+    pub field_validation: String,
+}
+
+impl Default for WriteOptions {
+    /// Of the server's own writes.
+    fn default() -> Self {
+        Self {
+            dry_run: false,
+            validation: FieldValidation::Ignore,
+            field_manager: String::new(),
+            force: false,
+            field_validation: String::new(),
+        }
+    }
 }
 
 const MANAGER_MAX_B: usize = 128;
@@ -85,7 +100,22 @@ impl WriteOptions {
         };
         let force = write == Write::Apply && query.flag("force");
         refuse(errors, write.options())?;
-        Ok(Self { dry_run, validation, field_manager: field_manager.to_owned(), force })
+        let field_validation = query.get("fieldValidation").unwrap_or_default().to_owned();
+        Ok(Self { dry_run, validation, field_manager: field_manager.to_owned(), force, field_validation })
+    }
+
+    /// As webhooks are shown them, as `CreateOptions` or `UpdateOptions`: to them a patch is an update.
+    pub fn shown(&self, kind: &str) -> Value {
+        let mut shown = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        if self.dry_run {
+            shown["dryRun"] = json!(["All"]);
+        }
+        for (field, text) in [("fieldManager", &self.field_manager), ("fieldValidation", &self.field_validation)] {
+            if !text.is_empty() {
+                shown[field] = text.as_str().into();
+            }
+        }
+        shown
     }
 }
 
@@ -109,20 +139,6 @@ fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut Errors) -> bo
         errors.not_supported(&Path::new("dryRun"), &values, &["All"]);
     }
     !values.is_empty()
-}
-
-pub(crate) fn unsupported(kind: &str, field: &str, value: &str, supported: &str) -> ApiError {
-    invalid_option(
-        kind,
-        field,
-        "FieldValueNotSupported",
-        format!("Unsupported value: {value:?}: supported values: {supported}"),
-    )
-}
-
-pub(crate) fn invalid_option(kind: &str, field: &str, reason: &str, message: String) -> ApiError {
-    let cause = skiff_api::status::Cause { reason: reason.into(), message, field: field.into() };
-    ApiError::invalid("meta.k8s.io", kind, "", vec![cause])
 }
 
 /// Reads the object in a request's body, and adds what it has to say as warnings.
@@ -234,8 +250,11 @@ fn check_kind(decoded: &Decoded, expected: &Gvk) -> Result<(), ApiError> {
 /// `metav1.DeleteOptions`, from the body or the query.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DeleteOptions {
+    /// Not negative.
     pub grace_period_s: Option<i64>,
     pub propagation: Option<Propagation>,
+    /// The old way to say it.
+    orphan: Option<bool>,
     pub uid: Option<String>,
     pub resource_version: Option<String>,
     pub dry_run: bool,
@@ -251,26 +270,58 @@ pub(crate) enum Propagation {
 }
 
 impl DeleteOptions {
+    /// From the body; from the query where there is none.
     pub fn of(call: &Call) -> Result<Self, ApiError> {
-        let mut options = if call.body.is_empty() { Self::default() } else { Self::from_body(call)? };
-        if let Some(seconds) = call.query.integer("gracePeriodSeconds")? {
-            options.grace_period_s = Some(seconds);
+        if !call.body.is_empty() {
+            return Self::from_body(call);
         }
-        if let Some(policy) = call.query.get("propagationPolicy") {
-            options.propagation = Some(Propagation::parse(policy)?);
-        }
-        if call.query.get("orphanDependents").is_some() {
-            let orphan = call.query.flag("orphanDependents");
-            options.propagation = Some(if orphan { Propagation::Orphan } else { Propagation::Background });
-        }
+        let query = &call.query;
+        let orphan = query.get("orphanDependents").map(|_| query.flag("orphanDependents"));
         let mut errors = Errors::new();
-        options.dry_run |= dry_run(call.query.all("dryRun"), &mut errors);
+        let mut options = Self { dry_run: dry_run(query.all("dryRun"), &mut errors), ..Self::default() };
+        options.decide(query.integer("gracePeriodSeconds")?, query.get("propagationPolicy"), orphan, &mut errors);
         refuse(errors, "DeleteOptions")?;
-        if options.grace_period_s.is_some_and(|s| s < 0) {
-            // As upstream: a negative period means at once.
-            options.grace_period_s = Some(0);
-        }
         Ok(options)
+    }
+
+    fn decide(&mut self, grace_period_s: Option<i64>, policy: Option<&str>, orphan: Option<bool>, errors: &mut Errors) {
+        // An old way to say "at once, but still gracefully".
+        self.grace_period_s = grace_period_s.map(|seconds| if seconds < 0 { 1 } else { seconds });
+        let path = Path::new("propagationPolicy");
+        if let (Some(policy), Some(_)) = (policy, orphan) {
+            errors.invalid(&path, policy, "orphanDependents and deletionPropagation cannot be both set");
+        }
+        self.propagation = policy.and_then(|policy| Propagation::parse(policy, &path, errors));
+        self.orphan = orphan;
+    }
+
+    /// What is to become of what the object owns.
+    pub fn propagation(&self) -> Option<Propagation> {
+        let orphan = self.orphan.map(|orphan| if orphan { Propagation::Orphan } else { Propagation::Background });
+        self.propagation.or(orphan)
+    }
+
+    /// As webhooks are shown them; `grace_period_s` is what the object's kind makes of it.
+    pub fn shown(&self, grace_period_s: Option<i64>) -> Value {
+        let mut shown = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if let Some(seconds) = grace_period_s {
+            shown["gracePeriodSeconds"] = seconds.into();
+        }
+        for (field, text) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(text) = text {
+                shown["preconditions"][field] = text.as_str().into();
+            }
+        }
+        if let Some(orphan) = self.orphan {
+            shown["orphanDependents"] = orphan.into();
+        }
+        if let Some(policy) = self.propagation {
+            shown["propagationPolicy"] = policy.name().into();
+        }
+        if self.dry_run {
+            shown["dryRun"] = json!(["All"]);
+        }
+        shown
     }
 
     fn from_body(call: &Call) -> Result<Self, ApiError> {
@@ -286,35 +337,65 @@ impl DeleteOptions {
     pub fn from_value(value: &Value) -> Result<Self, ApiError> {
         let text = |v: &Value| v.as_str().map(str::to_owned);
         let mut errors = Errors::new();
-        let dry_run = dry_run(meta::texts(&value["dryRun"]).into_iter(), &mut errors);
-        refuse(errors, "DeleteOptions")?;
         let mut options = Self {
-            grace_period_s: value["gracePeriodSeconds"].as_i64(),
-            propagation: None,
             uid: text(&value["preconditions"]["uid"]),
             resource_version: text(&value["preconditions"]["resourceVersion"]),
-            dry_run,
-            admitted: false,
+            dry_run: dry_run(meta::texts(&value["dryRun"]).into_iter(), &mut errors),
+            ..Self::default()
         };
-        if let Some(policy) = value["propagationPolicy"].as_str().filter(|p| !p.is_empty()) {
-            options.propagation = Some(Propagation::parse(policy)?);
-        }
-        if let Some(orphan) = value["orphanDependents"].as_bool() {
-            options.propagation = Some(if orphan { Propagation::Orphan } else { Propagation::Background });
-        }
+        let policy = value["propagationPolicy"].as_str().filter(|policy| !policy.is_empty());
+        let orphan = value["orphanDependents"].as_bool();
+        options.decide(value["gracePeriodSeconds"].as_i64(), policy, orphan, &mut errors);
+        refuse(errors, "DeleteOptions")?;
         Ok(options)
     }
 }
 
 impl Propagation {
-    fn parse(text: &str) -> Result<Self, ApiError> {
+    fn parse(text: &str, path: &Path<'_>, errors: &mut Errors) -> Option<Self> {
         match text {
-            "Background" => Ok(Self::Background),
-            "Foreground" => Ok(Self::Foreground),
-            "Orphan" => Ok(Self::Orphan),
+            "Background" => Some(Self::Background),
+            "Foreground" => Some(Self::Foreground),
+            "Orphan" => Some(Self::Orphan),
             other => {
-                Err(unsupported("DeleteOptions", "propagationPolicy", other, r#""Background", "Foreground", "Orphan""#))
+                errors.not_supported(path, other, &["Foreground", "Background", "Orphan", "nil"]);
+                None
             }
         }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Background => "Background",
+            Self::Foreground => "Foreground",
+            Self::Orphan => "Orphan",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_options_of_a_delete_say() {
+        let check = |value: Value, expect: Result<(Option<i64>, Option<Propagation>), &str>| {
+            let read = DeleteOptions::from_value(&value).map(|o| (o.grace_period_s, o.propagation()));
+            assert_eq!(read.map_err(|e| e.message), expect.map_err(str::to_owned), "{value}");
+        };
+        check(json!({}), Ok((None, None)));
+        check(json!({"gracePeriodSeconds": 0}), Ok((Some(0), None)));
+        check(json!({"gracePeriodSeconds": -1}), Ok((Some(1), None)));
+        check(json!({"orphanDependents": true}), Ok((None, Some(Propagation::Orphan))));
+        check(json!({"orphanDependents": false}), Ok((None, Some(Propagation::Background))));
+        check(json!({"propagationPolicy": "Foreground"}), Ok((None, Some(Propagation::Foreground))));
+        let prefix = "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: ";
+        let both =
+            format!("{prefix}Invalid value: \"Orphan\": orphanDependents and deletionPropagation cannot be both set");
+        check(json!({"propagationPolicy": "Orphan", "orphanDependents": true}), Err(&both));
+        let unknown = format!(
+            "{prefix}Unsupported value: \"Later\": supported values: \"Background\", \"Foreground\", \"Orphan\", \"nil\""
+        );
+        check(json!({"propagationPolicy": "Later"}), Err(&unknown));
     }
 }

@@ -174,7 +174,7 @@ impl Server {
             // What the last try complained about: the loop below forgets warnings of tries that failed.
             let mut complaints = Vec::new();
             let ownership = Ownership::Track(&author);
-            let change = Change { row, key: &key, part, user: &call.user, ownership, dry_run: options.dry_run };
+            let change = Change { row, key: &key, part, user: &call.user, ownership, options: &options };
             let object = self
                 .change(&change, &mut warnings, |old| {
                     complaints.clear();

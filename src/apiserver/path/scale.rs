@@ -99,7 +99,7 @@ impl Server {
         let schema = schema::lookup(&gvk());
         let mut scale = read_object(call, &gvk(), schema.as_ref(), options.validation, &mut warnings)?;
         check_name(&mut scale, &target.name)?;
-        let writing = Writing { call, row, target, dry_run: options.dry_run, ownership: Ownership::Track(&author) };
+        let writing = Writing { call, row, target, options: &options, ownership: Ownership::Track(&author) };
         self.write_scale(writing, warnings, |old| scaled(old, &scale, row)).await
     }
 
@@ -112,7 +112,7 @@ impl Server {
             return self.apply_scale(call, row, target, &options, &author).await;
         }
         let patch = Patch::read(call, kind)?;
-        let writing = Writing { call, row, target, dry_run: options.dry_run, ownership: Ownership::Track(&author) };
+        let writing = Writing { call, row, target, options: &options, ownership: Ownership::Track(&author) };
         // A patch may bring anything; what is no number of replicas must not be taken for none.
         let make = |old: &Value| {
             let of = Made { gvk: &gvk(), schema: schema.as_ref(), custom: None };
@@ -154,7 +154,7 @@ impl Server {
             managed::to_parent(owners, Owners::of(&scale), &version, &replicas).write(&mut new);
             Ok(new)
         };
-        let writing = Writing { call, row, target, dry_run: options.dry_run, ownership: Ownership::Written };
+        let writing = Writing { call, row, target, options, ownership: Ownership::Written };
         self.write_scale(writing, warnings, make).await
     }
 
@@ -164,10 +164,10 @@ impl Server {
         mut warnings: Vec<String>,
         make: impl Fn(&Value) -> Result<Value, ApiError>,
     ) -> Result<Reply, ApiError> {
-        let Writing { call, row, target, dry_run, ownership } = writing;
+        let Writing { call, row, target, options, ownership } = writing;
         let wanted = negotiate(call.header(http::header::ACCEPT), false)?;
         let key = key_of(target);
-        let change = Change { row, key: &key, part: Part::Scale, user: &call.user, ownership, dry_run };
+        let change = Change { row, key: &key, part: Part::Scale, user: &call.user, ownership, options };
         let object = self.change(&change, &mut warnings, make).await?;
         let object = self.to_row(&object, row).await?;
         let mut reply = encode::value(200, &scale_of(&object, row.descriptor.strategy.scale()), wanted.encoding);
@@ -190,6 +190,7 @@ pub(super) async fn admit(request: &Request<'_>, new: &mut Value, warnings: &mut
         operation: request.operation,
         subresource: request.subresource,
         dry_run: request.dry_run,
+        options: request.options,
     };
     let brought = scale_of(new, paths);
     let left = admission::ask(&asked, brought.clone(), warnings).await?;
@@ -204,7 +205,7 @@ struct Writing<'a> {
     call: &'a Call,
     row: &'a Arc<Row>,
     target: &'a Target,
-    dry_run: bool,
+    options: &'a WriteOptions,
     ownership: Ownership<'a>,
 }
 

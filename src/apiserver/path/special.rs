@@ -52,6 +52,7 @@ impl Server {
             key: ObjectKey::new(&target.namespace, meta::text(&binding, "name")),
             old: None,
             dry_run: options.dry_run,
+            options: &options.shown("CreateOptions"),
         };
         let binding = admission::ask(&asked, binding, &mut warnings).await?;
         let name = meta::text(&binding, "name").to_owned();
@@ -70,14 +71,8 @@ impl Server {
         }
         let key = ObjectKey::new(&target.namespace, &name);
         let uid = meta::text(&binding, "uid").to_owned();
-        let change = Change {
-            row,
-            key: &key,
-            part: Part::Own,
-            user: &call.user,
-            ownership: Ownership::Keep,
-            dry_run: options.dry_run,
-        };
+        let change =
+            Change { row, key: &key, part: Part::Own, user: &call.user, ownership: Ownership::Keep, options: &options };
         let bound = self.change(&change, &mut warnings, |pod| bound_to(pod, &node, &uid, &binding)).await;
         bound.map_err(|mut e| {
             // Upstream's binding conflicts speak of the subresource.
@@ -101,7 +96,7 @@ impl Server {
         let finalizers = value["spec"].get("finalizers").cloned();
         let given = (meta::text(&value, "uid").to_owned(), meta::text(&value, "resourceVersion").to_owned());
         let ownership = Ownership::Track(&author);
-        let change = Change { row, key: &key, part: Part::Own, user: &call.user, ownership, dry_run: options.dry_run };
+        let change = Change { row, key: &key, part: Part::Own, user: &call.user, ownership, options: &options };
         let object = self
             .change(&change, &mut warnings, |old| {
                 let mut new = old.clone();
@@ -139,6 +134,7 @@ impl Server {
             key: key_of(target),
             old: None,
             dry_run: options.dry_run,
+            options: &options.shown("CreateOptions"),
         };
         let mut request = admission::ask(&asked, request, &mut warnings).await?;
         let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_TOKEN_S);

@@ -23,6 +23,7 @@ use crate::storage::{self, Written};
 
 /// How often a change is tried again when others change the object at the same time.
 pub(super) const TRIES: u32 = 100;
+const VERSION: &str = "resourceVersion";
 pub(crate) const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
 
@@ -62,7 +63,7 @@ pub(crate) struct Change<'a> {
     /// Who asks, for admission.
     pub user: &'a User,
     pub ownership: Ownership<'a>,
-    pub dry_run: bool,
+    pub options: &'a WriteOptions,
 }
 
 impl Server {
@@ -82,14 +83,8 @@ impl Server {
         check_name(&mut value, &target.name)?;
         let key = key_of(target);
         let mut status = 200;
-        let change = Change {
-            row,
-            key: &key,
-            part,
-            user: &call.user,
-            ownership: Ownership::Track(&author),
-            dry_run: options.dry_run,
-        };
+        let change =
+            Change { row, key: &key, part, user: &call.user, ownership: Ownership::Track(&author), options: &options };
         let make = |old: &Value| {
             if part == Part::Main {
                 self.authorizer.check_grant(&call.user, row, target, Some(old), &value)?;
@@ -105,7 +100,7 @@ impl Server {
                 }
                 self.may_create(call, row, &key).await?;
                 status = 201;
-                let new = New { namespace: &target.namespace, value, author: Some(&author), dry_run: options.dry_run };
+                let new = New { namespace: &target.namespace, value, author: Some(&author), options: &options };
                 let created = self.create_object(call, row, new, &mut warnings).await?;
                 Arc::new(created)
             }
@@ -171,7 +166,7 @@ impl Server {
         }
         // Before the commit: what can't be read again must not be written.
         let mut object = parse(bytes.clone(), old.revision)?;
-        if change.dry_run {
+        if change.options.dry_run {
             return Ok(Ok(Arc::new(object)));
         }
         let key = storage::key(&row.descriptor.storage, change.key);
@@ -214,8 +209,9 @@ impl Server {
     ) -> Result<(Value, Reservation), ApiError> {
         let row = change.row;
         check_preconditions(row, change, old, &new)?;
+        let (current, given) = (old, meta::text(&new, VERSION).to_owned());
         let meta_map = meta::of(&mut new);
-        for field in ["resourceVersion", "selfLink"] {
+        for field in [VERSION, "selfLink"] {
             meta_map.remove(field);
         }
         if change.part == Part::Own {
@@ -226,10 +222,11 @@ impl Server {
             meta::keep(&mut new, old, field);
         }
         let mut old = old.clone();
-        meta::of(&mut old).remove("resourceVersion");
+        meta::of(&mut old).remove(VERSION);
         let strategy = &*row.descriptor.strategy;
         strategy.default(&mut new);
         self.settle_ownership(change, &old, &mut new);
+        let shown = change.options.shown("UpdateOptions");
         let request = Request {
             server: self,
             user: change.user,
@@ -238,14 +235,20 @@ impl Server {
             subresource: change.part.subresource(),
             of: None,
             key: change.key.clone(),
-            old: Some(&old),
-            dry_run: change.dry_run,
+            old: Some(current),
+            dry_run: change.options.dry_run,
+            options: &shown,
         };
+        // Admission alone sees versions: first the client's, if it gave any, then the one that is replaced.
+        if !given.is_empty() {
+            meta::set(&mut new, VERSION, given);
+        }
         if change.part == Part::Scale {
             super::scale::admit(&request, &mut new, warnings).await?;
         } else if admission::mutate(&request, &mut new, warnings).await? {
             strategy.default(&mut new);
         }
+        meta::of(&mut new).remove(VERSION);
         let managed_fields = ownership::take(&mut new);
         let causes = if matches!(change.part, Part::Status | Part::Approval) {
             match change.part {
@@ -282,7 +285,9 @@ impl Server {
         if change.part == Part::Scale {
             return Ok((new, Reservation::none()));
         }
+        meta::keep(&mut new, current, VERSION);
         let quota = admission::validate(&request, Some(&new), warnings).await?;
+        meta::of(&mut new).remove(VERSION);
         Ok((new, quota))
     }
 

@@ -136,6 +136,7 @@ impl Server {
             key: key_of(target),
             old: None,
             dry_run: false,
+            options: &Value::Null,
         };
         admission::connect(&asked, &options, warnings).await
     }

@@ -46,6 +46,7 @@ impl Server {
             key: key_of(target),
             old: None,
             dry_run: false,
+            options: &Value::Null,
         };
         let mut warnings = Vec::new();
         admission::connect(&asked, &connect_options(&target.subresource, &call.query), &mut warnings).await?;

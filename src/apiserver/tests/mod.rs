@@ -25,6 +25,7 @@ mod permissions;
 mod restarts;
 mod services;
 mod watches;
+mod webhook_changes;
 mod webhook_questions;
 mod webhooks;
 mod wire;

@@ -276,6 +276,12 @@ async fn pods_end_gracefully_once_they_run() {
     assert!(sooner["metadata"]["deletionTimestamp"].as_str() < ending["metadata"]["deletionTimestamp"].as_str());
     let (_, later) = cluster.ask("DELETE", &path, json!({"gracePeriodSeconds": 60})).await;
     assert_eq!(later["metadata"]["deletionGracePeriodSeconds"], 5);
+    // A negative period is an old way to say "soon", not "at once"; and who sends a body has said everything in it.
+    let (_, soon) = cluster.ask("DELETE", &format!("{path}?gracePeriodSeconds=-1"), Value::Null).await;
+    assert_eq!(soon["metadata"]["deletionGracePeriodSeconds"], 1, "{soon}");
+    let (_, same) =
+        cluster.ask("DELETE", &format!("{path}?gracePeriodSeconds=0"), json!({"kind": "DeleteOptions"})).await;
+    assert_eq!(same["metadata"]["deletionGracePeriodSeconds"], 1, "{same}");
     let (_, gone) = cluster.ask("DELETE", &path, json!({"gracePeriodSeconds": 0})).await;
     assert_eq!(gone["status"], "Success", "{gone}");
     assert_eq!(cluster.ask("GET", &path, Value::Null).await.0, 404);

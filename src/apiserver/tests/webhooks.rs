@@ -17,9 +17,10 @@ pub(super) const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/valid
 
 pub(super) type Seen = Arc<Mutex<Vec<Value>>>;
 
-/// Answers reviews on a port of its own; gives what it was asked, too.
-pub(super) async fn serve(cluster: &Cluster, answer: fn(&Value) -> Value) -> (SocketAddr, Seen) {
-    let pair = cluster.pki.kubelet_serving("n", &[IpAddr::V4(Ipv4Addr::LOCALHOST)]).expect("a certificate");
+/// Answers reviews on a port of its own, as `hooks` of the default namespace would; gives what it was asked, too, and how (`target`).
+pub(super) async fn serve(cluster: &Cluster, answer: impl Fn(&Value) -> Value + Send + 'static) -> (SocketAddr, Seen) {
+    let pair =
+        cluster.pki.kubelet_serving("hooks.default.svc", &[IpAddr::V4(Ipv4Addr::LOCALHOST)]).expect("a certificate");
     let config = server_config(&cluster.pki, Serving::new(&pair).expect("a key")).expect("a configuration");
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
@@ -30,19 +31,24 @@ pub(super) async fn serve(cluster: &Cluster, answer: fn(&Value) -> Value) -> (So
         while let Ok((stream, _)) = listener.accept().await {
             let Ok(stream) = acceptor.accept(stream).await else { continue };
             let mut stream = BufReader::new(stream);
-            let (mut line, mut length) = (String::new(), 0);
+            let (mut line, mut length, mut target) = (String::new(), 0, String::new());
             while stream.read_line(&mut line).await.expect("a line") > 2 {
                 if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
                     length = value.trim().parse().expect("a length");
+                }
+                if let Some(rest) = line.strip_prefix("POST ") {
+                    target = rest.split(' ').next().unwrap_or_default().to_owned();
                 }
                 line.clear();
             }
             let mut body = vec![0; length];
             stream.read_exact(&mut body).await.expect("a body");
-            let review: Value = serde_json::from_slice(&body).expect("a review");
+            let mut review: Value = serde_json::from_slice(&body).expect("a review");
             let mut response = answer(&review["request"]);
             response["uid"] = review["request"]["uid"].clone();
-            told.lock().expect("no panic").push(review["request"].clone());
+            let mut asked = review["request"].take();
+            asked["target"] = target.into();
+            told.lock().expect("no panic").push(asked);
             let answer = json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"], "response": response});
             let answer = answer.to_string();
             // As Python's server of the standard library: the answer ends with the connection, of which TLS is told nothing.

@@ -2,6 +2,7 @@
 
 mod question;
 mod review;
+mod rounds;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -17,15 +18,18 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as TypedSelector, ObjectMeta};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use skiff_api::decode::conform;
 use skiff_api::patch::json_patch;
 use skiff_api::selector::LabelSelector;
-use skiff_api::{ApiError, Object};
+use skiff_api::{ApiError, Object, schema};
 use skiff_base::chain;
 
+pub(super) use self::rounds::Rounds;
 use self::rules::Asked;
 use super::{Operation, Request};
 use crate::audit::{self, Level};
 use crate::hook::Hook;
+use crate::path::options::conform_custom;
 use crate::registry::Row;
 use crate::server::Server;
 
@@ -117,34 +121,6 @@ fn is_exempt(row: &Row) -> bool {
     matches!(row.group(), "authentication.k8s.io" | "authorization.k8s.io")
         || (row.group() == "admissionregistration.k8s.io"
             && (row.resource().ends_with("webhookconfigurations") || row.resource().contains("admissionpolic")))
-}
-
-/// Asks the mutating webhooks, one after the other; says whether any has changed the object.
-pub(super) async fn mutate(
-    request: &Request<'_>,
-    object: &mut Option<Value>,
-    warnings: &mut Vec<String>,
-) -> Result<bool, ApiError> {
-    let hooks = if is_exempt(request.row) { Vec::new() } else { mutating(request) };
-    let mut seen: Vec<(usize, Option<Value>)> = Vec::new();
-    let mut changed = false;
-    for (at, hook) in hooks.iter().enumerate() {
-        if let Some(changes) = ask(request, hook, object, warnings, (0, at)).await? {
-            changed |= changes;
-            if hook.reinvoked {
-                seen.push((at, object.clone()));
-            }
-        }
-    }
-    // Once more those that asked for it and whose object others have changed since.
-    for (at, left) in seen {
-        if *object != left
-            && let Some(changes) = ask(request, &hooks[at], object, warnings, (1, at)).await?
-        {
-            changed |= changes;
-        }
-    }
-    Ok(changed)
 }
 
 /// Asks the validating webhooks, all at once; the first refusal in their order counts.
@@ -244,10 +220,39 @@ async fn ask(
     };
     let shown = between(request, old, request.row, &row).await?;
     let patched = json_patch(&shown, &patch).map_err(|error| ApiError::internal(error.message))?;
-    let changed = patched != shown;
-    *old = between(request, &patched, &row, request.row).await?;
+    if patched == shown {
+        told(false, Some(&patch));
+        return Ok(Some(false));
+    }
+    let mut read = read_again(request, &row, patched)?;
+    let changed = read != shown;
+    if request.of.is_none() {
+        row.descriptor.strategy.default(&mut read);
+    }
+    *old = between(request, &read, &row, request.row).await?;
     told(changed, Some(&patch));
     Ok(Some(changed))
+}
+
+/// What a webhook has left, in the form that everything has that came from a client: without unknown fields and nulls, with
+/// quantities as they are written. What is no object of its kind any more is an error of the webhook's.
+fn read_again(request: &Request<'_>, row: &Row, patched: Value) -> Result<Value, ApiError> {
+    let found = request.of.as_ref().map(schema::lookup);
+    let (gvk, schema) = match (&request.of, &found) {
+        (Some(of), Some(schema)) => (of, schema.as_ref()),
+        _ => (&row.descriptor.gvk, row.schema.as_ref()),
+    };
+    let Some(schema) = schema else { return Ok(patched) };
+    let read = conform(patched, gvk, schema).and_then(|mut decoded| {
+        if request.of.is_none() {
+            conform_custom(&mut decoded, row)?;
+        }
+        Ok(decoded.value)
+    });
+    read.map_err(|error| {
+        let words = format!("cannot be handled as a {}: ", gvk.kind);
+        ApiError::internal(error.message.split_once(&words).map_or(&*error.message, |(_, why)| why))
+    })
 }
 
 /// The row in whose version the webhook wants to see the object; `None`: its rules don't match.
@@ -345,13 +350,12 @@ async fn call(
     });
     let client = &hook.client;
     let service = client.service.as_ref();
-    let path = service.and_then(|service| service.path.clone()).unwrap_or_default();
-    let path = format!("{path}?timeout={}s", hook.timeout.as_secs());
     let port = service.and_then(|service| service.port).unwrap_or(DEFAULT_PORT);
     let at = Hook {
         url: client.url.as_deref(),
         service: service.map(|service| {
-            (service.namespace.as_str(), service.name.as_str(), path.as_str(), u16::try_from(port).unwrap_or(0))
+            let path = service.path.as_deref().unwrap_or_default();
+            (service.namespace.as_str(), service.name.as_str(), path, u16::try_from(port).unwrap_or(0))
         }),
         ca_bundle: client.ca_bundle.as_ref().map_or(&[], |bundle| &bundle.0),
     };

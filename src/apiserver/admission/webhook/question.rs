@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use skiff_api::Gvk;
 
 use super::operation;
-use crate::admission::{Operation, Request};
+use crate::admission::Request;
 use crate::registry::Row;
 
 /// `row` is that in whose version the webhook sees the objects.
@@ -27,12 +27,6 @@ pub(super) fn question(request: &Request<'_>, row: &Row, uid: &str, object: &Val
             .collect::<serde_json::Map<_, _>>()
             .into();
     }
-    let options = match request.operation {
-        Operation::Create => "CreateOptions",
-        Operation::Update => "UpdateOptions",
-        Operation::Delete => "DeleteOptions",
-        Operation::Connect => "",
-    };
     // What is no object of the row's kind is the same in all versions.
     let kinds = match &request.of {
         Some(of) => [kind(of), kind(of)],
@@ -42,11 +36,8 @@ pub(super) fn question(request: &Request<'_>, row: &Row, uid: &str, object: &Val
         "uid": uid, "kind": kinds[0], "resource": resource(row),
         "requestKind": kinds[1], "requestResource": resource(request.row),
         "operation": operation(request), "userInfo": who, "object": object, "oldObject": old,
-        "dryRun": request.dry_run, "options": {"kind": options, "apiVersion": "meta.k8s.io/v1"},
+        "dryRun": request.dry_run, "options": request.options,
     });
-    if options.is_empty() {
-        question["options"] = Value::Null;
-    }
     let name = &*request.key.name;
     let namespace = if request.row.is("", "namespaces") { name } else { &*request.key.namespace };
     for (field, text) in [
