@@ -7,6 +7,7 @@ use serde_json::Value;
 use skiff_api::{ApiError, Object, ObjectKey};
 
 use super::options::{Write, WriteOptions, read_row_object};
+use super::owners::{Admitted, dedup_owners};
 use super::ownership::{self, Author};
 use super::update::{MODIFIED, Part, TRIES};
 use super::{signing, warn_all};
@@ -83,6 +84,7 @@ impl Server {
         let strategy = &*row.descriptor.strategy;
         strategy.default(&mut value);
         if let Some(author) = author {
+            warnings.extend(dedup_owners(&mut value, Admitted::Not));
             ownership::track(&self.versions(row), Part::Main, author, None, &mut value);
         }
         prepare_metadata(&mut value)?;
@@ -102,6 +104,7 @@ impl Server {
         if admission::mutate(&request, &mut value, warnings).await? {
             strategy.default(&mut value);
         }
+        warnings.extend(dedup_owners(&mut value, Admitted::Mutating));
         let managed_fields = ownership::take(&mut value);
         strategy.prepare_create(&mut value);
         ownership::put_back(&mut value, managed_fields);

@@ -9,6 +9,7 @@ mod get;
 pub(crate) mod list;
 pub(crate) mod list_options;
 pub(crate) mod options;
+mod owners;
 pub(crate) mod ownership;
 pub(crate) mod patch;
 pub(crate) mod scale;

@@ -8,6 +8,7 @@ use skiff_api::{ApiError, Object, ObjectKey};
 
 use super::create::{New, is_too_large, key_of, parse, place};
 use super::options::{Write, WriteOptions, read_row_object};
+use super::owners::{Admitted, dedup_owners};
 use super::ownership::{self, Author, KindVersions, Ownership};
 use super::{signing, warn_all};
 use crate::admission::{self, Operation, Request, Reservation};
@@ -81,6 +82,7 @@ impl Server {
         let mut value = read_row_object(call, row, options.validation, &mut warnings)?;
         place(&mut value, row, &target.namespace)?;
         check_name(&mut value, &target.name)?;
+        warnings.extend(dedup_owners(&mut value, Admitted::Not));
         let key = key_of(target);
         let mut status = 200;
         let change =
@@ -249,6 +251,7 @@ impl Server {
             strategy.default(&mut new);
         }
         meta::of(&mut new).remove(VERSION);
+        warnings.extend(dedup_owners(&mut new, Admitted::Mutating));
         let managed_fields = ownership::take(&mut new);
         let causes = if matches!(change.part, Part::Status | Part::Approval) {
             match change.part {
@@ -322,13 +325,15 @@ fn check_preconditions(row: &Row, change: &Change<'_>, old: &Value, new: &Value)
     }
     let version = meta::text(new, "resourceVersion");
     if version.is_empty() || version == "0" {
-        if change.part == Part::Main && !row.descriptor.strategy.allow_unconditional_update() {
+        let by_client = !matches!(change.part, Part::Own | Part::Scale);
+        if by_client && !row.descriptor.strategy.allow_unconditional_update() {
             let cause = Cause {
                 reason: "FieldValueInvalid".into(),
                 message: "Invalid value: 0: must be specified for an update".into(),
                 field: "metadata.resourceVersion".into(),
             };
-            return Err(ApiError::invalid(row.group(), row.kind(), &change.key.name, vec![cause]));
+            // As upstream: of the resource, not of the kind.
+            return Err(ApiError::invalid(row.group(), row.resource(), &change.key.name, vec![cause]));
         }
     } else if version != meta::text(old, "resourceVersion") {
         return Err(ApiError::conflict(row.group(), row.resource(), &change.key.name, MODIFIED));

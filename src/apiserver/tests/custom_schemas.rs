@@ -60,7 +60,7 @@ async fn values_are_validated() {
     assert_eq!(status, 422, "{answer}");
     assert_eq!(
         answer["message"],
-        "CronTab.stable.example.com \"b\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an \
+        "crontabs.stable.example.com \"b\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an \
          update"
     );
     cluster.stop().await;

@@ -84,6 +84,61 @@ async fn status_and_spec_are_written_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statuses_need_a_version_where_objects_do() {
+    let cluster = Cluster::start().await;
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"a": "b"}}}});
+    let mut made = cluster.create(budgets, budget).await;
+    made["status"] = json!({"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1,
+        "expectedPods": 2});
+    let mut blind = made.clone();
+    blind["metadata"].as_object_mut().expect("metadata").remove("resourceVersion");
+    let path = format!("{budgets}/b");
+    let message = "poddisruptionbudgets.policy \"b\" is invalid: metadata.resourceVersion: Invalid value: 0: must be \
+                   specified for an update";
+    for path in [&path, &format!("{path}/status")] {
+        let (status, error) = cluster.ask("PUT", path, blind.clone()).await;
+        assert_eq!((status, error["message"].as_str()), (422, Some(message)), "{path}");
+    }
+    let (status, written) = cluster.ask("PUT", &format!("{path}/status"), made).await;
+    assert_eq!((status, &written["status"]["expectedPods"]), (200, &json!(2)));
+    let (status, written) =
+        cluster.patch(&format!("{path}/status"), "merge", json!({"status": {"expectedPods": 3}})).await;
+    assert_eq!((status, &written["status"]["expectedPods"]), (200, &json!(3)), "a patch has the version");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn owners_are_named_once() {
+    let cluster = Cluster::start().await;
+    let owner = |uid: &str| json!({"apiVersion": "v1", "kind": "Node", "name": "n", "uid": uid});
+    let mut map = super::config_map("m");
+    map["metadata"]["ownerReferences"] = json!([owner("1"), owner("2"), owner("1")]);
+    let start = "299 - \".metadata.ownerReferences contains duplicate entries";
+    let told = |answer: &super::Answer, more: &str, uids: &str| {
+        let warning = answer.header("warning");
+        assert!(
+            warning.starts_with(&format!("{start}{more}; ")) && warning.ends_with(&format!(": {uids}\"")),
+            "{warning}"
+        );
+        let value = answer.value();
+        assert_eq!(value["metadata"]["ownerReferences"].as_array().map(Vec::len), Some(2), "{value}");
+        value
+    };
+    let made = told(&cluster.ask_with("POST", super::CONFIG_MAPS, map.clone(), &[]).await, "", "1");
+    map["metadata"]["ownerReferences"] = json!([owner("2"), owner("2"), owner("1")]);
+    let path = format!("{}/m", super::CONFIG_MAPS);
+    told(&cluster.ask_with("PUT", &path, map, &[]).await, "", "2");
+    let patch = json!([{"op": "add", "path": "/metadata/ownerReferences/-", "value": owner("1")}]);
+    let headers = [("content-type", "application/json-patch+json")];
+    let patched = cluster.ask_with("PATCH", &path, patch, &headers).await;
+    told(&patched, " after mutating admission happens", "1");
+    assert_eq!(made["data"], json!({"k": "v"}));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scales() {
     let cluster = Cluster::start().await;
     cluster.create(DEPLOYMENTS, deployment("d")).await;

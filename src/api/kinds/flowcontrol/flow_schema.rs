@@ -33,7 +33,6 @@ impl Kind for FlowSchemas {
             facts::text("MissingPL", "Whether its level is missing."),
         ],
         generation: true,
-        unconditional_update: false,
         ..Facts::new("flowcontrol.apiserver.k8s.io", "v1", "flowschemas", "FlowSchema")
     };
 

@@ -32,7 +32,6 @@ impl Kind for PriorityLevelConfigurations {
             AGE,
         ],
         generation: true,
-        unconditional_update: false,
         ..Facts::new("flowcontrol.apiserver.k8s.io", "v1", "prioritylevelconfigurations", "PriorityLevelConfiguration")
     };
 
