@@ -107,9 +107,10 @@ impl Query {
         Self(text.split('&').filter(|p| !p.is_empty()).map(pair).collect())
     }
 
-    /// The first value; `None` where the parameter is absent or empty.
+    /// The first value, as Go takes it; `None` where the parameter is absent, or that value is empty.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())
+        let (_, first) = self.0.iter().find(|(key, _)| key == name)?;
+        Some(first.as_str()).filter(|value| !value.is_empty())
     }
 
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
@@ -264,6 +265,8 @@ mod tests {
         assert_eq!(query.integer("limit").expect("a number"), Some(5));
         assert_eq!(query.get("x"), Some("a b"));
         assert!(query.integer("x").is_err());
+        let twice = Query::parse("a=&a=1&b=1&b=2");
+        assert_eq!((twice.get("a"), twice.get("b")), (None, Some("1")), "the first counts, even an empty one");
         let flags = Query::parse("a=FALSE&b&c=0&d=1&d=0");
         assert_eq!(["a", "b", "c", "d", "e"].map(|name| flags.flag(name)), [false, true, false, true, false]);
         assert_eq!(encode("a=b c"), "a%3Db%20c");

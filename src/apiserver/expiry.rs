@@ -38,7 +38,7 @@ fn written(event: &Object, now: i64) -> i64 {
 pub(crate) async fn expire_events(server: Arc<Server>) {
     let stop = server.scope.token().clone();
     let Some(row) = server.registry.load().find("", "v1", "events").cloned() else { return };
-    let Ok(filter) = Filter::new("", None, "", "", &row.descriptor.strategy) else { return };
+    let Ok(filter) = Filter::new("", "", "", &row.descriptor.strategy) else { return };
     let filter = Arc::new(filter);
     // When each was written, by its uid and revision: decided once, so that no time comes to count by waiting for it.
     let mut known: HashMap<Arc<str>, (u64, i64)> = HashMap::new();

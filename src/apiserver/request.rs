@@ -38,7 +38,9 @@ impl RequestInfo {
         };
         // What can't be read is refused by the list itself.
         let fields = fields.and_then(|text| FieldSelector::parse(text).ok());
-        let selected = fields.as_ref().and_then(|fields| fields.requires_exact("metadata.name"));
+        // What many objects are named by, is no name.
+        let one = fields.as_ref().filter(|_| verb != "deletecollection");
+        let selected = one.and_then(|fields| fields.requires_exact("metadata.name"));
         let selected = selected.filter(|name| path_segment(name).is_empty()).unwrap_or_default().to_owned();
         // A namespace is in itself, as far as permissions go.
         let namespace = match target.resource.as_str() {
@@ -67,9 +69,8 @@ impl RequestInfo {
 }
 
 fn verb(call: &Call, target: &Target) -> &'static str {
-    let watches = call.method == Method::GET && call.query.flag("watch") && target.subresource.is_empty();
     match (&call.method, target.name.is_empty()) {
-        (&Method::GET | &Method::HEAD, _) if watches => "watch",
+        (&Method::GET, true) if call.query.flag("watch") => "watch",
         (&Method::GET | &Method::HEAD, true) => "list",
         (&Method::GET | &Method::HEAD, false) => "get",
         (&Method::POST, _) => "create",
@@ -90,5 +91,34 @@ fn verb_of_method(method: &Method) -> &'static str {
         Method::DELETE => "delete",
         Method::HEAD => "head",
         _ => "options",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::auth::User;
+
+    #[test]
+    fn names_and_verbs_are_upstreams() {
+        let check = |method: &str, uri: &str, expect: (&str, &str)| {
+            let method = method.parse().expect("a method");
+            let uri = uri.parse().expect("a path");
+            let call = Call::new(method, &uri, HeaderMap::new(), Bytes::new(), Arc::new(User::anonymous()));
+            let info = RequestInfo::of(&call);
+            assert_eq!((info.attributes().verb, info.attributes().name), expect, "{uri}");
+        };
+        let pods = "/api/v1/namespaces/a/pods";
+        check("GET", &format!("{pods}?fieldSelector=metadata.name%3Dp"), ("list", "p"));
+        check("GET", &format!("{pods}?watch&fieldSelector=metadata.name%3Dp"), ("watch", "p"));
+        check("GET", &format!("{pods}?fieldSelector=&fieldSelector=metadata.name%3Dp"), ("list", ""));
+        check("DELETE", &format!("{pods}?fieldSelector=metadata.name%3Dp"), ("deletecollection", ""));
+        check("GET", &format!("{pods}/p?watch=true"), ("get", "p"));
+        check("HEAD", &format!("{pods}/p"), ("get", "p"));
     }
 }

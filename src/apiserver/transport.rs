@@ -166,7 +166,7 @@ impl Observer {
         let row = registry.find(group, version, resource).ok_or_else(crate::error::path_not_found)?;
         let strategy = row.selecting();
         let Selector { namespace, fields, labels } = &self.selector;
-        let filter = Arc::new(Filter::new(namespace, None, labels, fields, strategy)?);
+        let filter = Arc::new(Filter::new(namespace, labels, fields, strategy)?);
         let (snapshot, subscription) = row.cache.subscribe_all(&filter);
         self.watching = Some((subscription, filter));
         Ok(Update::Replace(snapshot.entries.iter().map(|e| e.object.clone()).collect()))

@@ -46,7 +46,7 @@ struct Signal {
 impl Signal {
     fn of(server: &Server, group: &str, version: &str, resource: &str) -> Option<Self> {
         let row = server.registry.load().find(group, version, resource).cloned()?;
-        let filter = Arc::new(Filter::new("", None, "", "", row.selecting()).ok()?);
+        let filter = Arc::new(Filter::new("", "", "", row.selecting()).ok()?);
         Some(Self { cache: row.cache.clone(), filter, subscription: None })
     }
 

@@ -45,26 +45,10 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    pub fn new(
-        namespace: &str,
-        name: Option<&str>,
-        labels: &str,
-        fields: &str,
-        strategy: &Arc<dyn Strategy>,
-    ) -> Result<Self, ApiError> {
+    pub fn new(namespace: &str, labels: &str, fields: &str, strategy: &Arc<dyn Strategy>) -> Result<Self, ApiError> {
         let labels = LabelSelector::parse(labels).map_err(|e| ApiError::bad_request(e.to_string()))?;
-        let mut fields = FieldSelector::parse(fields).map_err(|e| ApiError::bad_request(e.to_string()))?;
+        let fields = FieldSelector::parse(fields).map_err(|e| ApiError::bad_request(e.to_string()))?;
         fields.check_fields(&strategy.selectable()).map_err(|e| ApiError::bad_request(e.to_string()))?;
-        if let Some(name) = name {
-            if !fields.is_everything() && fields.requires_exact("metadata.name") != Some(name) {
-                return Err(ApiError::bad_request("fieldSelector metadata.name doesn't match requested name"));
-            }
-            fields.terms.push(skiff_api::selector::FieldTerm {
-                field: "metadata.name".to_owned(),
-                value: name.to_owned(),
-                equal: true,
-            });
-        }
         Ok(Self { namespace: namespace.to_owned(), labels, fields, strategy: strategy.clone() })
     }
 

@@ -236,7 +236,8 @@ mod tests {
         }
 
         fn filter(&self, name: Option<&str>) -> Arc<Filter> {
-            Arc::new(Filter::new("", name, "", "", &kinds::builtin()[0].strategy).expect("a filter"))
+            let fields = name.map(|name| format!("metadata.name={name}")).unwrap_or_default();
+            Arc::new(Filter::new("", "", &fields, &kinds::builtin()[0].strategy).expect("a filter"))
         }
 
         fn put(&self, name: &str, revision: u64, bytes: usize) {

@@ -129,7 +129,7 @@ impl Server {
         let row = found.map(|defined| defined.home.clone()).ok_or_else(|| {
             ApiError::internal(format!("unable to find a custom resource client for {}", definition.name))
         })?;
-        let filter = Arc::new(Filter::new("", None, "", "", &row.descriptor.strategy)?);
+        let filter = Arc::new(Filter::new("", "", "", &row.descriptor.strategy)?);
         let options = DeleteOptions::default();
         loop {
             self.cache.fresh().await?;

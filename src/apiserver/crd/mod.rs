@@ -62,7 +62,7 @@ pub(crate) async fn follow(server: Arc<Server>) {
     else {
         return;
     };
-    let Ok(filter) = Filter::new("", None, "", "", &row.descriptor.strategy) else { return };
+    let Ok(filter) = Filter::new("", "", "", &row.descriptor.strategy) else { return };
     let filter = Arc::new(filter);
     let mut seen = settle::Seen::default();
     let mut backoff = skiff_base::Backoff::new(settle::RETRY_MIN, settle::RETRY_MAX);

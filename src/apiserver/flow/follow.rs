@@ -30,7 +30,7 @@ pub(crate) async fn follow(server: Arc<Server>) {
     let filter = {
         let registry = server.registry.load();
         let Some(row) = registry.find(objects::GROUP, "v1", SCHEMAS) else { return };
-        let Ok(filter) = Filter::new("", None, "", "", &row.descriptor.strategy) else { return };
+        let Ok(filter) = Filter::new("", "", "", &row.descriptor.strategy) else { return };
         Arc::new(filter)
     };
     let [levels, schemas] = &caches;

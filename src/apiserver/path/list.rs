@@ -36,10 +36,8 @@ pub(crate) enum Listed {
 }
 
 pub(crate) fn filter(query: &Query, target: &Target, row: &Row) -> Result<Filter, ApiError> {
-    let name = (!target.name.is_empty()).then_some(target.name.as_str());
     Filter::new(
         &target.namespace,
-        name,
         query.get("labelSelector").unwrap_or(""),
         query.get("fieldSelector").unwrap_or(""),
         row.selecting(),
