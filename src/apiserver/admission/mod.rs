@@ -17,6 +17,7 @@ mod node_restriction;
 mod pod_security;
 mod priority;
 mod quota;
+mod references;
 mod runtime_class;
 mod service_account;
 mod time_zone;

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use skiff_api::ApiError;
 
+use super::references::api_reference;
 use super::{Operation, Request, certificate};
+use crate::auth::node_of_user;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const LEASES: &str = "kube-node-lease";
@@ -30,27 +32,30 @@ const KUBELET_LABELS: [&str; 14] = [
 const KUBELET_DOMAINS: [&str; 2] = ["node.kubernetes.io", "kubelet.kubernetes.io"];
 
 pub(super) fn check(request: &Request<'_>, object: Option<&Value>) -> Result<(), ApiError> {
-    if !request.user.is_in("system:nodes") {
+    if request.operation == Operation::Connect {
         return Ok(());
     }
-    let Some(node) = request.user.name.strip_prefix("system:node:").filter(|name| !name.is_empty()) else {
-        return Ok(());
-    };
+    let Some(node) = node_of_user(request.user) else { return Ok(()) };
+    if node.is_empty() {
+        return Err(request.forbidden(&format!("could not determine node from user {:?}", request.user.name)));
+    }
     let why = match (request.row.group(), request.row.resource(), request.subresource) {
         ("", "pods", "") => check_pod(request, object, node),
         ("", "pods", "eviction") => stored_pod(request)
             .is_none_or(|pod| node_of(&pod) != node)
-            .then(|| format!("node {node:?} can only evict pods with spec.nodeName set to itself")),
+            .then(|| format!("node {node} can only evict pods with spec.nodeName set to itself")),
         ("", "pods", "status") => check_pod_status(request, object, node),
-        ("", "nodes", _) => check_node(request, object, node),
-        ("", "persistentvolumeclaims", "status") if request.operation == Operation::Update => None,
-        ("", "persistentvolumeclaims", _) => {
-            Some(format!("unexpected operation {:?}, node {node:?} can only update PVC status", verb(request)))
+        ("", "pods", other) => {
+            Some(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))
         }
+        ("", "nodes", _) => check_node(request, object, node),
+        ("", "persistentvolumeclaims", "status") => check_claim_status(request, object, node),
+        ("", "persistentvolumeclaims", _) => Some("may only update PVC status".to_owned()),
         ("coordination.k8s.io", "leases", _) => check_lease(request, node),
         ("certificates.k8s.io", "certificatesigningrequests", _) => check_signing(request, object),
         ("storage.k8s.io", "csinodes", _) => (&*request.key.name != node)
             .then(|| "can only access CSINode with the same name as the requesting node".to_owned()),
+        ("resource.k8s.io", "resourceslices", _) => check_slice(request, object, node),
         _ => None,
     };
     match why {
@@ -117,24 +122,17 @@ fn check_new_pod(request: &Request<'_>, pod: &Value, node: &str) -> Option<Strin
     if let Some(why) = check_owners(owners, node, uid.as_deref()) {
         return Some(why);
     }
-    if pod["spec"]["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty()) {
-        return Some(format!("node {node:?} can not create pods that reference a service account"));
+    match api_reference(pod) {
+        Ok(None) => None,
+        Ok(Some(what)) => Some(format!("node {node:?} can not create pods that reference {what}")),
+        Err(why) => Some(format!("error checking mirror pod for API references: {why}")),
     }
-    let kinds = [
-        ("secret", "secrets"),
-        ("configMap", "configmaps"),
-        ("persistentVolumeClaim", "persistentvolumeclaims"),
-        ("projected", "projected volumes"),
-    ];
-    let volumes = pod["spec"]["volumes"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let (_, what) = kinds.iter().find(|(kind, _)| volumes.iter().any(|volume| volume[*kind].is_object()))?;
-    Some(format!("node {node:?} can not create pods that reference {what}"))
 }
 
 fn check_owners(owners: &[Value], node: &str, uid: Option<&str>) -> Option<String> {
     let [owner] = owners else {
-        return (!owners.is_empty())
-            .then(|| format!("node {node:?} can only create pods with a single owner reference set to itself"));
+        let an = if owners.is_empty() { "an" } else { "a single" };
+        return Some(format!("node {node:?} can only create pods with {an} owner reference set to itself"));
     };
     if owner["apiVersion"] != "v1" || owner["kind"] != "Node" || owner["name"] != node {
         return Some(format!("node {node:?} can only create pods with an owner reference set to itself"));
@@ -147,7 +145,7 @@ fn check_owners(owners: &[Value], node: &str, uid: Option<&str>) -> Option<Strin
     }
     (owner["uid"].as_str() != uid).then(|| {
         format!(
-            "node {node:?} UID mismatch: expected {:?} got {:?}",
+            "node {node} UID mismatch: expected {} got {}",
             owner["uid"].as_str().unwrap_or_default(),
             uid.unwrap_or_default()
         )
@@ -161,8 +159,71 @@ fn check_pod_status(request: &Request<'_>, object: Option<&Value>, node: &str) -
     if node_of(old) != node {
         return Some(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
     }
+    plan_pod_status(new, old).map(|what| format!("node {node:?} cannot update {what}"))
+}
+
+/// What a node changes with a pod's status that is not its to change.
+fn plan_pod_status(new: &Value, old: &Value) -> Option<&'static str> {
     let labels = |pod: &Value| pod["metadata"]["labels"].as_object().cloned().unwrap_or_default();
-    (labels(old) != labels(new)).then(|| format!("node {node:?} cannot update labels through pod status"))
+    let claims = |pod: &Value| {
+        let all = pod["status"]["resourceClaimStatuses"].as_array().cloned().unwrap_or_default();
+        all.into_iter().map(|one| [one["name"].clone(), one["resourceClaimName"].clone()]).collect::<Vec<_>>()
+    };
+    let extended = |pod: &Value| {
+        let status = &pod["status"]["extendedResourceClaimStatus"];
+        let mappings = status["requestMappings"].as_array().cloned().unwrap_or_default();
+        (status.is_object(), status["resourceClaimName"].clone(), mappings)
+    };
+    if labels(old) != labels(new) {
+        return Some("labels through pod status");
+    }
+    if claims(old) != claims(new) {
+        // As upstream writes it.
+        return Some("resource claim statues");
+    }
+    (extended(old) != extended(new)).then_some("extended resource claim status")
+}
+
+fn check_claim_status(request: &Request<'_>, object: Option<&Value>, node: &str) -> Option<String> {
+    let (Operation::Update, Some(new), Some(old)) = (request.operation, object, request.old) else {
+        return Some(format!("unexpected operation {:?}", verb(request)));
+    };
+    (but_for_size(new) != but_for_size(old)).then(|| {
+        format!("node {node:?} is not allowed to update fields other than status.quantity and status.conditions")
+    })
+}
+
+/// A claim without what a node says of its size.
+fn but_for_size(claim: &Value) -> Value {
+    let mut rest = claim.clone();
+    for (of, fields) in [
+        ("status", ["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"].as_slice()),
+        ("metadata", &["resourceVersion", "managedFields"]),
+    ] {
+        let Some(map) = rest.get_mut(of).and_then(Value::as_object_mut) else { continue };
+        map.retain(|field, _| !fields.contains(&field.as_str()));
+        if map.is_empty()
+            && let Some(rest) = rest.as_object_mut()
+        {
+            rest.remove(of);
+        }
+    }
+    rest
+}
+
+/// Others of these requests are the Node authorizer's: it sees what is asked for, but not what is brought.
+fn check_slice(request: &Request<'_>, object: Option<&Value>, node: &str) -> Option<String> {
+    let is_own = |slice: &Value| slice["spec"]["nodeName"] == node;
+    match (request.operation, object) {
+        (Operation::Create, Some(slice)) => (!is_own(slice))
+            .then(|| "can only create ResourceSlice with the same NodeName as the requesting node".to_owned()),
+        (Operation::Delete, _) => {
+            let stored = request.server.resource("resource.k8s.io/resourceslices").get(&request.key);
+            (!stored.is_some_and(|slice| is_own(&slice.value())))
+                .then(|| "can only delete ResourceSlice with the same NodeName as the requesting node".to_owned())
+        }
+        _ => None,
+    }
 }
 
 fn check_lease(request: &Request<'_>, node: &str) -> Option<String> {
@@ -180,8 +241,12 @@ fn check_node(request: &Request<'_>, object: Option<&Value>, node: &str) -> Opti
     let new = object?;
     match request.operation {
         Operation::Create => {
+            if new["spec"]["configSource"].is_object() {
+                return Some(format!("node {node:?} is not allowed to create pods with a non-nil configSource"));
+            }
             let wrong = forbidden_labels(new, &Value::Null);
-            (!wrong.is_empty()).then(|| format!("is not allowed to set the following labels: {}", wrong.join(", ")))
+            let labels = wrong.join(", ");
+            (!wrong.is_empty()).then(|| format!("node {node:?} is not allowed to set the following labels: {labels}"))
         }
         Operation::Update => check_node_update(new, request.old?, node),
         Operation::Delete | Operation::Connect => None,
@@ -190,6 +255,10 @@ fn check_node(request: &Request<'_>, object: Option<&Value>, node: &str) -> Opti
 
 fn check_node_update(new: &Value, old: &Value, node: &str) -> Option<String> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let source = &new["spec"]["configSource"];
+    if source.is_object() && *source != old["spec"]["configSource"] {
+        return Some(format!("node {node:?} is not allowed to update configSource to a new non-nil configSource"));
+    }
     if list(&new["spec"]["taints"]) != list(&old["spec"]["taints"]) {
         return Some(format!("node {node:?} is not allowed to modify taints"));
     }
@@ -260,11 +329,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_status_may_not_change() {
+        let pod = |labels: Value, status: Value| json!({"metadata": {"labels": labels}, "status": status});
+        let old = pod(json!({"a": "b"}), json!({"resourceClaimStatuses": [{"name": "c", "resourceClaimName": "d"}]}));
+        let check = |new: Value, expect: Option<&str>| assert_eq!(plan_pod_status(&new, &old), expect, "{new}");
+        let claims = old["status"]["resourceClaimStatuses"].clone();
+        check(pod(json!({"a": "b"}), json!({"phase": "Running", "resourceClaimStatuses": claims})), None);
+        check(pod(json!({}), old["status"].clone()), Some("labels through pod status"));
+        check(pod(json!({"a": "b"}), json!({})), Some("resource claim statues"));
+        let extended =
+            json!({"resourceClaimStatuses": claims, "extendedResourceClaimStatus": {"resourceClaimName": "e"}});
+        check(pod(json!({"a": "b"}), extended), Some("extended resource claim status"));
+
+        let claim = |labels: Value, status: Value| json!({"metadata": {"labels": labels, "resourceVersion": "1"}, "status": status});
+        let grown =
+            claim(json!({}), json!({"capacity": {"storage": "2Gi"}, "conditions": [{"type": "a"}], "phase": "Bound"}));
+        assert_eq!(but_for_size(&grown), but_for_size(&claim(json!({}), json!({"phase": "Bound"}))));
+        assert_ne!(but_for_size(&grown), but_for_size(&claim(json!({}), json!({"phase": "Lost"}))));
+        assert_ne!(but_for_size(&grown), but_for_size(&claim(json!({"a": "b"}), json!({"phase": "Bound"}))));
+    }
+
+    #[test]
     fn mirrors_belong_to_their_node() {
         let owner = |name: &str, uid: &str| json!({"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid, "controller": true});
         assert_eq!(check_owners(&[owner("n", "u")], "n", Some("u")), None);
-        assert_eq!(check_owners(&[], "n", Some("u")), None);
-        for owners in [vec![owner("m", "u")], vec![owner("n", "v")], vec![owner("n", "u"), owner("n", "u")]] {
+        for owners in [vec![], vec![owner("m", "u")], vec![owner("n", "v")], vec![owner("n", "u"), owner("n", "u")]] {
             assert!(check_owners(&owners, "n", Some("u")).is_some(), "{owners:?}");
         }
     }

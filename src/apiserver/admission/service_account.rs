@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use skiff_api::{ApiError, Object};
 
 use super::{Operation, Request};
-use crate::auth::User;
+use crate::auth::{User, names_in};
 use crate::meta;
 use crate::server::Server;
 
@@ -170,6 +170,9 @@ fn check_mirror(user: &User, pod: &Value, name: &str) -> Result<(), ApiError> {
     }
     if pod["spec"]["serviceAccountName"].as_str().is_some_and(|s| !s.is_empty()) {
         return forbid("a mirror pod may not reference service accounts");
+    }
+    if !names_in(pod).0.is_empty() {
+        return forbid("a mirror pod may not reference secrets");
     }
     let projects_token = |volume: &Value| {
         volume["projected"]["sources"].as_array().into_iter().flatten().any(|s| s.get("serviceAccountToken").is_some())

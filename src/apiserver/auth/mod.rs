@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 pub(crate) use authn::{API_AUDIENCE, ISSUER, certificate_user};
 pub(crate) use authz::{Attributes, Authorizer, Decision};
 pub(crate) use impersonate::impersonate;
-pub(crate) use node::name_of as node_of_user;
+pub(crate) use node::{name_of as node_of_user, names_in};
 
 /// Who shows neither certificate nor token.
 pub(crate) const ANONYMOUS: &str = "system:anonymous";

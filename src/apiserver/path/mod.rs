@@ -8,6 +8,7 @@ mod evict;
 mod get;
 pub(crate) mod list;
 pub(crate) mod list_options;
+mod node_token;
 pub(crate) mod options;
 mod owners;
 pub(crate) mod ownership;

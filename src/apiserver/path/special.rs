@@ -164,8 +164,8 @@ impl Server {
         }
         let bound = self.bound_object(&request["spec"]["boundObjectRef"], target).await?;
         if let Some(node) = node_of_user(&call.user) {
-            check_node_token(node, &request["spec"]["boundObjectRef"], &bound)
-                .map_err(|why| ApiError::forbidden("", "serviceaccounts", &target.name, why))?;
+            self.check_node_token(&call.user, node, target, &request["spec"], &bound)
+                .map_err(|why| ApiError::forbidden("", "serviceaccounts", &target.name, &why))?;
         }
         // Clients of before tokens ended read theirs once: such a token lives on, and it is told who uses it.
         let is_pods = bound.iter().any(|(what, _)| *what == "pod");
@@ -256,20 +256,6 @@ impl Server {
         }
         Ok(bound)
     }
-}
-
-/// NodeRestriction's part of tokens: a node's last no longer than a pod that is its own.
-fn check_node_token(node: &str, reference: &Value, bound: &[(&str, Value)]) -> Result<(), &'static str> {
-    if !bound.iter().any(|(what, _)| *what == "pod") {
-        return Err("node requested token not bound to a pod");
-    }
-    if reference["uid"].as_str().is_none_or(str::is_empty) {
-        return Err("node requested token with a pod binding without a uid");
-    }
-    if !bound.iter().any(|(what, held)| *what == "node" && held["name"] == node) {
-        return Err("node requested token bound to a pod scheduled on a different node");
-    }
-    Ok(())
 }
 
 /// The pod on its node.

@@ -253,7 +253,10 @@ async fn nodes_keep_to_themselves() {
     );
     assert_eq!(
         send("POST", "/api/v1/nodes", node("mine", json!({"node-role.kubernetes.io/x": ""}))).await,
-        refused("nodes \"mine\" is forbidden: is not allowed to set the following labels: node-role.kubernetes.io/x")
+        refused(
+            "nodes \"mine\" is forbidden: node \"mine\" is not allowed to set the following labels: \
+             node-role.kubernetes.io/x"
+        )
     );
     assert_eq!(send("POST", "/api/v1/nodes", node("mine", json!({"disk": "ssd"}))).await.0, 201);
     let mut placed = pod("p");
@@ -266,5 +269,79 @@ async fn nodes_keep_to_themselves() {
     let (status, message) = send("POST", PODS, pod("q")).await;
     assert_eq!(status, 403);
     assert!(message.contains("node \"mine\" can only create mirror pods"), "{message}");
+
+    // A mirror is owned by its node, and needs nothing of the API.
+    let own = cluster.get("/api/v1/nodes/mine").await;
+    let mut mirror = pod("static-mine");
+    mirror["spec"]["nodeName"] = json!("mine");
+    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+    assert_eq!(
+        send("POST", PODS, mirror.clone()).await,
+        refused(
+            "pods \"static-mine\" is forbidden: node \"mine\" can only create pods with an owner reference set to itself"
+        )
+    );
+    mirror["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "Node", "name": "mine",
+        "uid": own["metadata"]["uid"], "controller": true}]);
+    let fields = json!([{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]);
+    mirror["spec"]["volumes"] = json!([{"name": "v", "projected": {"sources": [{"downwardAPI": {"items": fields}}]}}]);
+    let mut needs = mirror.clone();
+    needs["spec"]["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "m"}}]);
+    assert_eq!(
+        send("POST", PODS, needs).await,
+        refused("pods \"static-mine\" is forbidden: node \"mine\" can not create pods that reference configmaps")
+    );
+    assert_eq!(send("POST", PODS, mirror).await, (201, String::new()));
+
+    let slices = "/apis/resource.k8s.io/v1/resourceslices";
+    let slice = |node: &str| {
+        json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": node},
+        "spec": {"driver": "d.example.org", "nodeName": node, "pool": {"name": node, "generation": 1,
+            "resourceSliceCount": 1}}})
+    };
+    assert_eq!(
+        send("POST", slices, slice("other")).await,
+        refused(
+            "resourceslices.resource.k8s.io \"other\" is forbidden: can only create ResourceSlice with the same NodeName \
+             as the requesting node"
+        )
+    );
+    assert_eq!(send("POST", slices, slice("mine")).await, (201, String::new()));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_ask_for_the_tokens_that_their_pods_need() {
+    let cluster = Cluster::start().await;
+    with_account(&cluster).await;
+    let driver = json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": "d.example.org"},
+        "spec": {"tokenRequests": [{"audience": "driver"}]}});
+    cluster.create("/apis/storage.k8s.io/v1/csidrivers", driver).await;
+    let mut placed = pod("p");
+    placed["spec"]["nodeName"] = json!("mine");
+    placed["spec"]["volumes"] = json!([
+        {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token", "audience": "vault"}}]}},
+        {"name": "c", "csi": {"driver": "d.example.org"}}]);
+    let made = cluster.create(PODS, placed).await;
+    let mine = cluster.in_process("system:node:mine", &["system:nodes"]);
+    let asked = async |audiences: Value| {
+        let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": audiences,
+            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": made["metadata"]["uid"]}}});
+        let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+        let answer = ask(&*mine, "POST", path, Bytes::from(body.to_string()), &[]).await;
+        (answer.status, answer.value()["message"].as_str().unwrap_or_default().to_owned())
+    };
+    for audiences in [json!([]), json!(["vault"]), json!(["driver"])] {
+        assert_eq!(asked(audiences.clone()).await, (201, String::new()), "{audiences}");
+    }
+    let refused = |why: &str| (403, format!("serviceaccounts \"default\" is forbidden: {why}"));
+    assert_eq!(asked(json!(["a", "b"])).await, refused("node may only request 0 or 1 audiences"));
+    assert_eq!(
+        asked(json!(["other"])).await,
+        refused(
+            "audience \"other\" not found in pod spec volume, system:node:mine is not authorized to request tokens for \
+             this audience"
+        )
+    );
     cluster.stop().await;
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::rbac::v1::PolicyRule;
 
+pub(crate) use self::relations::names_in;
 use self::relations::{Relations, What};
 use super::User;
 use super::authz::{Attributes, Decision};

@@ -159,6 +159,20 @@ fn references_of(pod: &Value) -> References {
     if pod["metadata"]["annotations"].get("kubernetes.io/config.mirror").is_some() {
         return found;
     }
+    add_references(pod, &mut found);
+    found
+}
+
+/// The secrets and the config maps that a pod names, whatever it is.
+pub(crate) fn names_in(pod: &Value) -> (BTreeSet<String>, BTreeSet<String>) {
+    let mut found = References::default();
+    add_references(pod, &mut found);
+    (found.secrets, found.config_maps)
+}
+
+fn add_references(pod: &Value, found: &mut References) {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let spec = &pod["spec"];
     found.service_account = text(&spec["serviceAccountName"]);
     found.secrets.extend(items(&spec["imagePullSecrets"]).map(|s| text(&s["name"])));
     for containers in ["initContainers", "containers", "ephemeralContainers"] {
@@ -174,12 +188,11 @@ fn references_of(pod: &Value) -> References {
         }
     }
     for volume in items(&spec["volumes"]) {
-        of_volume(volume, pod["metadata"]["name"].as_str().unwrap_or_default(), &mut found);
+        of_volume(volume, pod["metadata"]["name"].as_str().unwrap_or_default(), found);
     }
     for names in [&mut found.secrets, &mut found.config_maps, &mut found.claims] {
         names.remove("");
     }
-    found
 }
 
 fn of_volume(volume: &Value, pod: &str, found: &mut References) {
