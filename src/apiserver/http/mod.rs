@@ -1,5 +1,6 @@
 //! The wire: TLS, HTTP/1.1 and HTTP/2, limits.
 
+mod bearer;
 pub(crate) mod compress;
 mod listen;
 mod pretty;

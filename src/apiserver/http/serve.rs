@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use skiff_api::ApiError;
 use tracing::Instrument;
 
+use super::bearer::{self, Shown};
 use super::{compress, pretty};
 use crate::auth::{API_AUDIENCE, User, impersonate};
 use crate::call::Call;
@@ -82,9 +83,10 @@ async fn answer(
     let long = passed_on || begins || is_log(request.method(), request.uri());
     let taken_over = passed_on || (long && upgrade_of(request.headers()).is_some());
     let upgrade = taken_over.then(|| hyper::upgrade::on(&mut request));
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let shown = bearer::take(&mut parts.headers);
     let source = parts.extensions.get::<Peer>().map(|peer| peer.0);
-    let (user, impersonator) = match who(server, certificate, &parts.headers) {
+    let (user, impersonator) = match who(server, certificate, &shown, &parts.headers) {
         Ok(known) => known,
         Err((user, error)) => {
             *unread = Some(body);
@@ -177,9 +179,10 @@ fn is_log(method: &Method, uri: &http::Uri) -> bool {
 fn who(
     server: &Server,
     certificate: Option<Arc<User>>,
+    shown: &Shown,
     headers: &HeaderMap,
 ) -> Result<(Arc<User>, Option<Arc<User>>), (Arc<User>, ApiError)> {
-    let user = identify(server, certificate, headers).map_err(|error| (Arc::new(User::default()), error))?;
+    let user = identify(server, certificate, shown).map_err(|error| (Arc::new(User::default()), error))?;
     match impersonate(&server.authorizer, &user, headers) {
         Ok(None) => Ok((user, None)),
         Ok(Some(other)) => Ok((Arc::new(other), Some(user))),
@@ -187,16 +190,18 @@ fn who(
     }
 }
 
-fn identify(server: &Server, certificate: Option<Arc<User>>, headers: &HeaderMap) -> Result<Arc<User>, ApiError> {
+fn identify(server: &Server, certificate: Option<Arc<User>>, shown: &Shown) -> Result<Arc<User>, ApiError> {
     if let Some(user) = certificate {
         return Ok(user);
     }
-    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(Arc::new(User::anonymous())) };
-    let token = value.to_str().ok().and_then(|text| {
-        let (scheme, token) = text.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-    });
-    let Some(token) = token else { return Err(ApiError::unauthorized()) };
+    let token = match shown {
+        Shown::Nothing => return Ok(Arc::new(User::anonymous())),
+        Shown::Token(token) => token,
+        Shown::Nonsense(why) => {
+            tracing::debug!(why, "what is shown is no token");
+            return Err(ApiError::unauthorized());
+        }
+    };
     match server.authenticate(token, &[API_AUDIENCE]) {
         Ok(known) => Ok(Arc::new(known.user)),
         Err(refusal) => {

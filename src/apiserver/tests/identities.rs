@@ -102,6 +102,42 @@ fn url_decoded(text: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn web_sockets_bring_their_token_among_the_protocols() {
+    use base64::Engine as _;
+    use skiff_client::Upgraded;
+
+    let cluster = Cluster::start().await;
+    with_account(&cluster).await;
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let made = cluster.create(path, json!({})).await;
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "all"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+            "name": "cluster-admin"}, "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
+    cluster.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await;
+    let token = made["status"]["token"].as_str().expect("a token");
+    let token = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(token);
+    let stranger = with_token(&cluster, "");
+    let asked = async |protocols: String| {
+        let request = http::Request::get("/api/v1/namespaces/default/configmaps?watch=true&timeoutSeconds=1")
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("sec-websocket-protocol", protocols);
+        match stranger.upgrade(request.body(()).expect("a request")).await.expect("an answer") {
+            Upgraded::Switched(answer, _) => (101, answer.headers()["sec-websocket-protocol"].clone()),
+            Upgraded::Refused(answer) => (answer.status().as_u16(), http::HeaderValue::from_static("")),
+        }
+    };
+    let secret = format!("base64url.bearer.authorization.k8s.io.{token}");
+    // The answer does not repeat the token.
+    assert_eq!(asked(format!("watch.example, {secret}")).await, (101, http::HeaderValue::from_static("watch.example")));
+    assert_eq!(asked(secret).await.0, 401, "it needs another protocol");
+    assert_eq!(asked("watch.example".to_owned()).await.0, 403, "nobody may watch");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_die_with_secrets_nodes_and_time() {
     let cluster = Cluster::start().await;
     with_account(&cluster).await;
