@@ -1,29 +1,33 @@
 //! Connections: accepted, told apart from garbage, and served until they or the server end.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use skiff_base::{Scope, chain};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+use super::places::{Busy, MAX_CONNECTIONS, MAX_OF_SOURCE, Place, Places};
 use super::serve::serve;
 use crate::auth::{User, certificate_user};
 use crate::proxy::wire::Peer;
+use crate::reply::Payload;
 use crate::server::Server;
 
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// For the head of a request, the idle time before it included: shorter than clients keep connections would break
 /// requests that are sent while the connection is closed.
 const HEADER_LIMIT: Duration = Duration::from_secs(180);
-/// Connections that may be open at the same time.
-const MAX_CONNECTIONS: usize = 8192;
+/// How long an HTTP/2 connection may be open without a request; as long for the same reason.
+const IDLE_LIMIT: Duration = HEADER_LIMIT;
 /// How long connections may take to finish what they are at, once the server stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// The first byte of a TLS connection: the content type "handshake".
@@ -52,15 +56,15 @@ where
 }
 
 pub(crate) async fn accept_all(server: Arc<Server>, listener: TcpListener, tls: TlsAcceptor) {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new(MAX_CONNECTIONS, MAX_OF_SOURCE);
     let stop = server.scope.token().clone();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, peer.ip()),
             Err(error) => {
                 // Out of file descriptors, or the peer was gone at once: neither ends the server.
                 warn!(error = %chain(&error), "accept a connection");
@@ -68,15 +72,19 @@ pub(crate) async fn accept_all(server: Arc<Server>, listener: TcpListener, tls: 
                 continue;
             }
         };
-        let Ok(permit) = connections.clone().try_acquire_owned() else {
-            debug!("too many connections");
+        let Some(place) = places.take(peer) else {
+            debug!(%peer, "too many connections");
             continue;
         };
         let (server, tls) = (server.clone(), tls.clone());
         let scope = server.scope.clone();
         scope.spawn(async move {
-            let _permit = permit;
-            if let Err(error) = connection(server, stream, tls).await {
+            let ended = tokio::select! {
+                ended = connection(server, stream, tls, place.clone()) => ended,
+                // What is idle may be dropped as it is.
+                () = place.lost() => Ok(()),
+            };
+            if let Err(error) = ended {
                 debug!(error = %chain(&*error), "connection");
             }
         });
@@ -85,7 +93,12 @@ pub(crate) async fn accept_all(server: Arc<Server>, listener: TcpListener, tls: 
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn connection(server: Arc<Server>, mut stream: TcpStream, tls: TlsAcceptor) -> Result<(), BoxError> {
+async fn connection(
+    server: Arc<Server>,
+    mut stream: TcpStream,
+    tls: TlsAcceptor,
+    place: Arc<Place>,
+) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
     skiff_streaming::notice_dead_peers(&stream)?;
     let peer = stream.peer_addr()?.ip();
@@ -109,12 +122,19 @@ async fn connection(server: Arc<Server>, mut stream: TcpStream, tls: TlsAcceptor
     let (_, session) = stream.get_ref();
     let user = session.peer_certificates().and_then(|c| c.first()).and_then(|c| certificate_user(c));
     let user: Option<Arc<User>> = user.map(Arc::new);
+    if user.is_some() {
+        place.known();
+    }
     let http2 = session.alpn_protocol() == Some(b"h2");
     let scope = server.scope.clone();
+    let at = place.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Peer(peer));
-        let (server, user) = (server.clone(), user.clone());
-        async move { Ok::<_, std::convert::Infallible>(serve(server, user, request).await) }
+        let (server, user, busy) = (server.clone(), user.clone(), at.begin());
+        async move {
+            let response = serve(server, user, request).await;
+            Ok::<_, std::convert::Infallible>(response.map(|body| Answering { body, _busy: busy }))
+        }
     });
     let io = TokioIo::new(stream);
     if http2 {
@@ -131,6 +151,7 @@ async fn connection(server: Arc<Server>, mut stream: TcpStream, tls: TlsAcceptor
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+            () = place.idle(IDLE_LIMIT) => connection.as_mut().graceful_shutdown(),
         }
         drop(tokio::time::timeout(DRAIN_LIMIT, connection).await);
     } else {
@@ -148,6 +169,32 @@ async fn connection(server: Arc<Server>, mut stream: TcpStream, tls: TlsAcceptor
         drop(tokio::time::timeout(DRAIN_LIMIT, connection).await);
     }
     Ok(())
+}
+
+/// An answer on its way: until it was sent, its connection is not idle.
+struct Answering {
+    body: Payload,
+    _busy: Busy,
+}
+
+impl http_body::Body for Answering {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, io::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Tells who spoke HTTP without TLS what is wrong; other garbage is just closed.

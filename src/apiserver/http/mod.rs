@@ -3,6 +3,7 @@
 mod bearer;
 pub(crate) mod compress;
 mod listen;
+mod places;
 mod pretty;
 mod serve;
 pub(crate) mod tls;
