@@ -310,29 +310,18 @@ fn apply(make: Make, group: Option<u32>) -> io::Result<()> {
     match make {
         Make::Files { path, files, memory } => {
             if memory {
-                tree::ensure_tmpfs(&path, None)?;
+                tree::ensure_tmpfs(&path, None, None)?;
             } else {
                 tree::ensure_directory(&path, 0o777)?;
             }
             writer::write(&path, &files, group).map(drop)
         }
-        Make::EmptyDir { path, medium } => {
-            // The directory outlives a reboot; what is in memory does not.
-            let fresh = match medium {
-                Medium::Memory { size_bytes } => tree::ensure_tmpfs(&path, size_bytes)?,
-                Medium::HugePages { page_bytes } => tree::ensure_huge_pages(&path, page_bytes)?,
-                Medium::Disk => {
-                    let fresh = !path.exists();
-                    tree::ensure_directory(&path, 0o777)?;
-                    fresh
-                }
-            };
-            match group {
-                // Later, files are the containers' own business.
-                Some(group) if fresh => tree::give_to_group(&path, group),
-                _ => Ok(()),
-            }
-        }
+        // The directory outlives a reboot; what is in memory does not.
+        Make::EmptyDir { path, medium } => match medium {
+            Medium::Memory { size_bytes } => tree::ensure_tmpfs(&path, size_bytes, group),
+            Medium::HugePages { page_bytes } => tree::ensure_huge_pages(&path, page_bytes, group),
+            Medium::Disk => tree::ensure_empty_directory(&path, group),
+        },
         Make::HostPath(source) => ensure_host_path(&source),
         Make::Persistent(mounting) => persistent::apply(&mounting),
     }

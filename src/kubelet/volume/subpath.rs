@@ -88,4 +88,39 @@ mod tests {
         }
         tree::unmount_below(directory.path()).expect("unmounted");
     }
+
+    #[test]
+    fn a_link_that_comes_while_we_look_leads_nowhere() {
+        use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+        let directory = tempfile::tempdir().expect("a directory");
+        let (volume, target) = (directory.path().join("volume"), directory.path().join("target"));
+        for path in ["volume/turns/etc", "outside/etc"] {
+            fs::create_dir_all(directory.path().join(path)).expect("directories");
+        }
+        fs::write(directory.path().join("outside/etc/secret"), "").expect("a file");
+        std::os::unix::fs::symlink(directory.path().join("outside"), volume.join("link")).expect("a link");
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let (mut mounted, mut refused) = (0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (one, other) = (volume.join("turns"), volume.join("link"));
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    renameat2(AT_FDCWD, &one, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE).expect("exchanged");
+                }
+            });
+            for _ in 0..1000 {
+                match ensure(&volume, "turns/etc", &target) {
+                    Ok(_) => mounted += 1,
+                    Err(_) => refused += 1,
+                }
+                if target.join("secret").exists() {
+                    break;
+                }
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert!(!target.join("secret").exists(), "what is outside is mounted");
+        tree::unmount_below(directory.path()).expect("unmounted");
+        assert!(mounted > 0 && refused > 0, "{mounted} mounted, {refused} refused: nobody raced");
+    }
 }

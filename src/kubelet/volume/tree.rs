@@ -1,13 +1,20 @@
 //! Directories of pods: mounts in them, who owns them, and their end. A crash at any moment leaves something that
 //! the next run of the same function finishes.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{UnlinkatFlags, fchownat, unlinkat};
 
 /// Creates a directory and its parents.
 pub(crate) fn ensure_directory(path: &Path, mode: u32) -> io::Result<()> {
@@ -18,32 +25,40 @@ pub(crate) fn ensure_directory(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// Mounts an empty file system in memory, unless it is there already.
-/// True where it is new, and empty.
-pub(crate) fn ensure_tmpfs(path: &Path, size_bytes: Option<i64>) -> io::Result<bool> {
-    ensure_directory(path, 0o755)?;
-    if is_mount_point(path)? {
-        return Ok(false);
-    }
-    let options = match size_bytes {
-        Some(size) => format!("mode=0777,size={size}"),
-        None => "mode=0777".to_owned(),
-    };
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str())).map_err(io::Error::from)?;
-    Ok(true)
+/// Mounts an empty file system in memory, the group's if there is one, unless it is there already.
+pub(crate) fn ensure_tmpfs(path: &Path, size_bytes: Option<i64>, group: Option<u32>) -> io::Result<()> {
+    ensure_memory(path, "tmpfs", group, size_bytes.map(|size| format!("size={size}")))
 }
 
-/// The same of pages of that size, which have to be set aside; `mode` and the like are set as on any directory.
-pub(crate) fn ensure_huge_pages(path: &Path, page_bytes: u64) -> io::Result<bool> {
+/// The same of pages of that size, which have to be set aside.
+pub(crate) fn ensure_huge_pages(path: &Path, page_bytes: u64, group: Option<u32>) -> io::Result<()> {
+    ensure_memory(path, "hugetlbfs", group, Some(format!("pagesize={page_bytes}")))
+}
+
+fn ensure_memory(path: &Path, kind: &str, group: Option<u32>, option: Option<String>) -> io::Result<()> {
     ensure_directory(path, 0o755)?;
     if is_mount_point(path)? {
-        return Ok(false);
+        return Ok(());
     }
-    let options = format!("mode=0777,pagesize={page_bytes}");
+    let owner = group.map_or_else(|| "mode=0777".to_owned(), |group| format!("mode=2777,gid={group}"));
+    let options = option.into_iter().fold(owner, |all, more| format!("{all},{more}"));
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("hugetlbfs"), path, Some("hugetlbfs"), flags, Some(options.as_str())).map_err(io::Error::from)?;
-    Ok(true)
+    mount(Some(kind), path, Some(kind), flags, Some(options.as_str())).map_err(io::Error::from)
+}
+
+/// Makes an empty directory for everybody, the group's if there is one. One that is there is the containers' own business.
+pub(crate) fn ensure_empty_directory(path: &Path, group: Option<u32>) -> io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    // Whole or not at all: a crash must not leave one that is not the group's.
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    ensure_directory(Path::new(&fresh), 0o777)?;
+    if let Some(group) = group {
+        give_to_group(Path::new(&fresh), group)?;
+    }
+    fs::rename(fresh, path)
 }
 
 pub(crate) fn is_mount_point(path: &Path) -> io::Result<bool> {
@@ -115,66 +130,99 @@ pub(crate) fn remove_tree(directory: &Path) -> io::Result<()> {
     if !fs::symlink_metadata(directory)?.is_dir() {
         return fs::remove_file(directory);
     }
+    let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else {
+        return Err(io::Error::other(format!("{} has no name", directory.display())));
+    };
+    let (parent, top) = (fs::File::open(parent)?, fs::File::open(directory)?);
     // Not the names of an attempt that failed.
     let stamp = skiff_base::time::now().as_nanosecond();
-    Removal { top: directory, device, stamp, moved: 0 }.remove(directory, 0)
+    Removal { top: top.into(), device, stamp, moved: 0 }.remove(parent.as_fd(), name, 0)
 }
 
-/// What is deeper than this, or has a longer path, is moved up first: a container may nest directories until no path
-/// leads to the innermost, and no stack suffices.
+/// What is deeper than this is moved up first: a container may nest directories until no stack suffices.
 const MAX_DEPTH: usize = 50;
-/// Leaves room for one more name of 255 bytes below the kernel's limit of 4096.
-const MAX_PATH_LEN: usize = 3800;
 
-struct Removal<'a> {
-    top: &'a Path,
+/// Goes by descriptors and follows no link: whoever can write in the tree may put one anywhere at any moment.
+struct Removal {
+    top: OwnedFd,
     device: u64,
     stamp: i128,
     moved: u64,
 }
 
-impl Removal<'_> {
-    fn remove(&mut self, directory: &Path, depth: usize) -> io::Result<()> {
-        if fs::symlink_metadata(directory)?.dev() != self.device {
-            return Err(io::Error::other(format!("{} is a foreign mount, it is left alone", directory.display())));
+impl Removal {
+    fn remove(&mut self, parent: BorrowedFd<'_>, name: &OsStr, depth: usize) -> io::Result<()> {
+        let directory = openat(parent, name, DIRECTORY, Mode::empty())?;
+        if fstat(&directory)?.st_dev != self.device {
+            return Err(io::Error::other(format!("{} is a foreign mount, it is left alone", name.display())));
         }
         // What is moved to the top comes up there once more.
         loop {
             let before = self.moved;
-            for entry in fs::read_dir(directory)? {
-                let entry = entry?;
-                if !entry.file_type()?.is_dir() {
-                    fs::remove_file(entry.path())?;
-                } else if depth < MAX_DEPTH && directory.as_os_str().len() < MAX_PATH_LEN {
-                    self.remove(&entry.path(), depth + 1)?;
-                } else {
-                    self.moved += 1;
-                    let name = format!("..removed-{}-{}", self.stamp, self.moved);
-                    fs::rename(entry.path(), self.top.join(name))?;
+            for name in names(&directory)? {
+                match unlinkat(&directory, name.as_os_str(), UnlinkatFlags::NoRemoveDir) {
+                    Ok(()) | Err(Errno::ENOENT) => {}
+                    Err(Errno::EISDIR) if depth < MAX_DEPTH => self.remove(directory.as_fd(), &name, depth + 1)?,
+                    Err(Errno::EISDIR) => {
+                        self.moved += 1;
+                        let moved = format!("..removed-{}-{}", self.stamp, self.moved);
+                        renameat(&directory, name.as_os_str(), &self.top, moved.as_str())?;
+                    }
+                    Err(errno) => return Err(errno.into()),
                 }
             }
             if depth > 0 || self.moved == before {
-                return fs::remove_dir(directory);
+                return Ok(unlinkat(parent, name, UnlinkatFlags::RemoveDir)?);
             }
         }
     }
 }
 
-/// Gives a volume to a group: everything in it is readable and writable for the group, and new files stay with it.
+const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const ANYTHING: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+fn names(directory: &OwnedFd) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    // One of its own: the place in the listing belongs to the open file.
+    for entry in Dir::from_fd(openat(directory, ".", DIRECTORY, Mode::empty())?)?.iter() {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(OsString::from_vec(name));
+        }
+    }
+    Ok(names)
+}
+
+/// Deeper than anybody nests volumes, and not as deep as a container can.
+const MAX_GIVEN: usize = 500;
+
+/// Gives a volume to a group: everything in it is readable and writable for the group, and new files stay with it. By
+/// descriptors: a container that has the volume already may change what has which name while we look.
 pub(crate) fn give_to_group(path: &Path, group: u32) -> io::Result<()> {
-    let meta = fs::symlink_metadata(path)?;
-    lchown(path, None, Some(group))?;
-    if meta.is_symlink() {
+    give(&open(path, ANYTHING, Mode::empty())?, group, 0)
+}
+
+fn give(file: &OwnedFd, group: u32, depth: usize) -> io::Result<()> {
+    let meta = fstat(file)?;
+    fchownat(file, "", None, Some(group.into()), AtFlags::AT_EMPTY_PATH)?;
+    let (kind, mode) = (meta.st_mode & libc::S_IFMT, meta.st_mode & 0o7777);
+    if kind == libc::S_IFLNK {
         return Ok(());
     }
-    let mode = meta.mode() & 0o7777;
-    if meta.is_dir() {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode | 0o2770))?;
-        for entry in fs::read_dir(path)? {
-            give_to_group(&entry?.path(), group)?;
+    let more = if kind == libc::S_IFDIR { 0o2770 } else { 0o660 };
+    fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), fs::Permissions::from_mode(mode | more))?;
+    if kind == libc::S_IFDIR {
+        if depth == MAX_GIVEN {
+            return Err(io::Error::other("directories are nested too deep to give them to a group"));
         }
-    } else {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode | 0o660))?;
+        let directory = openat(file, ".", DIRECTORY, Mode::empty())?;
+        for name in names(&directory)? {
+            match openat(&directory, name.as_os_str(), ANYTHING, Mode::empty()) {
+                Ok(entry) => give(&entry, group, depth + 1)?,
+                Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
     }
     Ok(())
 }
@@ -196,12 +244,13 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         for size in skiff_linux::cgroup::huge_pages().into_keys() {
             let path = directory.path().join(size.to_string());
-            assert!(ensure_huge_pages(&path, size).expect("mounted (needs root)"));
-            assert!(!ensure_huge_pages(&path, size).expect("there already"));
+            ensure_huge_pages(&path, size, Some(3000)).expect("mounted (needs root)");
+            ensure_huge_pages(&path, size, Some(3000)).expect("there already");
+            assert_eq!(fs::metadata(&path).expect("metadata").gid(), 3000);
             let found = nix::sys::statfs::statfs(&path).expect("a file system").block_size();
             assert_eq!(u64::try_from(found).ok(), Some(size));
         }
-        assert!(ensure_huge_pages(&directory.path().join("odd"), 12_345).is_err());
+        assert!(ensure_huge_pages(&directory.path().join("odd"), 12_345, None).is_err());
         unmount_below(directory.path()).expect("unmounted");
     }
 
@@ -214,8 +263,12 @@ mod tests {
         fs::write(other.join("precious"), "1").expect("a file");
         fs::write(pod.join("volumes/file"), "1").expect("a file");
         std::os::unix::fs::symlink(&other, pod.join("link")).expect("a link");
-        assert!(ensure_tmpfs(&pod.join("volumes/memory"), Some(1 << 20)).expect("a tmpfs (needs root)"));
-        assert!(!ensure_tmpfs(&pod.join("volumes/memory"), Some(1 << 20)).expect("idempotent"));
+        ensure_tmpfs(&pod.join("volumes/memory"), Some(1 << 20), Some(3000)).expect("a tmpfs (needs root)");
+        let memory = fs::metadata(pod.join("volumes/memory")).expect("metadata");
+        assert_eq!((memory.gid(), memory.mode() & 0o7777), (3000, 0o2777));
+        fs::write(pod.join("volumes/memory/x"), "").expect("a file");
+        ensure_tmpfs(&pod.join("volumes/memory"), Some(1 << 20), Some(3000)).expect("idempotent");
+        assert!(pod.join("volumes/memory/x").exists(), "mounted once");
         fs::write(pod.join("volumes/memory/x"), "1").expect("a file");
         bind(&other, &pod.join("volumes/host")).expect("a bind mount");
         remove_tree(&pod).expect("removed");
@@ -252,5 +305,72 @@ mod tests {
         assert_eq!((file.gid(), file.mode() & 0o777), (3000, 0o660));
         let own = fs::metadata(directory.path()).expect("metadata");
         assert_eq!((own.gid(), own.mode() & 0o2070), (3000, 0o2070));
+    }
+
+    /// Calls `attempt` while what is at `path` is in turn what `real` makes there and a link to `outside`.
+    fn while_it_turns(path: &Path, outside: &Path, real: impl Fn(&Path) + Sync, mut attempt: impl FnMut()) {
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let (one, other) = (path.with_extension("one"), path.with_extension("other"));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    // What fails has been removed meanwhile.
+                    if fs::symlink_metadata(&one).is_err() {
+                        real(&one);
+                    }
+                    drop(std::os::unix::fs::symlink(outside, &other));
+                    for fresh in [&one, &other] {
+                        let _ = nix::fcntl::renameat2(
+                            nix::fcntl::AT_FDCWD,
+                            fresh,
+                            nix::fcntl::AT_FDCWD,
+                            path,
+                            nix::fcntl::RenameFlags::RENAME_EXCHANGE,
+                        );
+                    }
+                }
+            });
+            (0..500).for_each(|_| attempt());
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn a_volume_that_changes_under_our_hands_leads_nowhere() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (volume, outside) = (directory.path().join("volume"), directory.path().join("outside"));
+        for path in [&volume, &outside] {
+            fs::create_dir(path).expect("a directory");
+        }
+        fs::write(outside.join("secret"), "").expect("a file");
+        fs::set_permissions(outside.join("secret"), fs::Permissions::from_mode(0o600)).expect("a mode");
+        let file = volume.join("file");
+        fs::write(&file, "").expect("a file");
+        while_it_turns(
+            &file,
+            &outside.join("secret"),
+            |at| drop(fs::write(at, "")),
+            || drop(give_to_group(&volume, 3000)),
+        );
+        let inner = volume.join("inner");
+        fs::create_dir(&inner).expect("a directory");
+        while_it_turns(&inner, &outside, |at| drop(fs::create_dir(at)), || drop(give_to_group(&volume, 3000)));
+        let meta = fs::metadata(outside.join("secret")).expect("metadata");
+        assert_eq!((meta.gid(), meta.mode() & 0o7777), (0, 0o600), "a file outside was given away");
+
+        let tree = volume.join("tree");
+        while_it_turns(
+            &inner,
+            &outside,
+            |at| drop(fs::create_dir(at)),
+            || {
+                drop(fs::create_dir(&tree));
+                drop(fs::rename(&inner, tree.join("inner")));
+                drop(remove_tree(&tree));
+                drop(fs::create_dir(&inner));
+            },
+        );
+        while_it_turns(&inner, &outside, |at| drop(fs::create_dir(at)), || drop(remove_tree(&inner)));
+        assert!(outside.join("secret").exists(), "a file outside was removed");
     }
 }
