@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -133,6 +133,14 @@ fn files(log: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// A file, and nothing that leads to one or has no end: a container may have the directory mounted, and put there what
+/// it wants to have read.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a file")) }
+}
+
 /// Where the last `lines` lines of a file begin, and how many lines are still missing then.
 fn tail_start(file: &File, lines: u64) -> io::Result<(u64, u64)> {
     let length = file.metadata()?.len();
@@ -169,7 +177,7 @@ struct Source {
 
 impl Source {
     fn open(path: &Path, start: u64) -> io::Result<Self> {
-        let mut file = File::open(path)?;
+        let mut file = open_file(path)?;
         let inode = file.metadata()?.ino();
         file.seek(SeekFrom::Start(start))?;
         Ok(Self { reader: BufReader::with_capacity(CHUNK, file), inode, rest: Vec::new() })
@@ -219,7 +227,7 @@ impl Stream {
                 }
                 Some(0) => break,
                 Some(lines) => {
-                    let (start, left) = tail_start(&File::open(&path)?, lines)?;
+                    let (start, left) = tail_start(&open_file(&path)?, lines)?;
                     queue.push_front((path, start));
                     missing = Some(left);
                 }

@@ -1,6 +1,5 @@
 //! The termination message of a container.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -24,7 +23,7 @@ pub(super) fn read(file: &Path, from_log: Option<&Path>) -> String {
 
 fn head(file: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    match File::open(file) {
+    match logs::open_file(file) {
         Ok(file) => file.take(MAX_MESSAGE).read_to_end(&mut bytes)?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
         Err(e) => return Err(e),
@@ -33,7 +32,7 @@ fn head(file: &Path) -> io::Result<String> {
 }
 
 fn tail(log: &Path) -> io::Result<String> {
-    let mut file = File::open(log)?;
+    let mut file = logs::open_file(log)?;
     // Lines carry a stamp of some 45 bytes, so this is enough for the last ones.
     let window = (MAX_LOG + MAX_LOG_LINES * 64) as u64;
     let length = file.metadata()?.len();
