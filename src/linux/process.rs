@@ -145,6 +145,25 @@ pub fn set_parent_death_signal(signal: nix::sys::signal::Signal) -> io::Result<(
     nix::sys::prctl::set_pdeathsig(signal).map_err(io::Error::from)
 }
 
+/// Gives this process and what comes of it a ring of session keys of its own, empty; else it has that of whoever
+/// started us. Nothing where the kernel has no keys, or lets nobody here use them.
+pub fn leave_session_keys() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: without a name (a null pointer) the new ring is nobody else's.
+    match check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0, 0, 0, 0) }) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+/// Which ring of session keys this process has.
+pub fn session_keys() -> io::Result<i64> {
+    const GET_KEYRING_ID: libc::c_long = 0;
+    const OF_SESSION: libc::c_long = -3;
+    // SAFETY: plain integers.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, GET_KEYRING_ID, OF_SESSION, 0, 0, 0) })
+}
+
 /// Children get no more privileges by executing something.
 pub fn set_no_new_privileges() -> io::Result<()> {
     nix::sys::prctl::set_no_new_privs().map_err(io::Error::from)

@@ -1,7 +1,7 @@
 //! Users and groups, looked up in the image's own files.
 
 use std::io::{self, Read};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use crate::plan::UserPlan;
@@ -98,11 +98,13 @@ pub fn identity(plan: &UserPlan, root: BorrowedFd<'_>) -> Result<Identity, Strin
 
 /// A file that is not there is empty.
 fn read_in_root(root: BorrowedFd<'_>, path: &Path) -> io::Result<String> {
-    // Not blocking, since the image decides what the file is.
-    match skiff_linux::mount::open_in_root(root, path, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY, 0) {
-        Ok(fd) => {
+    // Looked at before it is opened: the image decides what it is, and to open a device may be to use it.
+    match skiff_linux::mount::open_in_root(root, path, libc::O_PATH, 0).map(std::fs::File::from) {
+        Ok(found) if !found.metadata()?.is_file() => Err(io::Error::other("not a file")),
+        Ok(found) => {
             let mut bytes = Vec::new();
-            std::fs::File::from(fd).take(MAX_FILE).read_to_end(&mut bytes)?;
+            let file = std::fs::File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
+            file.take(MAX_FILE).read_to_end(&mut bytes)?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         }
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(String::new()),
@@ -148,5 +150,21 @@ mod tests {
         check("", Some(33), Some(5), Ok((33, 5, &[4, 5, 7, 50], "/var/www")));
         check("nobody", None, None, Err("unable to find user nobody: no matching entries in passwd file"));
         check("web:none", None, None, Err("unable to find group none: no matching entries in group file"));
+    }
+
+    #[test]
+    fn only_files_are_read() {
+        use std::os::fd::AsFd;
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = std::fs::File::open(directory.path()).expect("opened");
+        let read = |path: &str| read_in_root(root.as_fd(), Path::new(path)).map_err(|error| error.to_string());
+        assert_eq!(read("/etc/passwd"), Ok(String::new()));
+        let at = |name: &str| directory.path().join(name);
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+        std::os::unix::fs::symlink("/etc/passwd", at("link")).expect("a link");
+        std::fs::write(at("file"), vec![b'x'; 3 << 20]).expect("a file");
+        assert_eq!(read("fifo"), Err("not a file".to_owned()));
+        assert_eq!(read("link"), Ok(String::new()), "the link leads into the image");
+        assert_eq!(read("file").map(|text| text.len()), Ok(1 << 20));
     }
 }

@@ -124,6 +124,9 @@ fn try_create(
         process.env.push(format!("HOME={}", identity.home));
     }
     make_directories(plan, root.as_fd())?;
+    for mount in &plan.mounts {
+        check_target(root.as_fd(), &mount.host_path, &mount.container_path)?;
+    }
     drop(root);
     raise_limits(&mut outcome.warnings);
 
@@ -266,6 +269,55 @@ fn mount_root(plan: &ContainerPlan, layers: &[PathBuf], root: &Path, warnings: &
         }
         other => other,
     }
+}
+
+/// What may lie on /proc, as upstream's runtimes have it: these say of the container what is true of it.
+const TRUE_OF_CONTAINERS: [&str; 10] = [
+    "cpuinfo",
+    "diskstats",
+    "meminfo",
+    "stat",
+    "swaps",
+    "uptime",
+    "loadavg",
+    "slabinfo",
+    "sys/kernel/ns_last_pid",
+    "sys/crypto/fips_enabled",
+];
+
+/// Refuses mounts on what is below /proc: how a process is confined is written there. libcontainer 0.7 looks at its own
+/// mounts alone. Links of the image are followed, before anything is mounted in it.
+fn check_target(root: BorrowedFd<'_>, source: &Path, target: &Path) -> Result<(), String> {
+    let step = |error: io::Error| format!("mount {}: {error}", target.display());
+    let place = |fd: BorrowedFd<'_>| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(step);
+    let rootfs = place(root)?;
+    let mut resolved = PathBuf::from("/");
+    for part in target.components() {
+        match part {
+            std::path::Component::Normal(name) => resolved.push(name),
+            std::path::Component::ParentDir => drop(resolved.pop()),
+            _ => continue,
+        }
+        match mount::open_in_root(root, &resolved, libc::O_PATH, 0) {
+            Ok(found) => {
+                let real = place(found.as_fd())?;
+                resolved = Path::new("/").join(real.strip_prefix(&rootfs).unwrap_or(&real));
+            }
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
+            Err(error) => return Err(step(error)),
+        }
+    }
+    let Ok(below) = resolved.strip_prefix("/proc") else { return Ok(()) };
+    let is_proc = |source: &Path| {
+        let found = nix::sys::statfs::statfs(source);
+        found.is_ok_and(|found| found.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC)
+    };
+    if (below.as_os_str().is_empty() && is_proc(source))
+        || TRUE_OF_CONTAINERS.iter().any(|path| below == Path::new(path))
+    {
+        return Ok(());
+    }
+    Err(format!("mount {}: {:?} cannot be mounted because it is inside /proc", source.display(), target.display()))
 }
 
 /// Moving a process into another group waits for every CPU once, up to 20 ms; moves soon after do not. So a child does it

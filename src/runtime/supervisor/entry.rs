@@ -130,6 +130,8 @@ impl Executor for Entry {
 
     /// Runs inside, before the container counts as created.
     fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
+        process::leave_session_keys()
+            .map_err(|error| ExecutorValidationError::ArgValidationError(format!("session keys: {error}")))?;
         mount_cgroups(&self.cgroups)
             .map_err(|error| ExecutorValidationError::ArgValidationError(format!("mount {CGROUP_ROOT}: {error}")))?;
         if !self.propagation.iter().any(|(target, _)| target == Path::new("/dev")) {

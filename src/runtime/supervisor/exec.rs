@@ -91,6 +91,7 @@ fn run(exec: &Exec<'_>, status: &OwnedFd) -> String {
 fn prepare(exec: &Exec<'_>) -> Result<(), String> {
     let plan = exec.process;
     at("setsid", nix::unistd::setsid().map_err(io::Error::from))?;
+    at("session keys", process::leave_session_keys())?;
     match &exec.stdio {
         ExecStdio::Terminal(master_to) => {
             let (master, slave) = at("open terminal", process::open_terminal())?;
@@ -112,5 +113,7 @@ fn prepare(exec: &Exec<'_>) -> Result<(), String> {
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     std::env::set_current_dir(&plan.working_dir).map_err(|error| format!("chdir {}: {error}", plan.working_dir))?;
+    // One that lies outside of the container's root has no name here.
+    at("working directory", std::env::current_dir())?;
     at("set identity", process::set_identity(plan.uid, plan.gid, &plan.groups))
 }

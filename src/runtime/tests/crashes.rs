@@ -401,8 +401,10 @@ async fn nothing_is_made_for_an_agent_that_is_gone() {
 async fn no_creator_outlives_its_supervisor() {
     let node = Node::new().await;
     let (making, maker) = half_made(&node, false).await;
+    let mut events = node.runtime().events();
     kill_supervisor(&node);
     making.await.expect("no panic").expect_err("nobody made it");
+    while !matches!(events.recv().await.expect("an event"), RuntimeEvent::Resync) {}
     // Nobody wakes it.
     eventually("the end of the maker", || async { runs(maker) }, |runs| !runs).await;
     node.end().await;

@@ -239,6 +239,13 @@ fn write_image(archive: &Path) {
         let path = Path::new("bin").join(std::ffi::OsStr::from_bytes(applet));
         layer.append_link(&mut header, path, "busybox").expect("a link");
     }
+    for (path, target) in [("to-proc", "/proc"), ("out", "/../../../..")] {
+        let mut header = tar::Header::new_gnu();
+        plain(&mut header);
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        layer.append_link(&mut header, path, target).expect("a link");
+    }
     let layer = layer.into_inner().expect("a layer");
     let hex = |bytes: &[u8]| -> String { Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect() };
     let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };

@@ -1,6 +1,6 @@
 //! What a container may not.
 
-use skiff_runtime::{ContainerConfig, Seccomp};
+use skiff_runtime::{ContainerConfig, Mount, Seccomp};
 
 use crate::node::Node;
 
@@ -16,6 +16,10 @@ crate::tests![
     seccomp_profiles,
     the_runtime_is_out_of_reach,
     files_of_the_image_cannot_lead_out,
+    session_keys_are_its_own,
+    a_working_directory_leads_nowhere,
+    what_is_said_in_proc_is_true,
+    mounts_stay_inside,
 ];
 
 async fn users_and_groups() {
@@ -204,5 +208,106 @@ async fn files_of_the_image_cannot_lead_out() {
     let id = node.start(&sandbox, config).await;
     assert_eq!(node.wait(&id).await.code, 0);
     assert!(!outside.join("made").exists());
+    node.end().await;
+}
+
+/// Else it would have those of whoever started the agent.
+async fn session_keys_are_its_own() {
+    let node = Node::new().await;
+    let sandbox = node.sandbox("pod").await;
+    let own = skiff_linux::process::session_keys().expect("a ring").to_string();
+    let tool = std::env::current_exe().expect("a path");
+    let mut seen = vec![own];
+    for name in ["one", "other"] {
+        let mut config = node.config("/tool session-keys; exec sleep 1000");
+        config.security.seccomp = Seccomp::Unconfined;
+        config.mounts = vec![Mount {
+            host_path: tool.clone(),
+            container_path: "/tool".into(),
+            read_only: true,
+            ..Mount::default()
+        }];
+        config.log_path = format!("{name}/0.log").into();
+        let id = node.start(&sandbox, config).await;
+        let said = || async { node.log("pod", &format!("{name}/0.log")) };
+        seen.push(crate::node::eventually("its ring", said, |log| log.ends_with('\n')).await);
+        let command = ["/tool", "session-keys"].map(str::to_owned);
+        let result = node.runtime().exec_sync(&id, &command, None).await.expect("an exec");
+        seen.push(String::from_utf8_lossy(&result.stdout).into_owned());
+    }
+    let mut rings: Vec<&str> = seen.iter().map(|text| text.trim()).collect();
+    rings.sort_unstable();
+    rings.dedup();
+    assert_eq!(rings.len(), 5, "{seen:?}");
+    node.end().await;
+}
+
+/// CVE-2024-21626: a directory that one of our descriptors leads to.
+async fn a_working_directory_leads_nowhere() {
+    let node = Node::new().await;
+    let marker = node.directory.path().join("marker");
+    std::fs::write(&marker, "outside").expect("a file");
+    let sandbox = node.sandbox("pod").await;
+    let script = format!(
+        "up=.; for i in 1 2 3 4 5 6 7 8 9 10 11 12; do cat $up{}; up=$up/..; done 2>/dev/null; echo end; exec sleep 1000",
+        marker.display()
+    );
+    for number in 0..32 {
+        let mut config = node.config(&script);
+        config.working_dir = Some(format!("/proc/self/fd/{number}"));
+        config.log_path = format!("{number}/0.log").into();
+        let Ok(id) = node.runtime().create_container(&sandbox.id, config).await else { continue };
+        if node.runtime().start_container(&id).await.is_err() {
+            continue;
+        }
+        let said = || async { node.log("pod", &format!("{number}/0.log")) };
+        let log = crate::node::eventually("the end", said, |log| log.ends_with("end\n")).await;
+        assert_eq!(log, "end\n", "descriptor {number}");
+        let command = ["sh", "-c", &script.replace("; exec sleep 1000", "")].map(str::to_owned);
+        let result = node.runtime().exec_sync(&id, &command, None).await.expect("an exec");
+        assert_eq!(result.stdout, b"end\n", "descriptor {number}");
+    }
+    node.end().await;
+}
+
+async fn what_is_said_in_proc_is_true() {
+    let node = Node::new().await;
+    let source = node.directory.path().join("source");
+    std::fs::create_dir(&source).expect("a directory");
+    let sandbox = node.sandbox("pod").await;
+    for path in ["/proc", "/proc/self/attr", "/proc/sys/kernel", "/bin/../proc/sys", "/to-proc/sys/kernel"] {
+        let mut config = node.config("true");
+        config.mounts = vec![Mount { host_path: source.clone(), container_path: path.into(), ..Mount::default() }];
+        let made = node.runtime().create_container(&sandbox.id, config).await;
+        let error = made.expect_err(path).to_string();
+        assert!(error.ends_with("cannot be mounted because it is inside /proc"), "{path}: {error}");
+    }
+    let mut config = node.config("cat /proc/uptime");
+    std::fs::write(source.join("uptime"), "1.00 1.00\n").expect("a file");
+    let container_path = "/proc/uptime".into();
+    config.mounts = vec![Mount { host_path: source.join("uptime"), container_path, ..Mount::default() }];
+    let id = node.start(&sandbox, config).await;
+    assert_eq!(node.wait(&id).await.code, 0);
+    assert_eq!(node.log("pod", "main/0.log"), "1.00 1.00\n");
+    node.end().await;
+}
+
+/// Links of the image on the way to a mount lead into the image.
+async fn mounts_stay_inside() {
+    let node = Node::new().await;
+    let [source, outside] = ["source", "outside"].map(|name| node.directory.path().join(name));
+    for directory in [&source, &outside] {
+        std::fs::create_dir(directory).expect("a directory");
+    }
+    std::fs::write(source.join("file"), "mounted\n").expect("a file");
+    let inside = outside.join("made");
+    let sandbox = node.sandbox("pod").await;
+    let mut config = node.config(&format!("cat {}/file", inside.display()));
+    let container_path = format!("/out{}", inside.display()).into();
+    config.mounts = vec![Mount { host_path: source, container_path, ..Mount::default() }];
+    let id = node.start(&sandbox, config).await;
+    assert_eq!(node.wait(&id).await.code, 0);
+    assert_eq!(node.log("pod", "main/0.log"), "mounted\n");
+    assert!(!inside.exists());
     node.end().await;
 }
