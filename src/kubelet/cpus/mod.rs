@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -45,7 +46,10 @@ pub(crate) struct Cpus {
     machine: Option<Machine>,
     path: PathBuf,
     given: Mutex<Given>,
+    /// The file does not tell it yet.
+    unwritten: AtomicBool,
     writing: Semaphore,
+    /// Containers may run on others than they are to.
     changed: Notify,
 }
 
@@ -72,7 +76,8 @@ impl Cpus {
             None => Given::new(),
         };
         let given = Mutex::new(given);
-        Ok(Arc::new(Self { machine, path, given, writing: Semaphore::new(1), changed: Notify::new() }))
+        let (unwritten, writing) = (AtomicBool::new(false), Semaphore::new(1));
+        Ok(Arc::new(Self { machine, path, given, unwritten, writing, changed: Notify::new() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Given> {
@@ -132,6 +137,7 @@ impl Cpus {
 
     pub(crate) fn release(&self, uid: &PodUid) {
         if self.lock().remove(uid).is_some() {
+            self.unwritten.store(true, Ordering::Relaxed);
             self.changed.notify_one();
         }
     }
@@ -139,6 +145,12 @@ impl Cpus {
     /// Takes back what pods have that are no more.
     pub(crate) fn retain(&self, is_known: impl Fn(&PodUid) -> bool) {
         self.lock().retain(|uid, _| is_known(uid));
+        self.unwritten.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    /// A container has been made: what it was told may be old by now.
+    pub(crate) fn look_again(&self) {
         self.changed.notify_one();
     }
 
@@ -162,6 +174,7 @@ impl Cpus {
     async fn write(&self) -> io::Result<()> {
         let Some(machine) = &self.machine else { return Ok(()) };
         let _turn = self.writing.acquire().await.expect("it is never closed");
+        self.unwritten.store(false, Ordering::Relaxed);
         let shared = self.shared(machine);
         let text = show(&self.lock(), &shared).to_string();
         let path = self.path.clone();
@@ -193,7 +206,9 @@ pub(crate) async fn keep(ctx: Arc<Context>) {
             () = stop.cancelled() => return,
             () = ctx.cpus.changed.notified() => {}
         }
-        if let Err(error) = ctx.cpus.write().await {
+        if ctx.cpus.unwritten.load(Ordering::Relaxed)
+            && let Err(error) = ctx.cpus.write().await
+        {
             tracing::warn!(%error, "who has which CPUs is not written");
         }
         let containers = match ctx.engine.containers().await {
@@ -254,7 +269,8 @@ mod tests {
         };
         let path = directory.join(FILE);
         let given = Mutex::new(read(&path).expect("a good file"));
-        Cpus { machine: Some(machine), path, given, writing: Semaphore::new(1), changed: Notify::new() }
+        let (unwritten, writing) = (AtomicBool::new(false), Semaphore::new(1));
+        Cpus { machine: Some(machine), path, given, unwritten, writing, changed: Notify::new() }
     }
 
     fn pod(uid: &str, init: &str, main: &str) -> Pod {

@@ -126,6 +126,7 @@ impl Start {
         };
         self.send(Event::Created { name: self.container.name.clone(), run }).await;
         self.ctx.route(&id, &pod::uid(&self.pod));
+        self.ctx.cpus.look_again();
         self.event(EventKind::Normal, "Created", "Container created");
         self.launch(&id).await
     }
