@@ -151,7 +151,14 @@ async fn connection(
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-            () = place.idle(IDLE_LIMIT) => connection.as_mut().graceful_shutdown(),
+            () = place.idle(IDLE_LIMIT) => {
+                connection.as_mut().graceful_shutdown();
+                // What was asked before the client heard of it is answered, however long that takes.
+                tokio::select! {
+                    ended = connection.as_mut() => return Ok(ended?),
+                    () = stop.cancelled() => {}
+                }
+            }
         }
         drop(tokio::time::timeout(DRAIN_LIMIT, connection).await);
     } else {
