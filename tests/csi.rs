@@ -195,10 +195,10 @@ fn a_driver_serves_pods() {
     let pending = r#"{"status": {"allocatedResourceStatuses": {"storage": "NodeResizePending"},
         "conditions": [{"type": "FileSystemResizePending", "status": "True"}]}}"#;
     machine.kubectl(&["patch", "pvc", "disk", "--subresource=status", "--type=merge", "-p", pending]);
-    // The node looks from time to time, and when the pod changes.
+    // The node looks once a minute, and when the pod changes.
     machine.kubectl(&["label", "pod", "second", "look=again"]);
     let size = "{.status.capacity.storage} {.status.allocatedResourceStatuses.storage} {.status.conditions}";
-    eventually("the claim has grown", LIMIT, || match machine.jsonpath(&["pvc", "disk"], size)?.trim_end() {
+    eventually("the claim has grown", LIMIT * 3, || match machine.jsonpath(&["pvc", "disk"], size)?.trim_end() {
         "2Gi" | "2Gi  []" => Ok(()),
         other => Err(other.to_owned()),
     });

@@ -174,7 +174,10 @@ pub(crate) async fn ensure(
     if let Some(claimed) = claimed {
         let expanded = expand::ensure(ctx, pod, &driver, wanted, claimed, &places).await;
         // What runs with it goes on with what it has.
-        expanded.or_else(|why| if done { Ok(()) } else { Err(why) })?;
+        match expanded {
+            Err(why) if done => tracing::warn!(volume = claimed.name(), error = why, "a volume does not grow yet"),
+            expanded => expanded?,
+        }
     }
     Ok((mounted, again))
 }
