@@ -37,6 +37,8 @@ pub(crate) struct Machine {
     pub(crate) broken: Vec<String>,
     /// Containers keep the limits that they have.
     pub(crate) stuck: bool,
+    /// The memory limit that pods do not take.
+    pub(crate) refused: Option<i64>,
 }
 
 impl FakeMachine {
@@ -222,6 +224,10 @@ impl Engine for FakeMachine {
 
     async fn update_sandbox(&self, _: &SandboxId, resources: &Resources) -> Result<(), Error> {
         self.log(format!("pod {:?} {:?}", resources.cpu_shares, resources.memory_limit_bytes));
+        let refused = self.lock().refused;
+        if refused.is_some() && refused == resources.memory_limit_bytes {
+            return Err(Error::Timeout("more is in use"));
+        }
         Ok(())
     }
 

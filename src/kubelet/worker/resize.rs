@@ -119,11 +119,14 @@ impl Worker {
         }
         let Making::Ready(frame) = &self.frame else { return };
         self.resizing.busy = true;
+        let running = self.slots.values().filter_map(|slot| slot.current.as_ref());
+        let running = running.filter(|run| matches!(run.state, RunState::Running { .. })).map(|run| run.id.clone());
+        let (running, before): (Vec<ContainerId>, _) = (running.collect(), self.held_resources());
         let (ctx, pod, sandbox) = (self.ctx.clone(), self.pod.clone(), frame.sandbox.id.clone());
         let tell = self.tell.clone();
         let of_whole = self.allocation.get(WHOLE).cloned();
         self.background(async move {
-            let result = carry_out(&ctx, &pod, &sandbox, &changes).await;
+            let result = carry_out(&ctx, &pod, &sandbox, &changes, &running, &before).await;
             let done = changes.into_iter().map(|change| (change.id, change.resources)).collect();
             drop(tell.send(Event::Resized { result: result.map(|()| (done, of_whole)) }).await);
         });
@@ -172,9 +175,10 @@ impl Worker {
     /// What the pod's group must have before another container is made in it, where that may not be what it has: of
     /// containers that run, what they have now; they come down by [`carry_out`] only.
     pub(super) fn group_resources(&self) -> Option<Resources> {
-        if self.resizing.group_as_made {
-            return None;
-        }
+        (!self.resizing.group_as_made).then(|| self.held_resources())
+    }
+
+    fn held_resources(&self) -> Resources {
         let held = |(name, wanted): (&String, &ResourceRequirements)| {
             if let (WHOLE, Some(whole)) = (name.as_str(), &self.resizing.whole) {
                 return (name.clone(), whole.clone());
@@ -184,7 +188,7 @@ impl Worker {
             (name.clone(), run.map_or(wanted, |run| &run.resources).clone())
         };
         let held: Allocation = self.allocation.iter().map(held).collect();
-        Some(resources::pod(&resize::with(&self.pod, &held)))
+        resources::pod(&resize::with(&self.pod, &held))
     }
 
     /// What a pod that comes new to the node is promised, or why that can't be.
@@ -207,17 +211,36 @@ pub(super) fn promise(ctx: &Context, uid: &PodUid, pod: &Pod) {
 }
 
 /// A group below another one never has more than that: the pod's limits rise before those of its containers and fall
-/// after them.
-async fn carry_out(ctx: &Context, pod: &Pod, sandbox: &SandboxId, changes: &[Change]) -> Result<(), String> {
+/// after them. `before` is what the pod's group has, `running` are all that use it.
+async fn carry_out(
+    ctx: &Context,
+    pod: &Pod,
+    sandbox: &SandboxId,
+    changes: &[Change],
+    running: &[ContainerId],
+    before: &Resources,
+) -> Result<(), String> {
     let text = |e: Error| chain(&e).to_string();
     let whole = resources::pod(pod);
-    for change in changes {
-        let limit = resources::container(pod, &change.container, ctx.memory_capacity).memory_limit_bytes;
-        let used = ctx.engine.container_stats(&change.id).await.map_err(text)?.memory_working_set_bytes;
-        if limit.is_some_and(|limit| i64::try_from(used).unwrap_or(i64::MAX) > limit) {
-            let limit = limit.unwrap_or_default();
+    let mut sum = 0;
+    for id in running {
+        let change = changes.iter().find(|change| change.id == *id);
+        let used = match ctx.engine.container_stats(id).await {
+            Ok(stats) => i64::try_from(stats.memory_working_set_bytes).unwrap_or(i64::MAX),
+            Err(e) if change.is_some() => return Err(text(e)),
+            // It ends.
+            Err(_) => 0,
+        };
+        sum = used.saturating_add(sum);
+        let limit =
+            change.and_then(|c| resources::container(pod, &c.container, ctx.memory_capacity).memory_limit_bytes);
+        if let Some(limit) = limit.filter(|limit| used > *limit) {
             return Err(format!("attempting to set container memory limit ({limit}) below current usage ({used})"));
         }
+    }
+    let falls = |limit: &i64| before.memory_limit_bytes.is_none_or(|had| *limit < had);
+    if let Some(limit) = whole.memory_limit_bytes.filter(falls).filter(|limit| sum >= *limit) {
+        return Err(format!("attempting to set pod memory limit ({limit}) below current usage ({sum})"));
     }
     let open = Resources {
         cpu_quota_us: whole.cpu_quota_us.map(|_| -1),
@@ -235,5 +258,25 @@ async fn carry_out(ctx: &Context, pod: &Pod, sandbox: &SandboxId, changes: &[Cha
     }
     // However that went, the pod does not stay without limits.
     let closed = ctx.engine.update_sandbox(sandbox, &whole).await.map_err(text);
+    if closed.is_err() {
+        // More may be in use by now; and some of its containers may have what they had.
+        let higher = Resources {
+            cpu_quota_us: higher(before.cpu_quota_us, whole.cpu_quota_us),
+            memory_limit_bytes: higher(before.memory_limit_bytes, whole.memory_limit_bytes),
+            ..whole
+        };
+        if let Err(e) = ctx.engine.update_sandbox(sandbox, &higher).await {
+            tracing::error!(pod = %pod::format(pod), error = %chain(&e), "a pod is left without limits");
+        }
+    }
     changed.and(closed)
+}
+
+/// Of two limits; none is the highest.
+fn higher(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.max(other)),
+        (None, None) => None,
+        _ => Some(-1),
+    }
 }

@@ -182,6 +182,46 @@ async fn pods_are_resized_as_far_as_there_is() {
     world.scope.stop().await;
 }
 
+fn pod_lines(world: &World) -> Vec<String> {
+    world.log().into_iter().filter(|line| line.starts_with("pod ")).collect()
+}
+
+#[tokio::test]
+async fn a_pod_keeps_the_memory_that_its_containers_use() {
+    let world = World::new().await;
+    let whole = |memory: &str| json!({"requests": {"cpu": "500m"}, "limits": {"memory": memory}});
+    let mut spec = one("Always", json!({}));
+    spec["containers"] = json!([{"name": "c", "image": "here:1"}, {"name": "d", "image": "here:1"}]);
+    spec["resources"] = whole("128Mi");
+    world.create("p", spec);
+    world.phase("p", "Running").await;
+    let resize = |memory: &str| {
+        let mut pod = world.pod("p");
+        pod["spec"]["resources"] = whole(memory);
+        world.machine.lock().log.clear();
+        world.api.put(pod);
+    };
+    let error = |w: &World| {
+        let conditions = w.pod("p")["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let found = conditions.into_iter().find(|c| c["type"] == "PodResizeInProgress");
+        found.map(|c| c["message"].as_str().unwrap_or_default().to_owned()).unwrap_or_default()
+    };
+    // Each of them uses 20 MiB, less than the limit.
+    resize("40Mi");
+    let why = "attempting to set pod memory limit (41943040) below current usage (41943040)";
+    world.eventually("it is refused", |w| error(w) == why).await;
+    assert_eq!((pod_lines(&world), world.pod("p")["status"]["resources"].clone()), (vec![], whole("128Mi")));
+    // More came to be in use: the pod gets back what it had.
+    world.machine.lock().refused = Some(64 << 20);
+    resize("64Mi");
+    world.eventually("it is not done", |w| error(w).contains("more is in use")).await;
+    assert_eq!(
+        pod_lines(&world),
+        ["pod None Some(-1)", "pod Some(512) Some(67108864)", "pod Some(512) Some(134217728)"]
+    );
+    world.scope.stop().await;
+}
+
 #[tokio::test]
 async fn images_as_volumes() {
     let world = World::new().await;
