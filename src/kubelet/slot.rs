@@ -26,6 +26,8 @@ pub(crate) struct Run {
     pub(crate) hash: String,
     /// What it has now.
     pub(crate) resources: ResourceRequirements,
+    /// What the pod as a whole had when it was given that.
+    pub(crate) whole: Option<ResourceRequirements>,
     /// As whom it was started.
     pub(crate) user: Option<ContainerUser>,
     pub(crate) state: RunState,
@@ -114,6 +116,7 @@ impl Slot {
             image_id: text(annotation::IMAGE_ID),
             hash: text(annotation::HASH),
             resources: ResourceRequirements::default(),
+            whole: None,
             user: found.user.clone(),
             state,
             started: false,
@@ -164,6 +167,7 @@ pub(crate) mod tests {
             image_id: "sha256:1".into(),
             hash: String::new(),
             resources: ResourceRequirements::default(),
+            whole: None,
             user: None,
             state,
             started: true,

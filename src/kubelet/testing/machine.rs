@@ -15,7 +15,7 @@ use skiff_runtime::{
     ImageConfig, ImageId, RegistryAuth, Resources, RuntimeEvent, Sandbox, SandboxConfig, SandboxId, SandboxState,
     Stats,
 };
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 use crate::engine::Engine;
 
@@ -39,6 +39,8 @@ pub(crate) struct Machine {
     pub(crate) stuck: bool,
     /// The memory limit that pods do not take.
     pub(crate) refused: Option<i64>,
+    /// Pulls of these images wait until they are told, each once.
+    pub(crate) slow: BTreeMap<String, Arc<Notify>>,
 }
 
 impl FakeMachine {
@@ -120,6 +122,10 @@ impl Engine for FakeMachine {
 
     async fn pull(&self, reference: &str, _: Option<&RegistryAuth>) -> Result<Image, Error> {
         self.log(format!("pull {reference}"));
+        let gate = self.lock().slow.get(reference).cloned();
+        if let Some(gate) = gate {
+            gate.notified().await;
+        }
         if self.lock().broken.iter().any(|b| b == reference) {
             return Err(Error::Pull { reference: reference.to_owned(), why: "not found".to_owned() });
         }

@@ -69,7 +69,7 @@ pub(crate) enum Event {
     Equipped(Result<(), String>),
     Created {
         name: String,
-        run: Run,
+        run: Box<Run>,
     },
     Running {
         id: ContainerId,
@@ -96,6 +96,7 @@ pub(crate) enum Event {
     },
     Resized {
         result: Result<resize::Resized, String>,
+        overtaken: bool,
     },
     /// The node's object, asked for anew: what is known of it may be older than the pod.
     NodeSeen(Option<Box<Node>>),

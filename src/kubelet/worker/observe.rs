@@ -16,6 +16,7 @@ use crate::options::message_file;
 use crate::plan::Unhealthy;
 use crate::pod;
 use crate::probe::ProbeKind;
+use crate::resize::WHOLE;
 use crate::sandbox::{self, Frame};
 use crate::slot::{Run, RunState, Slot, StartFailure};
 use crate::volume::{PodObjects, Volumes};
@@ -104,8 +105,10 @@ impl Worker {
         };
         self.ctx.route(&found.id, &self.uid);
         let forgotten = self.slot(&found.name).adopt(found);
+        let whole = self.allocation.get(WHOLE).cloned();
         if let Some(run) = self.slot(&found.name).run_mut(&found.id) {
             run.resources = resources.or_else(|| spec.resources.clone()).unwrap_or_default();
+            run.whole = whole;
             // What probes said before the agent went away, until they say otherwise. Without a probe nobody would.
             let (started, ready) = known.unwrap_or_default();
             run.started = started || spec.startup_probe.is_none();
@@ -205,7 +208,7 @@ impl Worker {
                     self.settle(result.map_err(Rejection::of_devices));
                 }
             }
-            Event::Created { name, run } => self.take_created(&name, run),
+            Event::Created { name, run } => self.take_created(&name, *run),
             Event::Running { id, since } => self.take_running(&id, since),
             Event::StartDone { name, running, result } => {
                 if let Some((id, since)) = running {
@@ -216,7 +219,7 @@ impl Worker {
             Event::Exited { id, exit } => self.take_exit(&id, exit).await,
             Event::Probed { id, kind, healthy } => self.take_probe(&id, kind, healthy),
             Event::SandboxEnded { id } => self.lose_frame(&id),
-            Event::Resized { result } => self.take_resized(result),
+            Event::Resized { result, overtaken } => self.take_resized(result, overtaken),
             Event::NodeSeen(node) => self.sight = Sight::Fresh(node),
             Event::End(ending) => self.take_ending(ending),
             Event::Resync => self.take_resync().await,

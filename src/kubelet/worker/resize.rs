@@ -31,6 +31,8 @@ pub(super) struct Resizing {
     pub(super) group_as_made: bool,
     /// What the pod as a whole has, where a resize has changed that.
     whole: Option<ResourceRequirements>,
+    /// Containers were being started when a resize came: each gives the group the limits that it was to have before.
+    overtaken: bool,
 }
 
 /// A container whose limits change as it runs.
@@ -68,6 +70,7 @@ impl Worker {
                     }
                     self.resizing.retry_at = None;
                     self.resizing.group_as_made = false;
+                    self.resizing.overtaken |= self.is_starting();
                     self.pod = self.asked.clone();
                     self.ctx.shares.promise(&self.uid, wanted);
                 }
@@ -83,7 +86,7 @@ impl Worker {
             return;
         }
         let (mut changes, mut kills) = (Vec::new(), Vec::new());
-        let whole = self.is_whole_resized();
+        let of_whole = self.allocation.get(WHOLE);
         for (name, wanted) in &self.allocation {
             let Some(run) = self.slots.get(name).filter(|s| !s.starting).and_then(|s| s.current.as_ref()) else {
                 continue;
@@ -92,7 +95,7 @@ impl Worker {
                 continue;
             }
             // Those without limits of their own have the pod's.
-            if run.resources == *wanted && !whole {
+            if run.resources == *wanted && run.whole.as_ref() == of_whole {
                 continue;
             }
             let Some((role, container)) = pod::find(&self.pod, name) else { continue };
@@ -109,7 +112,8 @@ impl Worker {
                 self.background(async move { kill.run().await });
             }
         }
-        if changes.is_empty() && !whole {
+        let overtaken = self.resizing.overtaken && !self.is_starting();
+        if changes.is_empty() && !overtaken && !self.is_whole_resized() {
             self.resizing.error = None;
             return;
         }
@@ -119,6 +123,7 @@ impl Worker {
         }
         let Making::Ready(frame) = &self.frame else { return };
         self.resizing.busy = true;
+        self.resizing.overtaken &= !overtaken;
         let running = self.slots.values().filter_map(|slot| slot.current.as_ref());
         let running = running.filter(|run| matches!(run.state, RunState::Running { .. })).map(|run| run.id.clone());
         let (running, before): (Vec<ContainerId>, _) = (running.collect(), self.held_resources());
@@ -128,7 +133,7 @@ impl Worker {
         self.background(async move {
             let result = carry_out(&ctx, &pod, &sandbox, &changes, &running, &before).await;
             let done = changes.into_iter().map(|change| (change.id, change.resources)).collect();
-            drop(tell.send(Event::Resized { result: result.map(|()| (done, of_whole)) }).await);
+            drop(tell.send(Event::Resized { result: result.map(|()| (done, of_whole)), overtaken }).await);
         });
     }
 
@@ -142,20 +147,26 @@ impl Worker {
         self.resizing.whole.is_some() && self.resizing.whole.as_ref() != self.allocation.get(WHOLE)
     }
 
-    pub(super) fn take_resized(&mut self, result: Result<Resized, String>) {
+    fn is_starting(&self) -> bool {
+        self.slots.values().any(|slot| slot.starting)
+    }
+
+    /// `overtaken`: it was also for what starts had put in place of what the group was given.
+    pub(super) fn take_resized(&mut self, result: Result<Resized, String>, overtaken: bool) {
         self.resizing.busy = false;
         match result {
             Ok((done, whole)) => {
-                self.resizing.whole = whole.filter(|_| self.resizing.whole.is_some());
+                self.resizing.whole = whole.clone().filter(|_| self.resizing.whole.is_some());
                 (self.resizing.error, self.resizing.retry_at) = (None, None);
                 for (id, resources) in done {
                     if let Some(run) = self.run_mut(&id) {
-                        run.resources = resources;
+                        (run.resources, run.whole) = (resources, whole.clone());
                     }
                 }
             }
             Err(why) => {
                 tracing::warn!(pod = %pod::format(&self.pod), error = why, "a pod can't be resized, trying again");
+                self.resizing.overtaken |= overtaken;
                 self.resizing.error = Some(why);
                 self.resizing.retry_at = Some(time::now() + AGAIN);
             }
@@ -168,7 +179,8 @@ impl Worker {
         whole
             || self.allocation.iter().any(|(name, wanted)| {
                 let run = self.slots.get(name).and_then(|slot| slot.current.as_ref());
-                run.is_some_and(|run| matches!(run.state, RunState::Running { .. }) && run.resources != *wanted)
+                let run = run.filter(|run| matches!(run.state, RunState::Running { .. }));
+                run.is_some_and(|run| run.resources != *wanted || run.whole.as_ref() != self.allocation.get(WHOLE))
             })
     }
 

@@ -110,7 +110,7 @@ impl Start {
         let id = created.map_err(|e| self.failed(StartError::new("CreateContainerError", chain(&e).to_string())))?;
         // The runtime has just looked it up; a container that is gone again has none.
         let user = self.ctx.engine.container(&id).await.ok().and_then(|container| container.user);
-        let run = Run {
+        let run = Box::new(Run {
             id: id.clone(),
             user,
             attempt: self.attempt,
@@ -118,12 +118,13 @@ impl Start {
             image: reference,
             hash: slot::hash(&self.container),
             resources: self.container.resources.clone().unwrap_or_default(),
+            whole: pod::spec(&self.pod).resources.clone(),
             state: RunState::Created,
             started: false,
             ready: false,
             unhealthy: None,
             stopping: false,
-        };
+        });
         self.send(Event::Created { name: self.container.name.clone(), run }).await;
         self.ctx.route(&id, &pod::uid(&self.pod));
         self.ctx.cpus.look_again();

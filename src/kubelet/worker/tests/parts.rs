@@ -223,6 +223,62 @@ async fn a_pod_keeps_the_memory_that_its_containers_use() {
 }
 
 #[tokio::test]
+async fn containers_that_start_meanwhile_are_resized_too() {
+    let world = World::new().await;
+    let gate = std::sync::Arc::new(tokio::sync::Notify::new());
+    world.machine.lock().slow.insert("slow:1".to_owned(), gate.clone());
+    let memory = |amount: &str| json!({"limits": {"memory": amount}});
+    let mut spec = one("Always", json!({}));
+    spec["containers"] =
+        json!([{"name": "c", "image": "here:1", "resources": memory("64Mi")}, {"name": "slow", "image": "slow:1"}]);
+    spec["resources"] = memory("128Mi");
+    world.create("p", spec.clone());
+    spec["containers"][1]["resources"] = memory("64Mi");
+    spec["resources"] = Value::Null;
+    let resize = |name: &str, change: &dyn Fn(&mut Value)| {
+        let mut pod = world.pod(name);
+        change(&mut pod["spec"]);
+        world.api.put(pod);
+    };
+    let pulls = |w: &World, count: usize| w.log().iter().filter(|line| *line == "pull slow:1").count() == count;
+    let last = |w: &World| pod_lines(w).last().cloned().unwrap_or_default();
+
+    // What the pod as a whole gets while a container waits for its image.
+    world.eventually("a pull", |w| pulls(w, 1) && w.log().contains(&"start c#0".to_owned())).await;
+    resize("p", &|spec| spec["resources"] = memory("256Mi"));
+    world.eventually("it is told", |w| w.pod("p")["status"]["resources"] == memory("256Mi")).await;
+    gate.notify_one();
+    let limit = "container Some(2) Some(268435456)".to_owned();
+    world
+        .eventually("that container has it too", |w| {
+            let log = w.log();
+            let started = log.iter().position(|line| line == "start slow#0");
+            started.is_some_and(|at| log[at..].contains(&limit))
+        })
+        .await;
+    world.eventually("nothing is left to do", |w| w.pod("p")["status"]["phase"] == "Running").await;
+    world.delete("p", 0);
+    world.eventually("it is gone", |w| w.pod("p").is_null()).await;
+
+    // What another container gets meanwhile: the group's limits are not those that the start knew.
+    world.machine.lock().log.clear();
+    world.create("q", spec);
+    world.eventually("a pull", |w| pulls(w, 1) && w.log().contains(&"start c#0".to_owned())).await;
+    resize("q", &|spec| spec["containers"][0]["resources"] = memory("80Mi"));
+    world.eventually("more", |w| last(w).ends_with("Some(150994944)")).await;
+    gate.notify_one();
+    world.phase("q", "Running").await;
+    world.machine.end("slow", 1);
+    world.eventually("another pull", |w| pulls(w, 2)).await;
+    resize("q", &|spec| spec["containers"][0]["resources"] = memory("96Mi"));
+    world.eventually("still more", |w| last(w).ends_with("Some(167772160)")).await;
+    gate.notify_one();
+    world.eventually("it starts", |w| w.log().contains(&"start slow#1".to_owned())).await;
+    world.eventually("the limit is the newer", |w| last(w).ends_with("Some(167772160)")).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
 async fn images_as_volumes() {
     let world = World::new().await;
     let mut spec = one("Always", json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
