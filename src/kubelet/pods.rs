@@ -260,14 +260,18 @@ impl Pods {
                 }
             });
         }
-        let places = PodPlaces::of(&self.ctx.options);
+        let (ctx, places) = (self.ctx.clone(), PodPlaces::of(&self.ctx.options));
         let sweep = move || {
             let keep = |uid: &str| {
                 let uid = PodUid(uid.to_owned());
                 known.contains(&uid) || ended.contains(&uid)
             };
             for name in pod_names.iter().filter(|name| !keep(name)) {
-                told(name, tree::remove_tree(&places.pods.join(name)));
+                let removed = tree::remove_tree(&places.pods.join(name));
+                if removed.is_ok() {
+                    ctx.user_namespaces.release(&PodUid(name.clone()));
+                }
+                told(name, removed);
             }
             for name in log_names.iter().filter(|name| !name.rsplit('_').next().is_some_and(keep)) {
                 told(name, places.remove_logs(name));

@@ -11,6 +11,7 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 use skiff_base::file;
+use skiff_linux::mark;
 use skiff_runtime::IdRange;
 
 use crate::leftovers;
@@ -49,14 +50,9 @@ impl UserNamespaces {
             other => other.map_err(|e| format!("read {}: {e}", etc.join(name).display())),
         };
         let slots = plan_slots(&read("passwd")?, &read("subuid")?, &read("subgid")?, options.settings.max_pods)?;
-        let (pods_directory, mut taken) = (options.pods_directory(), Taken::default());
-        for uid in pods(&pods_directory).map_err(|e| format!("read pods from disk: {e}"))? {
-            let recorded = recorded(&pods_directory, &uid, slots)
-                .and_then(|slot| if slot.is_some_and(|s| taken.has(s)) { Err(already_taken(&uid)) } else { Ok(slot) })
-                .map_err(|e| format!("record pod mappings for existing pod {:?}: {e}", uid.0))?;
-            taken.slots.extend(recorded.map(|slot| (uid, slot)));
-        }
-        Ok(Self { pods_directory, slots, taken: Mutex::new(taken) })
+        let pods_directory = options.pods_directory();
+        let taken = Mutex::new(taken(&pods_directory, slots)?);
+        Ok(Self { pods_directory, slots, taken })
     }
 
     /// The ids of a pod, which it has already or gets now; blocking.
@@ -105,6 +101,27 @@ impl Taken {
     }
 }
 
+/// What the pods of a directory have. Another kubelet may have had it before: of what is not ours, only what can be read
+/// counts.
+fn taken(pods_directory: &Path, slots: Slots) -> Result<Taken, String> {
+    let mut taken = Taken::default();
+    let all = pods(pods_directory).map_err(|e| format!("read pods from disk: {e}"))?;
+    let (own, foreign): (Vec<_>, Vec<_>) = all.into_iter().partition(|uid| mark::is_set(&pods_directory.join(&uid.0)));
+    for (uids, own) in [(own, true), (foreign, false)] {
+        for uid in uids {
+            let recorded = recorded(pods_directory, &uid, slots)
+                .and_then(|slot| if slot.is_some_and(|s| taken.has(s)) { Err(already_taken(&uid)) } else { Ok(slot) })
+                .map_err(|e| format!("record pod mappings for existing pod {:?}: {e}", uid.0));
+            match recorded {
+                Ok(slot) => taken.slots.extend(slot.map(|slot| (uid, slot))),
+                Err(error) if own => return Err(error),
+                Err(error) => tracing::warn!(error, "the user namespace of a pod that is not ours is not looked at"),
+            }
+        }
+    }
+    Ok(taken)
+}
+
 fn already_taken(uid: &PodUid) -> String {
     format!("range picked for pod {:?} already taken", uid.0)
 }
@@ -135,7 +152,8 @@ fn recorded(pods_directory: &Path, uid: &PodUid, slots: Slots) -> Result<Option<
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text.map_err(|e| e.to_string())?,
     };
-    parse(&text, slots).map(Some)
+    // As upstream takes it.
+    if text.is_empty() { Ok(None) } else { parse(&text, slots).map(Some) }
 }
 
 fn parse(text: &str, slots: Slots) -> Result<u32, String> {
@@ -273,6 +291,33 @@ mod tests {
         ] {
             assert!(parse(&text, slots).is_err_and(|found| found.contains(error)), "{text}");
         }
+    }
+
+    #[test]
+    fn what_others_left_stops_nobody() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let slots = Slots { first: 1, count: 3 };
+        let range = |slot: u32, length| render(IdRange { first: slot * LENGTH, length });
+        let put = |name: &str, text: &str| {
+            std::fs::create_dir_all(directory.path().join(name)).expect("a directory");
+            std::fs::write(directory.path().join(name).join(FILE), text).expect("a file");
+        };
+        for (name, text) in [
+            ("empty", String::new()),
+            ("longer", range(1, 2 * LENGTH)),
+            ("outside", range(7, LENGTH)),
+            ("first", range(2, LENGTH)),
+            ("second", range(2, LENGTH)),
+        ] {
+            put(name, &text);
+        }
+        let numbers = || taken(directory.path(), slots).map(|taken| taken.slots.into_values().collect::<Vec<_>>());
+        assert_eq!(numbers(), Ok(vec![2]));
+        mark::set(&directory.path().join("empty")).expect("marked (needs root)");
+        assert_eq!(numbers(), Ok(vec![2]));
+        // Of ours none goes unheard.
+        mark::set(&directory.path().join("longer")).expect("marked");
+        assert!(numbers().is_err_and(|e| e.contains("wrong user namespace length 131072")));
     }
 
     #[test]

@@ -146,6 +146,28 @@ async fn survives_a_restart_of_the_agent() {
 }
 
 #[tokio::test]
+async fn the_ids_of_a_directory_that_is_swept_are_free_again() {
+    let mut world = World::new().await;
+    world.scope.stop().await;
+    // Of a pod that is gone, the directory alone is left.
+    let pods = world.options().pods_directory();
+    let write = |name: &str| {
+        let directory = pods.join(name);
+        crate::leftovers::ensure_ours(&directory, 0o750).expect("a directory");
+        let mappings = json!([{"hostId": 7 << 16, "containerId": 0, "length": 1 << 16}]);
+        let text = json!({"uidMappings": mappings, "gidMappings": mappings}).to_string();
+        std::fs::write(directory.join("userns"), text).expect("a file");
+    };
+    write("uid-gone");
+    world.restart().await;
+    world.eventually("it is swept", |_| !pods.join("uid-gone").exists()).await;
+    write("uid-next");
+    let ctx = world.ctx();
+    world.eventually("another has them", |_| ctx.user_namespaces.ensure(&PodUid("uid-next".into())).is_ok()).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
 async fn an_agent_ends_between_two_words_about_a_container() {
     let mut world = World::new().await;
     world.create("a", one("Always", json!({})));
