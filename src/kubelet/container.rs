@@ -43,9 +43,12 @@ pub(crate) async fn configure(inputs: Inputs<'_>) -> Result<ContainerConfig, Sta
     let failed = |message: String| StartError::new("CreateContainerConfigError", message);
     let Inputs { ctx, pod, container, image, attempt, facts, objects, volumes, target } = inputs;
     check_non_root(pod, container, &image.user).map_err(failed)?;
-    let (of, from) = (container.clone(), volumes.clone());
-    let files = tokio::task::spawn_blocking(move || env_file::read(&of, &from)).await;
-    let files = files.map_err(|e| failed(e.to_string()))?;
+    let mut files = env_file::Files::default();
+    if env_file::references(container).next().is_some() {
+        let (of, from) = (container.clone(), volumes.clone());
+        let read = tokio::task::spawn_blocking(move || env_file::read(&of, &from)).await;
+        files = read.map_err(|e| failed(e.to_string()))?;
+    }
     let edits = ctx.devices.edits(pod, container).await.map_err(failed)?;
     let env = environment(ctx, pod, container, facts, objects, &files).map_err(failed)?;
     let env = add_variables(edits.env, env);

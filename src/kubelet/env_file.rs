@@ -20,10 +20,14 @@ const MAX_FILE: u64 = 1 << 20;
 /// The files' texts, or why there is none, by volume and path.
 pub(crate) type Files = BTreeMap<(String, String), Result<String, String>>;
 
+/// Where a container's variables come from files.
+pub(crate) fn references(container: &Container) -> impl Iterator<Item = &FileKeySelector> {
+    container.env.iter().flatten().filter_map(|env| env.value_from.as_ref()?.file_key_ref.as_ref())
+}
+
 /// Reads what a container's variables refer to; blocking.
 pub(crate) fn read(container: &Container, volumes: &Volumes) -> Files {
-    let from = container.env.iter().flatten().filter_map(|env| env.value_from.as_ref()?.file_key_ref.as_ref());
-    from.map(|file| ((file.volume_name.clone(), file.path.clone()), text(file, volumes))).collect()
+    references(container).map(|file| ((file.volume_name.clone(), file.path.clone()), text(file, volumes))).collect()
 }
 
 fn text(file: &FileKeySelector, volumes: &Volumes) -> Result<String, String> {

@@ -1,5 +1,6 @@
 //! The downward API: what a container may ask about its own pod.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -48,11 +49,11 @@ pub(crate) fn resource(
         None => own.ok_or("container name is required")?,
     };
     // What has no limit may use what the pod as a whole may, or else the node's.
-    let mut allocatable = facts.allocatable.clone();
+    let mut allocatable = Cow::Borrowed(&facts.allocatable);
     let limits = pod::spec(pod).resources.as_ref().and_then(|whole| whole.limits.as_ref());
-    for (name, limit) in limits.into_iter().flatten() {
-        if let Some(most) = allocatable.get_mut(name).filter(|_| !quantity::is_zero(limit)) {
-            most.clone_from(limit);
+    for (name, limit) in limits.into_iter().flatten().filter(|(_, limit)| !quantity::is_zero(limit)) {
+        if allocatable.contains_key(name) {
+            allocatable.to_mut().insert(name.clone(), limit.clone());
         }
     }
     downward::container_resource(container, selector, &allocatable)
