@@ -14,7 +14,7 @@ use skiff_linux::mount;
 
 use crate::volume::Volumes;
 
-/// More of a file is not read: containers wrote it.
+/// A longer file is refused: containers wrote it.
 const MAX_FILE: u64 = 1 << 20;
 
 /// The files' texts, or why there is none, by volume and path.
@@ -39,10 +39,8 @@ fn text(file: &FileKeySelector, volumes: &Volumes) -> Result<String, String> {
         // Links in it lead nowhere else, and nothing makes us wait.
         let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
         let opened = File::from(mount::open_in_root(root.as_fd(), Path::new(&file.path), flags, 0)?);
-        let mut text = String::new();
         if opened.metadata()?.is_file() {
-            opened.take(MAX_FILE).read_to_string(&mut text)?;
-            return Ok(text);
+            return read_whole(opened);
         }
         Err(std::io::Error::other("not a file"))
     };
@@ -50,6 +48,14 @@ fn text(file: &FileKeySelector, volumes: &Volumes) -> Result<String, String> {
         tracing::warn!(volume = file.volume_name, path = file.path, %error, "a file of variables can't be read");
         "couldn't parse env file".to_owned()
     })
+}
+
+fn read_whole(file: impl Read) -> std::io::Result<String> {
+    let mut text = String::new();
+    if file.take(MAX_FILE + 1).read_to_string(&mut text)? as u64 > MAX_FILE {
+        return Err(std::io::Error::other("longer than 1 MiB"));
+    }
+    Ok(text)
 }
 
 /// The value that a text gives a name; empty where it gives none. The error is upstream's.
@@ -106,6 +112,13 @@ pub(crate) fn value(text: &str, key: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_file_is_not_cut() {
+        let text = |length| read_whole(std::io::repeat(b'#').take(length));
+        assert!(text(MAX_FILE).is_ok_and(|text| text.len() as u64 == MAX_FILE));
+        assert!(text(MAX_FILE + 1).is_err_and(|e| e.to_string() == "longer than 1 MiB"));
+    }
 
     #[test]
     fn values() {
