@@ -300,7 +300,11 @@ pub fn set_read_only(target: &Path) -> io::Result<()> {
 
 /// The mount points at or below `directory`, deepest last.
 pub fn mounts_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
+    Ok(points_below(directory, &std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// At the same place, a later mount lies on top of an earlier one.
+fn points_below(directory: &Path, table: &[u8]) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = table
         .split(|byte| *byte == b'\n')
         .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
@@ -308,7 +312,7 @@ pub fn mounts_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
         .filter(|mount| mount.starts_with(directory))
         .collect();
     found.sort_by_key(|mount| mount.components().count());
-    Ok(found)
+    found
 }
 
 /// The table writes blanks and backslashes as `\ooo`.
@@ -342,7 +346,7 @@ pub fn ensure_unmounted(target: &Path) -> io::Result<()> {
     }
 }
 
-/// Unmounts everything at or below `directory`, deepest first.
+/// Unmounts everything at or below `directory`, deepest first; what was mounted there stays as it is.
 pub fn ensure_unmounted_below(directory: &Path) -> io::Result<()> {
     for mount in mounts_below(directory)?.iter().rev() {
         ensure_unmounted(mount)?;
@@ -385,6 +389,24 @@ pub fn ensure_directory_in_root(root: BorrowedFd<'_>, path: &Path, mode: u32) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mounts_on_top_of_each_other() {
+        let table = b"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / /pods/u/a rw - tmpfs x rw\n3 2 0:3 / /pods/u/a/b\\040c rw - tmpfs x rw\n\
+            4 1 0:4 / /pods/u2 rw - tmpfs x rw\n5 2 0:5 / /pods/u/a rw - tmpfs x rw\n6 1 0:6 / /pods/u/d rw - tmpfs x rw\n";
+        let found = points_below(Path::new("/pods/u"), table);
+        assert_eq!(found, ["/pods/u/a", "/pods/u/a", "/pods/u/d", "/pods/u/a/b c"].map(Path::new));
+        // The last that came is the first that goes.
+        let directory = tempfile::tempdir().expect("a directory");
+        for count in 0..3 {
+            tmpfs(directory.path(), "").expect("mounted (needs root)");
+            std::fs::write(directory.path().join(count.to_string()), "").expect("a file");
+        }
+        ensure_unmounted(directory.path()).expect("unmounted");
+        assert!(directory.path().join("1").exists());
+        ensure_unmounted_below(directory.path()).expect("unmounted");
+        assert_eq!(mounts_below(directory.path()).expect("the table"), Vec::<PathBuf>::new());
+    }
 
     #[test]
     fn blanks_in_mount_points() {

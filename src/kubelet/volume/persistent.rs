@@ -332,15 +332,15 @@ mod tests {
         ensure(group(false)).expect("idempotent");
         assert_eq!(skiff_linux::mount::mounts_below(&target).expect("mounts").len(), 1);
         // What is the group's by its root is left as it is.
-        tree::unmount_below(&target).expect("unmounted");
+        skiff_linux::mount::ensure_unmounted_below(&target).expect("unmounted");
         std::os::unix::fs::chown(data.join("f"), None, Some(0)).expect("given back");
         ensure(group(true)).expect("mounted");
         assert_eq!(fs::metadata(data.join("f")).expect("metadata").gid(), 0);
-        tree::unmount_below(&target).expect("unmounted");
+        skiff_linux::mount::ensure_unmounted_below(&target).expect("unmounted");
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("a mode");
         ensure(group(true)).expect("mounted");
         assert_eq!(fs::metadata(data.join("f")).expect("metadata").gid(), 3000);
-        tree::unmount_below(&target).expect("unmounted");
+        skiff_linux::mount::ensure_unmounted_below(&target).expect("unmounted");
         assert!(data.join("f").exists());
         let none = directory.path().join("none");
         let why = ensure_local(&none, None, &target, &options, None).expect_err("there is none").to_string();

@@ -25,7 +25,7 @@ pub(crate) fn ensure(volume: &Path, path: &str, target: &Path) -> io::Result<Pat
         tree::ensure_directory(parent, 0o750)?;
     }
     // What an earlier attempt mounted may be another file by now.
-    tree::unmount_below(target)?;
+    skiff_linux::mount::ensure_unmounted_below(target)?;
     if is_directory {
         if !target.is_dir() {
             fs::create_dir(target)?;
@@ -86,7 +86,7 @@ mod tests {
         for path in ["bad", "bad/passwd", "worse", "../volume", "/etc"] {
             assert!(ensure(&volume, path, &target(2)).is_err(), "{path}");
         }
-        tree::unmount_below(directory.path()).expect("unmounted");
+        skiff_linux::mount::ensure_unmounted_below(directory.path()).expect("unmounted");
     }
 
     #[test]
@@ -120,7 +120,7 @@ mod tests {
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
         });
         assert!(!target.join("secret").exists(), "what is outside is mounted");
-        tree::unmount_below(directory.path()).expect("unmounted");
+        skiff_linux::mount::ensure_unmounted_below(directory.path()).expect("unmounted");
         assert!(mounted > 0 && refused > 0, "{mounted} mounted, {refused} refused: nobody raced");
     }
 }

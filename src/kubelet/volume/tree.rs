@@ -7,14 +7,15 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{UnlinkatFlags, fchownat, unlinkat};
+use skiff_linux::mount::ensure_unmounted_below;
 
 /// Creates a directory and its parents.
 pub(crate) fn ensure_directory(path: &Path, mode: u32) -> io::Result<()> {
@@ -70,58 +71,12 @@ pub(crate) fn bind(source: &Path, target: &Path) -> io::Result<()> {
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>).map_err(io::Error::from)
 }
 
-/// Mount points at and below a directory, deepest first.
-fn mounts_below(directory: &Path, mount_info: &[u8]) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = mount_info
-        .split(|b| *b == b'\n')
-        .filter_map(|line| line.split(|b| *b == b' ').nth(4))
-        .map(|field| PathBuf::from(std::ffi::OsString::from_vec(unescape(field))))
-        .filter(|point| point.starts_with(directory))
-        .collect();
-    // A later mount may lie on top of an earlier one at the same place.
-    found.reverse();
-    found.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
-    found
-}
-
-/// The kernel writes blanks, tabs, newlines and backslashes as octal.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal = (byte == b'\\').then(|| tail.get(..3)).flatten();
-        let code = octal.and_then(|o| std::str::from_utf8(o).ok()).and_then(|o| u8::from_str_radix(o, 8).ok());
-        match code {
-            Some(code) => {
-                out.push(code);
-                rest = &tail[3..];
-            }
-            None => {
-                out.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    out
-}
-
-/// Takes every mount at and below `directory` away; what they show stays as it is.
-pub(crate) fn unmount_below(directory: &Path) -> io::Result<()> {
-    for point in mounts_below(directory, &fs::read("/proc/self/mountinfo")?) {
-        match umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
-            Err(e) => return Err(io::Error::from(e)),
-        }
-    }
-    Ok(())
-}
-
 /// Removes a directory with all that it holds on its own file system; what is mounted in it is unmounted first, and
 /// never entered. A directory that is not there is fine.
 pub(crate) fn remove_tree(directory: &Path) -> io::Result<()> {
     let device = match fs::symlink_metadata(directory) {
         Ok(_) => {
-            unmount_below(directory)?;
+            ensure_unmounted_below(directory)?;
             fs::symlink_metadata(directory)?.dev()
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -232,14 +187,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_mounts_deepest_first() {
-        let info = b"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / /pods/u/a rw - tmpfs x rw\n3 2 0:3 / /pods/u/a/b\\040c rw - tmpfs x rw\n\
-            4 1 0:4 / /pods/u2 rw - tmpfs x rw\n5 2 0:5 / /pods/u/a rw - tmpfs x rw\n";
-        let found = mounts_below(Path::new("/pods/u"), info);
-        assert_eq!(found, [Path::new("/pods/u/a/b c"), Path::new("/pods/u/a"), Path::new("/pods/u/a")]);
-    }
-
-    #[test]
     fn huge_pages_are_of_the_size_that_is_asked_for() {
         let directory = tempfile::tempdir().expect("a directory");
         for size in skiff_linux::cgroup::huge_pages().into_keys() {
@@ -251,7 +198,7 @@ mod tests {
             assert_eq!(u64::try_from(found).ok(), Some(size));
         }
         assert!(ensure_huge_pages(&directory.path().join("odd"), 12_345, None).is_err());
-        unmount_below(directory.path()).expect("unmounted");
+        ensure_unmounted_below(directory.path()).expect("unmounted");
     }
 
     #[test]
