@@ -20,3 +20,8 @@ pub(crate) fn milli(quantity: &Quantity) -> i64 {
 pub(crate) fn is_zero(quantity: &Quantity) -> bool {
     parse(quantity).is_zero()
 }
+
+/// Thousandths, written as `like` is.
+pub(crate) fn from_milli(amount: i64, like: &Quantity) -> Quantity {
+    Quantity(skiff_api::quantity::Quantity::from_milli(amount, parse(like).format()).to_string())
+}

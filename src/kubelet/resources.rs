@@ -38,6 +38,7 @@ impl Qos {
     }
 }
 
+type Quantities = BTreeMap<String, Quantity>;
 type Given<'a> = Option<&'a ResourceRequirements>;
 
 fn amount<'a>(of: Given<'a>, limits: bool, resource: &str) -> Option<&'a Quantity> {
@@ -157,16 +158,16 @@ pub(crate) fn aggregate(pod: &Pod, one: impl Fn(&Container) -> Option<i64>) -> O
         let amount = one(container)?;
         match role {
             Role::Sidecar => {
-                sidecars += amount;
+                sidecars = sidecars.saturating_add(amount);
                 init_peak = init_peak.max(sidecars);
             }
-            Role::Init => init_peak = init_peak.max(sidecars + amount),
-            Role::Main => main += amount,
+            Role::Init => init_peak = init_peak.max(sidecars.saturating_add(amount)),
+            Role::Main => main = main.saturating_add(amount),
             // It has no share of its own.
             Role::Ephemeral => {}
         }
     }
-    Some(init_peak.max(main + sidecars))
+    Some(init_peak.max(main.saturating_add(sidecars)))
 }
 
 fn overhead<'a>(pod: &'a Pod, resource: &str) -> Option<&'a Quantity> {
@@ -182,6 +183,27 @@ pub(crate) fn requests(pod: &Pod) -> Share {
         cpu_milli: cpu.unwrap_or(0) + overhead(pod, "cpu").map_or(0, quantity::milli),
         memory_bytes: memory.unwrap_or(0) + overhead(pod, "memory").map_or(0, quantity::value),
     }
+}
+
+/// What a pod that asks for something as a whole is given at least, its overhead included: where the whole says nothing of
+/// a resource, what its containers ask for together. `None` for other pods.
+pub(crate) fn allocated(pod: &Pod) -> Option<Quantities> {
+    let requests = |of: Given<'_>| of.and_then(|given| given.requests.clone()).unwrap_or_default();
+    let mut all = requests(Some(whole(pod)?));
+    let more = pod::spec(pod).overhead.clone().unwrap_or_default();
+    let asked: Vec<Quantities> =
+        pod::containers(pod).map(|(_, container)| requests(container.resources.as_ref())).collect();
+    for (name, example) in asked.iter().flatten() {
+        if !all.contains_key(name) {
+            let of = |c: &Container| Some(amount(c.resources.as_ref(), false, name).map_or(0, quantity::milli));
+            all.insert(name.clone(), quantity::from_milli(aggregate(pod, of).unwrap_or(0), example));
+        }
+    }
+    for (name, more) in more {
+        let sum = all.get(&name).map_or(0, quantity::milli).saturating_add(quantity::milli(&more));
+        all.insert(name, quantity::from_milli(sum, &more));
+    }
+    (!all.is_empty()).then_some(all)
 }
 
 /// Limits of the pod's own cgroup.
@@ -290,6 +312,39 @@ mod tests {
             (page_size("hugepages-1Gi"), page_size("memory"), page_size("hugepages-")),
             (Some(1 << 30), None, None)
         );
+    }
+
+    #[test]
+    fn what_is_allocated() {
+        let of = |whole: Value, overhead: Value| -> Option<Value> {
+            let containers = json!([
+                {"name": "a", "resources": {"requests": {"cpu": "250m", "memory": "64Mi", "ephemeral-storage": "1Gi"}}},
+                {"name": "b", "resources": {"requests": {"cpu": "1", "memory": "64Mi"}}}]);
+            let spec = json!({"resources": whole, "overhead": overhead, "containers": containers});
+            let pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).expect("a pod");
+            allocated(&pod).map(|found| json!(found))
+        };
+        let overhead = json!({"cpu": "100m", "memory": "16Mi"});
+        for (whole, overhead, expected) in [
+            (Value::Null, overhead.clone(), None),
+            (
+                json!({"requests": {"cpu": "2"}}),
+                Value::Null,
+                Some(json!({"cpu": "2", "memory": "128Mi", "ephemeral-storage": "1Gi"})),
+            ),
+            (
+                json!({"requests": {"cpu": "2", "memory": "256Mi"}}),
+                overhead.clone(),
+                Some(json!({"cpu": "2100m", "memory": "272Mi", "ephemeral-storage": "1Gi"})),
+            ),
+            (
+                json!({"limits": {"memory": "1Gi"}}),
+                overhead,
+                Some(json!({"cpu": "1350m", "memory": "144Mi", "ephemeral-storage": "1Gi"})),
+            ),
+        ] {
+            assert_eq!(of(whole.clone(), overhead), expected, "{whole}");
+        }
     }
 
     #[test]

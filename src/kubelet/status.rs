@@ -100,7 +100,7 @@ pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
         qos_class: Some(resources::qos(pod).as_str().to_owned()),
         observed_generation: pod.metadata().generation,
         resources: seen.whole.cloned(),
-        allocated_resources: pod::spec(pod).resources.as_ref().and_then(|whole| whole.requests.clone()),
+        allocated_resources: resources::allocated(pod),
         ..PodStatus::default()
     }
 }
