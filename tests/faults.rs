@@ -263,11 +263,22 @@ fn settled(machine: &Machine) -> Result<Vec<Value>, String> {
     Ok(pods)
 }
 
-/// What runs can be used.
+/// Where the ids of a pod with a user namespace begin on the host.
+fn first_id(machine: &Machine, name: &str) -> Option<u64> {
+    let map = machine.kubectl(&["exec", name, "--", "cat", "/proc/self/uid_map"]);
+    map.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// What runs can be used, and no pod has the ids of another.
 fn use_all(machine: &Machine, pods: &[Value]) {
+    let mut ids = BTreeMap::new();
     for pod in pods.iter().filter(|pod| pod["metadata"]["labels"]["expect"] == "runs") {
         let name = pod["metadata"]["name"].as_str().expect("a name");
         machine.kubectl(&["exec", name, "--", "true"]);
+        if pod["spec"]["hostUsers"] == false {
+            let first = first_id(machine, name).filter(|first| *first > 0).expect("ids of the host");
+            assert_eq!(ids.insert(first, name), None, "{name} has the ids from {first} on, which another pod has");
+        }
         if let Some(port) = pod["spec"]["containers"][0]["ports"][0]["hostPort"].as_u64().filter(|port| *port < 30_000)
         {
             let url = format!("http://{NODE}:{port}/");
