@@ -1,6 +1,7 @@
 //! Mounts: what nix has no wrapper for, and the table of mounts.
 
 use std::ffi::{CString, OsStr};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -366,6 +367,32 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32) ->
     fd_of(unsafe {
         libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, size_of::<libc::open_how>())
     })
+}
+
+/// Opens a regular file as [`open_in_root`] does. Anything else is refused before it is opened: to open a device does
+/// things (a watchdog resets the machine when it is closed again), and whoever fills `root` may have made one.
+pub fn open_file_in_root(root: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
+    let found = File::from(open_in_root(root, path, libc::O_PATH, 0)?);
+    if !found.metadata()?.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
+    File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
+}
+
+/// Moves the calling process into an empty file system of its own: through its root nobody reaches anything.
+pub fn into_emptiness() -> io::Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    set_propagation(Path::new("/"), MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
+    // Any directory will do; this one is everywhere.
+    let place = Path::new("/proc");
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    nix::mount::mount(Some("none"), place, Some("tmpfs"), flags, Some("size=4k,nr_inodes=2,mode=0"))?;
+    nix::unistd::chdir(place)?;
+    // The old root comes to lie on the new one, and is taken off.
+    nix::unistd::pivot_root(".", ".")?;
+    nix::mount::umount2(".", MntFlags::MNT_DETACH)?;
+    nix::unistd::chdir("/")?;
+    Ok(())
 }
 
 /// Makes a directory and its parents below `root`, as seen from inside; one that is there stays as it is.

@@ -1,7 +1,7 @@
 //! Users and groups, looked up in the image's own files.
 
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use crate::plan::UserPlan;
@@ -98,12 +98,9 @@ pub fn identity(plan: &UserPlan, root: BorrowedFd<'_>) -> Result<Identity, Strin
 
 /// A file that is not there is empty.
 fn read_in_root(root: BorrowedFd<'_>, path: &Path) -> io::Result<String> {
-    // Looked at before it is opened: the image decides what it is, and to open a device may be to use it.
-    match skiff_linux::mount::open_in_root(root, path, libc::O_PATH, 0).map(std::fs::File::from) {
-        Ok(found) if !found.metadata()?.is_file() => Err(io::Error::other("not a file")),
-        Ok(found) => {
+    match skiff_linux::mount::open_file_in_root(root, path) {
+        Ok(file) => {
             let mut bytes = Vec::new();
-            let file = std::fs::File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
             file.take(MAX_FILE).read_to_end(&mut bytes)?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         }

@@ -51,6 +51,7 @@ const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/
 
 /// The namespaces and files of a pod.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SandboxPlan {
     pub id: String,
     /// `<run>/sandboxes/<id>`; `ns/`, `shm/` and `hostname` are below.
@@ -105,6 +106,7 @@ impl SandboxPlan {
 
 /// Who a process is and what it may do.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ProcessPlan {
     pub args: Vec<String>,
     pub env: Vec<String>,
@@ -140,6 +142,7 @@ impl ProcessPlan {
 
 /// Who runs, before the image's own files are asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UserPlan {
     /// `user[:group]` of the image, names or numbers.
     pub image_user: String,
@@ -152,6 +155,7 @@ pub struct UserPlan {
 
 /// Everything that a creator needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ContainerPlan {
     pub id: String,
     /// `<run>/containers/<id>`: bundle, libcontainer's state.

@@ -17,6 +17,7 @@ pub const LIST_PART: usize = 100;
 pub const SOCKET: &str = "supervisor.sock";
 
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {
     pub id: u64,
     pub call: Call,
@@ -62,6 +63,7 @@ pub enum Call {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ExecPlan {
     pub id: String,
     pub container: String,
@@ -104,6 +106,7 @@ pub enum Event {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Known {
     pub id: String,
     pub pid: Option<i32>,
@@ -115,6 +118,7 @@ pub struct Known {
 
 /// [`Exit`] as it is written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ExitRecord {
     pub started_ns: Option<i64>,
     pub finished_ns: i64,

@@ -7,13 +7,22 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use skiff_linux::{process, socket};
 
+/// What a child makes is its supervisor's to look after; without one nobody would hear of it, so they end together. The
+/// kernel forgets this whenever the child becomes another user.
+pub fn tie_to(supervisor: Pid) -> io::Result<()> {
+    process::set_parent_death_signal(Signal::SIGKILL)?;
+    match getppid() == supervisor {
+        true => Ok(()),
+        false => Err(io::Error::other("the supervisor is gone")),
+    }
+}
+
 /// Forks a child that keeps only stdio and the descriptors given; it answers on the socket that comes back.
 pub fn spawn(keep: &[BorrowedFd<'_>], work: impl FnOnce(BorrowedFd<'_>) -> i32) -> io::Result<(Pid, OwnedFd)> {
     let (ours, theirs) = socket::pair()?;
     let supervisor = Pid::this();
     let pid = process::fork(|| {
-        // What it makes is the supervisor's to look after; without one nobody would hear of it.
-        if process::set_parent_death_signal(Signal::SIGKILL).is_err() || getppid() != supervisor {
+        if tie_to(supervisor).is_err() {
             return 1;
         }
         process::reset_signals();

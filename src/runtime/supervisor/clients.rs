@@ -22,6 +22,7 @@ const MAX_CLIENTS: usize = 64;
 const MESSAGES_PER_ROUND: usize = 8;
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Client {
     #[serde(with = "carry")]
     pub socket: OwnedFd,

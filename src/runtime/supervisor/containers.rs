@@ -37,6 +37,7 @@ pub(super) enum State {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Container {
     pub plan: ContainerPlan,
     pub state: State,
@@ -102,6 +103,7 @@ impl Container {
 
 /// A copy of a stream to an attached client.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Tee {
     pub container: String,
     pub stream: Stream,
@@ -123,6 +125,7 @@ impl Tee {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Exec {
     container: String,
     #[serde(with = "carry")]
@@ -154,6 +157,7 @@ impl Exec {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Sandbox {
     /// Process 1 of a shared process namespace.
     #[serde(with = "carry")]

@@ -18,6 +18,7 @@ use skiff_linux::cgroup::Cgroups;
 use skiff_linux::seccomp::Filter;
 use skiff_linux::{mount, process, security_module, socket};
 
+use super::child;
 use super::copy::copy_layers;
 use super::entry::Entry;
 use super::stage;
@@ -179,6 +180,7 @@ fn check_ids(process: &ProcessPlan) -> io::Result<()> {
 /// Those that the image promises, and the one that the program begins in.
 fn make_directories(plan: &ContainerPlan, root: BorrowedFd<'_>) -> Result<(), String> {
     let first = plan.sandbox.ids.map(|ids| ids.first);
+    let supervisor = nix::unistd::getppid();
     if let Some(first) = first {
         at("become root of the user namespace", process::own_files_as(first, first))?;
     }
@@ -187,7 +189,7 @@ fn make_directories(plan: &ContainerPlan, root: BorrowedFd<'_>) -> Result<(), St
             .map_err(|error| format!("create directory {directory}: {error}"))?;
     }
     if first.is_some() {
-        at("become root again", process::own_files_as(0, 0))?;
+        at("become root again", process::own_files_as(0, 0).and_then(|()| child::tie_to(supervisor)))?;
     }
     Ok(())
 }

@@ -34,6 +34,7 @@ impl Stream {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Log {
     path: PathBuf,
     #[serde(with = "carry")]

@@ -166,14 +166,24 @@ fn sysctl_path(plan: &SandboxPlan, name: &str) -> Result<PathBuf, String> {
     Ok(Path::new("/proc/sys").join(relative))
 }
 
-/// Process 1 of a shared process namespace.
+/// Process 1 of a shared process namespace, which the pod's containers see: it has nothing, and nobody looks into it.
+///
+/// Who has no capabilities may be looked into by every root of the pod, and this one began with the host's file system and
+/// the supervisor's memory. So it says that nobody may (`dumpable`), and leaves the file system to whoever may nevertheless.
 fn reap_forever() -> i32 {
+    let bare = || {
+        process::set_dumpable(false)?;
+        mount::into_emptiness()?;
+        process::close_all_but(0, &[])?;
+        process::limit_bounding_set(CapabilitySet::EMPTY)?;
+        process::set_no_new_privileges()?;
+        process::set_capabilities(CapabilitySet::EMPTY)
+    };
     process::set_name(c"skiff-sandbox");
     let _ = nix::unistd::setsid();
-    let _ = process::close_all_but(0, &[]);
-    let _ = process::limit_bounding_set(CapabilitySet::EMPTY);
-    let _ = process::set_no_new_privileges();
-    let _ = process::set_capabilities(CapabilitySet::EMPTY);
+    if bare().is_err() {
+        return 1;
+    }
     let mut signals = nix::sys::signal::SigSet::empty();
     signals.add(nix::sys::signal::Signal::SIGCHLD);
     let _ = signals.thread_block();

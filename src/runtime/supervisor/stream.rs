@@ -40,6 +40,7 @@ pub fn read(mut file: &File, buffer: &mut [u8]) -> Got {
 
 /// An output that keeps what does not go at once.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Sink {
     #[serde(with = "carry")]
     pub file: File,

@@ -27,8 +27,9 @@ use crate::protocol::{Answer, Plan, seal, unseal};
 pub(super) const RESUME: &str = "--resume";
 pub(super) const CHECK: &str = "--check";
 
-/// Of what is below; another one is not understood.
-const FORMAT: u32 = 1;
+/// Of what is below. A build reads what builds before it wrote; and since no field is passed over, one that does not know
+/// all of it takes no part of it.
+const FORMAT: u32 = 2;
 
 /// An upgrade that was asked for.
 pub(super) struct Upgrade {
@@ -40,6 +41,7 @@ pub(super) struct Upgrade {
 
 /// All that a supervisor is, but what it makes anew.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Memory {
     format: u32,
     next_token: u64,
@@ -63,8 +65,11 @@ fn text(error: io::Error) -> String {
 
 fn recall(state: i32) -> io::Result<Memory> {
     let memory: Memory = unseal(process::inherited(state)?)?;
-    if memory.format != FORMAT {
-        return Err(io::Error::other(format!("the state has the format {}, not {FORMAT}", memory.format)));
+    if memory.format > FORMAT {
+        return Err(io::Error::other(format!(
+            "the state has the format {}; this build reads up to {FORMAT}",
+            memory.format
+        )));
     }
     Ok(memory)
 }
