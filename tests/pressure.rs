@@ -250,6 +250,8 @@ client, _ = server.accept()
 seen = b''
 while b'\\r\\n' not in seen: seen += client.recv(4096)
 client.sendall(b'OK 00\\r\\n')
+while b'NEGOTIATE_UNIX_FD\\r\\n' not in seen: seen += client.recv(4096)
+client.sendall(b'AGREE_UNIX_FD\\r\\n')
 while b'SystemState\\0' not in seen: seen += client.recv(4096)
 body = bytes([1, 115, 0, 0, 8, 0, 0, 0]) + b'stopping\\0'
 head = bytes([108, 2, 1, 1, len(body), 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 5, 1, 117, 0, 1, 0, 0, 0])

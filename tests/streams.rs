@@ -189,7 +189,8 @@ fn exec_on_a_terminal() {
                 ("# ", "echo be''gun; sleep 1000\n"),
                 ("begun\r\n", "\x03"),
                 ("^C", "echo $?-$((2+3))\n"),
-                ("130-5", "\x04"),
+                // With its prompt: before that the terminal makes another thing of the key.
+                ("\r\n130-5\r\n~ # ", "\x04"),
             ],
         );
         assert_eq!(code, 0, "{seen}");

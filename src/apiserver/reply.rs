@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt};
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WARNING};
 use http::{HeaderMap, StatusCode};
 use http_body::Frame;
@@ -89,22 +89,6 @@ impl Reply {
             }
         };
         Ok((self.status, self.headers, body))
-    }
-}
-
-impl Payload {
-    /// Keeps something until the answer has been sent: over HTTP/2 a request whose body is given up ends at once, and
-    /// its answer with it.
-    pub fn beside<T: Send + 'static>(self, kept: T) -> Self {
-        let pieces = match self {
-            Self::Whole(bytes) => stream::iter([Ok(bytes)]).boxed(),
-            Self::Pieces(pieces) => pieces,
-        };
-        let kept = stream::once(async move {
-            drop(kept);
-            Ok(Bytes::new())
-        });
-        Self::Pieces(pieces.chain(kept).boxed())
     }
 }
 

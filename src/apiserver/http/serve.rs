@@ -24,6 +24,8 @@ use crate::storage::MAX_OBJECT;
 
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// Of the body of a refused request.
+const PASSED_OVER: usize = 64 << 20;
 const BODY_LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) async fn serve(
@@ -35,6 +37,7 @@ pub(crate) async fn serve(
     let head = request.method() == Method::HEAD;
     let encodings = request.headers().get(http::header::ACCEPT_ENCODING).cloned();
     let pretty = pretty::is_wanted(&request);
+    let multiplexed = request.version() == http::Version::HTTP_2;
     let mut unread = None;
     let mut reply = match answer(&server, certificate, request, &mut unread).await {
         Ok(reply) => reply,
@@ -43,8 +46,8 @@ pub(crate) async fn serve(
     if pretty {
         reply = pretty::pretty(reply).await;
     }
-    if let Some(body) = unread.filter(|body| !body.is_end_stream()) {
-        reply.body = reply.body.beside(body);
+    if let Some(body) = unread.filter(|body| multiplexed && !body.is_end_stream()) {
+        pass_over(body).await;
     }
     let mut reply = compress::compress(reply, encodings.as_ref());
     if head {
@@ -209,6 +212,21 @@ fn identify(server: &Server, certificate: Option<Arc<User>>, shown: &Shown) -> R
             Err(ApiError::unauthorized())
         }
     }
+}
+
+/// Reads what nobody wants, within limits. Over HTTP/2 an answer that comes before the request has ended ends both, and
+/// curl, for one, then tells of a broken stream and not of the answer.
+async fn pass_over(mut body: Incoming) {
+    let reading = async {
+        let mut left = PASSED_OVER;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            let Some(rest) = left.checked_sub(length) else { return };
+            left = rest;
+        }
+    };
+    // Either way there is nothing more to do.
+    drop(tokio::time::timeout(BODY_LIMIT, reading).await);
 }
 
 async fn read_body(headers: &HeaderMap, body: &mut Incoming) -> Result<Bytes, ApiError> {

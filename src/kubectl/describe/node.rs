@@ -128,7 +128,7 @@ async fn pods(server: &Server, page: &mut Page, found: &Found) -> Result {
         ("limits", "ephemeral-storage"),
     ];
     let mut totals = columns.map(|(_, resource)| zero(resource));
-    for pod in running {
+    for pod in &running {
         let amounts = columns.map(|(which, resource)| sum(pod, which, resource));
         for (total, amount) in totals.iter_mut().zip(amounts) {
             *total = total.plus(amount);
@@ -153,6 +153,18 @@ async fn pods(server: &Server, page: &mut Page, found: &Found) -> Result {
     for (nth, resource) in [(0, "cpu"), (2, "memory"), (4, "ephemeral-storage")] {
         let shown = |at: usize| with_percent(totals[at], &allocatable[resource], resource);
         page.line(format!("  {resource}\t{}\t{}", shown(nth), shown(nth + 1)));
+    }
+    let total = |which: &str, resource: &str| {
+        running.iter().map(|pod| sum(pod, which, resource)).fold(zero(resource), Quantity::plus)
+    };
+    for resource in allocatable.as_object().into_iter().flatten().map(|(name, _)| name.as_str()) {
+        let [asked, most] = ["requests", "limits"].map(|which| total(which, resource));
+        if resource.starts_with("hugepages-") {
+            let shown = |amount: Quantity| with_percent(amount, &allocatable[resource], resource);
+            page.line(format!("  {resource}\t{}\t{}", shown(asked), shown(most)));
+        } else if resource.contains('/') {
+            page.line(format!("  {resource}\t{asked}\t{most}"));
+        }
     }
     Ok(())
 }
