@@ -108,7 +108,7 @@ async fn ours(node: &Node) -> Value {
 
 /// The configuration of one of our containers, completed by what others take from there, and its files.
 async fn bundle(node: &Node) -> PathBuf {
-    let (_, id) = node.running("bundle").await;
+    let (sandbox, id) = node.running("bundle").await;
     let pid = node.runtime().container(&id).await.expect("known").pid.expect("it runs");
     let bundle = node.directory.path().join("bundle");
     fs::create_dir(&bundle).expect("a directory");
@@ -117,6 +117,14 @@ async fn bundle(node: &Node) -> PathBuf {
     let own = node.options.run_directory.join("containers").join(&id.0).join("config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(own).expect("a configuration")).expect("JSON");
     config["root"]["path"] = "rootfs".into();
+    // Ours are handed over as descriptors; others find the same by their names.
+    let pins = node.options.run_directory.join("sandboxes").join(&sandbox.id.0).join("ns");
+    for namespace in config["linux"]["namespaces"].as_array_mut().expect("namespaces") {
+        let name = namespace["type"].as_str().expect("a type").replace("network", "net");
+        if namespace.get("path").is_some() {
+            namespace["path"] = pins.join(name).to_string_lossy().into_owned().into();
+        }
+    }
     config["linux"]["cgroupsPath"] = format!("{}/others", node.options.cgroup_root).into();
     config["process"]["env"] = json!(["PATH=/bin", "HOME=/root"]);
     let sets = ["bounding", "effective", "permitted"].map(|set| (set.to_owned(), json!(CAPABILITIES)));

@@ -7,5 +7,8 @@ fn main() {
     // generics leave many. Nothing here compares functions by their addresses.
     if is("PROFILE", "release") && is("TARGET", "x86_64-unknown-linux-gnu") {
         println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
+        // The index of unwind tables. A static executable registers its tables when it starts (crtbeginT.o), and whoever
+        // unwinds makes an index of them when there is something to unwind.
+        println!("cargo::rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
     }
 }
