@@ -292,7 +292,7 @@ fn use_all(machine: &Machine, pods: &[Value]) {
 fn traces(machine: &Machine) -> Vec<String> {
     let script = "cut -d' ' -f5 /proc/self/mountinfo | grep -v ^/tmp/ | sed 's/^/mount /'
         ip -o link | sed 's/^[0-9]*: \\([^:@]*\\).*/link \\1/'
-        ip -o address | sed 's/ tentative//; s/^[0-9]*: */address /'
+        ip -o address | sed '/ eth0 /!s/ tentative//; s/^[0-9]*: */address /'
         ip route show table all | sed 's/^/route /'
         nft list ruleset | grep -v '^[[:space:]]*[{}]*$' | sed 's/counter packets.*bytes [0-9]*//; s/^/rule /'
         find /run/skiff /var/lib/skiff/agent /var/lib/skiff/storage/* /var/lib/kubelet /var/log/pods /var/log/containers \
@@ -383,10 +383,16 @@ fn a_node_that_is_hurt_at_any_moment_heals() {
     let mut last = Vec::new();
     let before = eventually("the node is at rest", LIMIT, || {
         let now = traces(&machine);
-        let of_pods: Vec<&String> =
-            now.iter().filter(|trace| trace.starts_with("link skf") || trace.contains("/kubelet/pods/")).collect();
-        let at_rest = of_pods.is_empty() && now == last;
-        let told = format!("{of_pods:?}");
+        // The machine's own link: the kernel makes the route of its address when it found nobody else that has it.
+        // (The bridge loses its carrier with the last pod, maybe before that.)
+        let passing: Vec<&String> = now
+            .iter()
+            .filter(|trace| {
+                trace.starts_with("link skf") || trace.contains("/kubelet/pods/") || trace.contains(" tentative ")
+            })
+            .collect();
+        let at_rest = passing.is_empty() && now == last;
+        let told = format!("{passing:?}");
         last.clone_from(&now);
         if at_rest { Ok(now) } else { Err(told) }
     });
