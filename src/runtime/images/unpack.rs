@@ -10,14 +10,15 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, makedev, mkdirat, mknodat, utimensat};
+use nix::sys::stat::{
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, makedev, mkdirat, mknodat, utimensat,
+};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
 use tar::{Archive, Entry, EntryType};
 use xattr::FileExt;
 
@@ -39,14 +40,29 @@ pub fn unpack(stream: impl Read, root: &Path) -> io::Result<Implied> {
 }
 
 /// Gives directories that a layer only implied the mode and owner they have in the layers below
-/// (topmost first).
+/// (topmost first). By descriptors, and through no link: those of a layer mean its own root, not the host's.
 pub fn adopt_attributes(root: &Path, implied: &Implied, below: &[PathBuf]) -> io::Result<()> {
+    let open_root = |path: &Path| open(path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+    let (root, below) = (open_root(root)?, below.iter().map(|layer| open_root(layer)).collect::<Result<Vec<_>, _>>()?);
     for path in implied {
-        let original = below.iter().find_map(|layer| std::fs::symlink_metadata(layer.join(path)).ok());
-        if let Some(original) = original.filter(std::fs::Metadata::is_dir) {
-            let own = root.join(path);
-            std::os::unix::fs::lchown(&own, Some(original.uid()), Some(original.gid()))?;
-            std::fs::set_permissions(&own, original.permissions())?;
+        let mut found = below.iter().map(|layer| open_plain(layer, path, OFlag::O_PATH | OFlag::O_NOFOLLOW));
+        // Where a layer has something else than a directory, nothing is seen of those further down.
+        let original = match found.find(|found| !matches!(found, Err(Errno::ENOENT))) {
+            Some(Ok(fd)) => fstat(&fd)?,
+            None | Some(Err(Errno::ENOTDIR | Errno::ELOOP)) => continue,
+            Some(Err(e)) => return Err(e.into()),
+        };
+        if original.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFDIR.bits() {
+            continue;
+        }
+        match open_plain(&root, path, OFlag::O_DIRECTORY) {
+            Ok(own) => {
+                fchown(&own, Some(Uid::from_raw(original.st_uid)), Some(Gid::from_raw(original.st_gid)))?;
+                fchmod(&own, Mode::from_bits_truncate(original.st_mode))?;
+            }
+            // A later entry put something else in its place, or it lies behind a link.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
+            Err(e) => return Err(e.into()),
         }
     }
     Ok(())
@@ -151,6 +167,12 @@ fn open_in(root: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
     openat2(root, path, how)
+}
+
+/// As [`open_in`], but a link on the way is `ELOOP`.
+fn open_plain(root: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    openat2(root, path, OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve))
 }
 
 fn whiteout(parent: &OwnedFd, hidden: &[u8]) -> io::Result<()> {
@@ -269,7 +291,7 @@ fn mtime(entry: &Entry<'_, impl Read>) -> TimeSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::FileTypeExt;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
     use tar::{Builder, Header};
 
     fn header(kind: EntryType, mode: u32, size: u64) -> Header {
@@ -368,12 +390,39 @@ mod tests {
     #[test]
     fn implied_directories_take_after_the_layer_below() {
         let (below, _) = unpacked(&[(EntryType::Directory, "tmp", "", "")]);
-        std::fs::set_permissions(below.path().join("root/tmp"), std::os::unix::fs::PermissionsExt::from_mode(0o1777))
-            .expect("chmod");
+        std::fs::set_permissions(below.path().join("root/tmp"), PermissionsExt::from_mode(0o1777)).expect("chmod");
         let (above, implied) = unpacked(&[(EntryType::Regular, "tmp/x", "", "")]);
         let root = above.path().join("root");
         adopt_attributes(&root, &implied.expect("unpacked"), &[below.path().join("root")]).expect("adopted");
         let meta = std::fs::metadata(root.join("tmp")).expect("directory");
         assert_eq!((meta.mode() & 0o7777, meta.uid()), (0o1777, 7));
+    }
+
+    /// Links of a layer mean the layer's own root, also where attributes are taken over.
+    #[test]
+    fn directories_of_the_host_keep_their_attributes() {
+        use EntryType::{Directory, Regular, Symlink};
+        let host = tempfile::tempdir().expect("a directory");
+        let victim = host.path().join("cron.d");
+        std::fs::create_dir(&victim).expect("a directory");
+        std::fs::set_permissions(&victim, PermissionsExt::from_mode(0o700)).expect("chmod");
+        let (out, inside) = (host.path().to_str().expect("a path"), &host.path().to_str().expect("a path")[1..]);
+        let (below, _) = unpacked(&[(Directory, "x/cron.d", "", "")]);
+        // Once the link is the layer's own, once that of the layer below.
+        let through = format!("{inside}/");
+        let (above, implied) =
+            unpacked(&[(Directory, &through, "", ""), (Symlink, "x", out, ""), (Regular, "x/cron.d/f", "", "")]);
+        adopt_attributes(&above.path().join("root"), &implied.expect("unpacked"), &[below.path().join("root")])
+            .expect("nothing to take over");
+        let (linked, _) = unpacked(&[(Symlink, "y", out, "")]);
+        let (plain, implied) = unpacked(&[(Regular, "y/cron.d/f", "", "")]);
+        let plain = plain.path().join("root");
+        adopt_attributes(&plain, &implied.expect("unpacked"), &[linked.path().join("root")]).expect("nothing below");
+        let of = |path: &Path| {
+            let meta = std::fs::metadata(path).expect("metadata");
+            (meta.mode() & 0o7777, meta.uid())
+        };
+        assert_eq!(of(&victim), (0o700, 0), "a directory of the host was given away");
+        assert_eq!(of(&plain.join("y/cron.d")), (0o755, 0), "attributes of the host were taken over");
     }
 }
