@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::layer::{compare, decompress, sha256, unpack_verified};
 use super::manifest::{chain_names, pick_platform};
-use super::{Inner, Reference, Staged, Unpacked, config_record};
+use super::{Inner, Reference, Staged, Unpacked, bounded, config_record};
 
 const JSON_LIMIT: u64 = 8 << 20;
 
@@ -46,7 +46,7 @@ struct Contents {
 
 impl Contents {
     fn lay_out(archive: &Path, directory: &Path) -> io::Result<Self> {
-        let mut tar = tar::Archive::new(decompress(File::open(archive)?)?);
+        let (mut tar, budget) = bounded::archive(decompress(File::open(archive)?)?);
         let (mut files, mut links) = (HashMap::new(), Vec::new());
         for (count, entry) in tar.entries()?.enumerate() {
             // What tar says of a file that is something else holds pieces of that file.
@@ -56,6 +56,7 @@ impl Contents {
                 }
                 _ => error,
             })?;
+            budget.enter(&entry)?;
             let name = normal(&entry.path()?);
             match entry.header().entry_type() {
                 tar::EntryType::Regular => {

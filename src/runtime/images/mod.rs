@@ -2,7 +2,7 @@
 //!
 //! - `reference` reads names, `registries` says where to ask, `registry` asks.
 //! - `manifest` picks the image of this machine and names its layers.
-//! - `layer` and `unpack` turn a layer's stream into a directory for overlayfs.
+//! - `bounded`, `layer` and `unpack` turn a layer's stream into a directory for overlayfs.
 //! - `archive` reads `docker save` and OCI archives.
 //! - [`ImageStore`] (here) keeps the records and the snapshots.
 //!
@@ -21,6 +21,7 @@
 //! Must not know: containers, and who uses an image (callers say what to keep).
 
 mod archive;
+mod bounded;
 mod layer;
 mod manifest;
 mod reference;

@@ -19,8 +19,10 @@ use nix::sys::stat::{
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
-use tar::{Archive, Entry, EntryType};
+use tar::{Entry, EntryType};
 use xattr::FileExt;
+
+use super::bounded;
 
 /// Directories that the layer's entries imply but does not describe; they take the attributes of the
 /// layer below (see [`adopt_attributes`]).
@@ -30,9 +32,10 @@ pub type Implied = Vec<PathBuf>;
 pub fn unpack(stream: impl Read, root: &Path) -> io::Result<Implied> {
     let directory = open(root, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     let mut unpacker = Unpacker { root: directory, parent: None, times: HashMap::new(), implied: Vec::new() };
-    let mut archive = Archive::new(stream);
+    let (mut archive, budget) = bounded::archive(stream);
     for entry in archive.entries()? {
         let mut entry = entry?;
+        budget.enter(&entry)?;
         let path = entry.path()?.into_owned();
         unpacker.entry(&mut entry, &path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
     }
