@@ -127,17 +127,24 @@ impl Session {
 
     /// GET that follows redirects and answers one authentication challenge.
     async fn get(&self, url: &str, accept: Option<&str>, range: Option<&str>) -> Result<Response<Incoming>, Error> {
-        let response = self.follow(url, accept, range).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        let (response, own) = self.follow(url, accept, range).await?;
+        // What a redirect leads to may not ask for the registry's credentials.
+        if response.status() != StatusCode::UNAUTHORIZED || !own {
             return Ok(response);
         }
         let challenge = header(&response, WWW_AUTHENTICATE).unwrap_or_default();
         let authorization = self.authorize(&challenge).await?;
         *self.authorization.lock().expect("no panic while it is held") = Some(authorization);
-        self.follow(url, accept, range).await
+        Ok(self.follow(url, accept, range).await?.0)
     }
 
-    async fn follow(&self, url: &str, accept: Option<&str>, range: Option<&str>) -> Result<Response<Incoming>, Error> {
+    /// The answer at the end of all redirects, and whether it is the registry's own.
+    async fn follow(
+        &self,
+        url: &str,
+        accept: Option<&str>,
+        range: Option<&str>,
+    ) -> Result<(Response<Incoming>, bool), Error> {
         let mut url = url.to_owned();
         for _ in 0..REDIRECT_LIMIT {
             // A token is for the registry, not for the object store that it redirects to.
@@ -145,7 +152,7 @@ impl Session {
             let authorization = own.then(|| self.authorization.lock().expect("no panic while it is held").clone());
             let response = self.request(&url, accept, range, authorization.flatten().as_deref()).await?;
             if !response.status().is_redirection() {
-                return Ok(response);
+                return Ok((response, own));
             }
             let location = header(&response, LOCATION).ok_or_else(|| failed(&url, "redirect without a location"))?;
             url = if location.starts_with('/') { format!("{}{location}", origin(&url)?) } else { location };
@@ -186,6 +193,9 @@ impl Session {
         let parameters = bearer.map(|_| parameters(&challenge[7..])).ok_or_else(denied)?;
         let find = |name: &str| parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         let realm = find("realm").ok_or_else(denied)?;
+        if self.endpoint.base.starts_with("https://") && !realm.starts_with("https://") {
+            return Err(failed(realm, "the registry's token server has no TLS, and would see the credentials"));
+        }
         let scope = format!("repository:{}:pull", self.endpoint.repository);
         let mut url = format!("{realm}{}scope={}", if realm.contains('?') { '&' } else { '?' }, encode(&scope));
         if let Some(service) = find("service") {
@@ -310,5 +320,66 @@ mod tests {
         );
         assert_eq!(parameters("garbage"), []);
         assert_eq!(encode("repository:a/b c:pull"), "repository:a/b%20c:pull");
+    }
+
+    /// A server that gives every request the answer, and keeps what was asked.
+    async fn server(answer: String) -> (String, std::sync::Arc<Mutex<String>>) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let base = format!("http://{}", listener.local_addr().expect("an address"));
+        let heard = std::sync::Arc::new(Mutex::new(String::new()));
+        let all = heard.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n")
+                    && stream.read_buf(&mut request).await.is_ok_and(|count| count > 0)
+                {}
+                all.lock().expect("no panic").push_str(&String::from_utf8_lossy(&request));
+                drop(stream.write_all(answer.as_bytes()).await);
+            }
+        });
+        (base, heard)
+    }
+
+    fn session(base: &str) -> Session {
+        let endpoint = Endpoint {
+            base: base.to_owned(),
+            path: String::new(),
+            repository: "a/b".to_owned(),
+            tls: TlsFiles::default(),
+            auth: None,
+        };
+        Session::new(endpoint, Some(("user".to_owned(), "password".to_owned()))).expect("a session")
+    }
+
+    #[tokio::test]
+    async fn credentials_stay_with_the_registry() {
+        let ends = "Connection: close\r\nContent-Length: 0\r\n\r\n";
+        for challenge in ["Basic realm=\"x\"".to_owned(), "Bearer realm=\"REALM/token\"".to_owned()] {
+            let (realm, asked) = server(format!("HTTP/1.1 200 OK\r\n{ends}")).await;
+            let challenge = challenge.replace("REALM", &realm);
+            let unauthorized = format!("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {challenge}\r\n{ends}");
+            let (other, heard) = server(unauthorized.clone()).await;
+            let (registry, told) = server(format!("HTTP/1.1 302 Found\r\nLocation: {other}/blob\r\n{ends}")).await;
+            session(&registry).blob("sha256:0", 0).await.map(drop).expect_err("denied");
+            let all = [&asked, &heard, &told].map(|heard| heard.lock().expect("no panic").to_lowercase());
+            assert!(all[1].contains("get /blob") && !all.concat().contains("authorization:"), "{challenge}: {all:?}");
+            // The registry itself gets them.
+            let (registry, told) = server(unauthorized).await;
+            session(&registry).blob("sha256:0", 0).await.map(drop).expect_err("denied");
+            let all = [&asked, &told].map(|heard| heard.lock().expect("no panic").to_lowercase()).concat();
+            assert!(all.contains("authorization: basic"), "{challenge}: {all}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_server_without_tls() {
+        let (realm, heard) = server("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{\"token\": \"t\"}".to_owned()).await;
+        let challenge = format!("Bearer realm=\"{realm}/token\"");
+        let why = session("https://registry.test").authorize(&challenge).await.expect_err("refused").to_string();
+        assert!(why.contains("has no TLS") && heard.lock().expect("no panic").is_empty(), "{why}");
+        let token = session("http://registry.test").authorize(&challenge).await.expect("a registry without TLS");
+        assert_eq!(token, "Bearer t");
     }
 }
