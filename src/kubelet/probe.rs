@@ -56,11 +56,15 @@ struct Judge {
 }
 
 impl Judge {
-    fn new(probe: &Probe, kind: ProbeKind) -> Self {
+    fn new(probe: &Probe, kind: ProbeKind, ready: bool) -> Self {
         let positive =
             |n: Option<i32>, default| n.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(default);
-        // A container starts out as not started, not ready, alive.
-        let verdict = Some(kind == ProbeKind::Liveness);
+        // A container starts out as not started, alive, and not ready; one that an earlier agent left may be ready.
+        let verdict = Some(match kind {
+            ProbeKind::Liveness => true,
+            ProbeKind::Startup => false,
+            ProbeKind::Readiness => ready,
+        });
         Self {
             success_threshold: positive(probe.success_threshold, 1),
             failure_threshold: positive(probe.failure_threshold, 3),
@@ -96,6 +100,8 @@ pub(crate) struct Subject {
     pub(crate) pod_ip: String,
     pub(crate) since: Timestamp,
     pub(crate) kind: ProbeKind,
+    /// What is told of it until the probe says otherwise.
+    pub(crate) ready: bool,
 }
 
 /// Probes until `stop`; `tell` gets each change of the verdict. A startup probe ends with its first verdict.
@@ -108,7 +114,7 @@ pub(crate) async fn run(ctx: Arc<Context>, subject: Subject, stop: CancellationT
     let alive = Duration::try_from(alive).unwrap_or_default();
     let mut ticks = tokio::time::interval_at(Instant::now() + delay.saturating_sub(alive), period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut judge = Judge::new(&probe, subject.kind);
+    let mut judge = Judge::new(&probe, subject.kind, subject.ready);
     let mut eager = subject.kind != ProbeKind::Liveness && probe.exec.is_none();
     loop {
         tokio::select! {
@@ -225,9 +231,9 @@ mod tests {
     use super::*;
 
     /// `+`/`-` for a success/failure given, the verdict behind it where one is told.
-    fn judge(kind: ProbeKind, success: i32, failure: i32, results: &str) -> String {
+    fn judge(kind: ProbeKind, ready: bool, success: i32, failure: i32, results: &str) -> String {
         let probe = Probe { success_threshold: Some(success), failure_threshold: Some(failure), ..Probe::default() };
-        let mut judge = Judge::new(&probe, kind);
+        let mut judge = Judge::new(&probe, kind, ready);
         let mut out = String::new();
         for result in results.chars() {
             out.push(result);
@@ -243,14 +249,16 @@ mod tests {
     #[test]
     fn thresholds() {
         use ProbeKind::{Liveness, Readiness, Startup};
-        for (kind, success, failure, results, expected) in [
-            (Readiness, 1, 3, "--+---+", "--+yes---no+yes"),
-            (Readiness, 2, 1, "+-++-", "+-++yes-no"),
-            (Liveness, 1, 3, "++--+---", "++--+---no"),
-            (Startup, 1, 3, "--+", "--+yes"),
-            (Startup, 1, 2, "--", "--no"),
+        for (kind, ready, success, failure, results, expected) in [
+            (Readiness, false, 1, 3, "--+---+", "--+yes---no+yes"),
+            (Readiness, false, 2, 1, "+-++-", "+-++yes-no"),
+            (Readiness, true, 1, 3, "---+", "---no+yes"),
+            (Readiness, true, 1, 3, "+--+", "+--+"),
+            (Liveness, false, 1, 3, "++--+---", "++--+---no"),
+            (Startup, true, 1, 3, "--+", "--+yes"),
+            (Startup, false, 1, 2, "--", "--no"),
         ] {
-            assert_eq!(judge(kind, success, failure, results), expected, "{kind:?}");
+            assert_eq!(judge(kind, ready, success, failure, results), expected, "{kind:?}");
         }
     }
 }

@@ -436,6 +436,7 @@ impl Worker {
                     pod_ip: pod_ip.clone(),
                     since,
                     kind: *kind,
+                    ready: run.ready,
                 };
                 let (tell, id, kind) = (self.tell.clone(), run.id.clone(), *kind);
                 let tell = async move |healthy| {

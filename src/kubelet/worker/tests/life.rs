@@ -199,6 +199,22 @@ async fn an_agent_ends_between_two_words_about_a_container() {
 }
 
 #[tokio::test]
+async fn a_container_that_was_ready_can_become_unready_later() {
+    let mut world = World::new().await;
+    let probe = json!({"exec": {"command": ["false"]}, "failureThreshold": 1});
+    world.create("a", one("Always", json!({"readinessProbe": probe})));
+    world.phase("a", "Running").await;
+    world.scope.stop().await;
+    let mut pod = world.pod("a");
+    pod["status"]["containerStatuses"][0]["ready"] = json!(true);
+    world.api.put(pod);
+    world.restart().await;
+    let ready = |w: &World| w.pod("a")["status"]["containerStatuses"][0]["ready"].clone();
+    world.eventually("its probe is heard", |w| ready(w) == false).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
 async fn a_lost_sandbox_is_made_anew() {
     let world = World::new().await;
     world.create("a", one("Always", json!({})));
