@@ -93,21 +93,15 @@ impl Slot {
         self.current.as_ref().is_some_and(|r| !matches!(r.state, RunState::Exited(_)))
     }
 
-    /// Takes in a run that an earlier agent made; returns the run that is thereby forgotten.
+    /// Takes in a run that an earlier agent made; returns the run that is thereby forgotten: that is itself where it
+    /// never began, so that another takes its place whatever the restart policy says, as upstream.
     pub(crate) fn adopt(&mut self, found: &skiff_runtime::Container) -> Option<Run> {
         let text = |key: &str| found.annotations.get(key).cloned().unwrap_or_default();
         let state = match &found.state {
             ContainerState::Running { started } => RunState::Running { since: *started },
             ContainerState::Exited(exit) => RunState::Exited(exit.clone()),
-            // It never ran, or nobody saw how it ended.
-            ContainerState::Created | ContainerState::Unknown => RunState::Exited(Exit {
-                started: None,
-                finished: found.created,
-                code: 255,
-                signal: None,
-                reason: "Unknown".to_owned(),
-                message: String::new(),
-            }),
+            // Of one that had begun the runtime says that it ended, also where nobody saw how.
+            ContainerState::Created | ContainerState::Unknown => RunState::Created,
         };
         let run = Run {
             id: found.id.clone(),
@@ -125,6 +119,9 @@ impl Slot {
             stopping: false,
         };
         self.next_attempt = self.next_attempt.max(run.attempt + 1);
+        if run.state == RunState::Created {
+            return Some(run);
+        }
         self.push(run)
     }
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
 use skiff_api::Gvr;
 use skiff_client::{Client, Selector, Transport as _, Update};
-use skiff_runtime::{ContainerId, RuntimeEvent, SandboxId, SandboxState};
+use skiff_runtime::{ContainerId, ContainerState, RuntimeEvent, SandboxId, SandboxState};
 
 use crate::pod::PodUid;
 use crate::testing::{World, one};
@@ -212,6 +212,28 @@ async fn a_container_that_was_ready_can_become_unready_later() {
     let ready = |w: &World| w.pod("a")["status"]["containerStatuses"][0]["ready"].clone();
     world.eventually("its probe is heard", |w| ready(w) == false).await;
     world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn a_container_that_never_began_is_made_anew() {
+    for state in [ContainerState::Created, ContainerState::Unknown] {
+        let mut world = World::new().await;
+        world.create("once", one("Never", json!({})));
+        world.phase("once", "Running").await;
+        // As if the agent had ended between the two calls.
+        world.scope.stop().await;
+        let id = {
+            let mut machine = world.machine.lock();
+            let container = machine.containers.values_mut().next().expect("created");
+            container.state = state;
+            container.id.clone()
+        };
+        world.restart().await;
+        world.eventually("another begins", |w| w.log().contains(&"start c#1".to_owned())).await;
+        world.phase("once", "Running").await;
+        world.eventually("the first is removed", |w| !w.machine.lock().containers.contains_key(&id)).await;
+        world.scope.stop().await;
+    }
 }
 
 #[tokio::test]
