@@ -44,7 +44,7 @@ impl Pods {
         pods: &Lister<Pod>,
         statics: Vec<Arc<Pod>>,
     ) -> Result<Arc<Self>, Error> {
-        // Listened to before anything is listed, so that no exit falls in between.
+        // Listened to before anything is listed. What ends before its worker has taken it over, that looks for itself.
         let events = ctx.engine.events();
         let leftovers = find_leftovers(ctx).await.map_err(Error::Runtime)?;
         let state = State { leftovers, ..State::default() };

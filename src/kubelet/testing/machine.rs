@@ -39,6 +39,8 @@ pub(crate) struct Machine {
     pub(crate) stuck: bool,
     /// The memory limit that pods do not take.
     pub(crate) refused: Option<i64>,
+    /// These end as soon as all containers have been listed once more.
+    pub(crate) ends_once_listed: Option<(ContainerId, SandboxId)>,
     /// Pulls of these images wait until they are told, each once.
     pub(crate) slow: BTreeMap<String, Arc<Notify>>,
 }
@@ -258,7 +260,18 @@ impl Engine for FakeMachine {
     }
 
     async fn containers(&self) -> Result<Vec<Container>, Error> {
-        Ok(self.lock().containers.values().cloned().collect())
+        let (listed, ends) = {
+            let mut machine = self.lock();
+            (machine.containers.values().cloned().collect(), machine.ends_once_listed.take())
+        };
+        if let Some((container, sandbox)) = ends {
+            self.exit(&container, 1);
+            if let Some(lost) = self.lock().sandboxes.get_mut(&sandbox) {
+                lost.state = SandboxState::NotReady;
+            }
+            drop(self.events.send(RuntimeEvent::SandboxEnded(sandbox)));
+        }
+        Ok(listed)
     }
 
     async fn exec_sync(&self, _: &ContainerId, command: &[String], _: Option<Duration>) -> Result<ExecResult, Error> {

@@ -316,6 +316,8 @@ pub(crate) fn spawn(
     ctx.scope.spawn(async move {
         let mut worker = Worker::new(own_ctx, pod, tell);
         worker.adopt(leftover);
+        // From now on exits come to this worker; what ended since the containers were listed was told to nobody.
+        worker.take_resync().await;
         worker.run(wishes, mailbox).await;
         ended(&worker.uid);
     });

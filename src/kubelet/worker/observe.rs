@@ -200,7 +200,11 @@ impl Worker {
 
     pub(super) async fn take(&mut self, event: Event) {
         match event {
-            Event::Framed(framed) => self.take_frame(framed),
+            Event::Framed(framed) => {
+                self.take_frame(framed);
+                // It may have ended while it was nobody's.
+                self.look_at_frame().await;
+            }
             Event::Mounted(mounted) => self.take_volumes(mounted),
             Event::Equipped(result) => {
                 self.equipping = false;
@@ -418,13 +422,15 @@ impl Worker {
 
     /// A lost sandbox is made anew by the next step.
     fn lose_frame(&mut self, id: &SandboxId) {
-        if matches!(&self.frame, Making::Ready(frame) if frame.sandbox.id == *id) {
+        let is_own = matches!(&self.frame, Making::Ready(frame) if frame.sandbox.id == *id);
+        // That of a pod which ends is stopped on purpose.
+        if is_own && self.phase == Phase::Syncing {
             tracing::info!(pod = %pod::format(&self.pod), sandbox = id.0, "a sandbox is lost");
             self.frame = Making::Absent;
         }
     }
 
-    async fn take_resync(&mut self) {
+    async fn look_at_frame(&mut self) {
         if let Making::Ready(frame) = &self.frame {
             let id = frame.sandbox.id.clone();
             match self.ctx.engine.sandboxes().await {
@@ -433,12 +439,15 @@ impl Worker {
                 Err(e) => tracing::warn!(sandbox = id.0, error = %chain(&e), "a sandbox can't be looked at"),
             }
         }
+    }
 
+    pub(super) async fn take_resync(&mut self) {
+        self.look_at_frame().await;
         let alive: Vec<ContainerId> = self
             .slots
             .values()
             .filter_map(|s| s.current.as_ref())
-            .filter(|r| matches!(r.state, RunState::Running { .. }))
+            .filter(|r| !matches!(r.state, RunState::Exited(_)))
             .map(|r| r.id.clone())
             .collect();
         for id in alive {

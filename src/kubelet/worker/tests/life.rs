@@ -237,6 +237,31 @@ async fn a_container_that_never_began_is_made_anew() {
 }
 
 #[tokio::test]
+async fn what_ends_while_an_agent_begins() {
+    let mut world = World::new().await;
+    for name in ["container", "sandbox"] {
+        world.create(name, one("Always", json!({})));
+        world.phase(name, "Running").await;
+    }
+    world.scope.stop().await;
+    // The next agent has just listed what there is.
+    let ids = |w: &World| {
+        let machine = w.machine.lock();
+        let own = |name: &str| {
+            machine.containers.values().find(|c| c.labels["io.kubernetes.pod.name"] == name).cloned().expect("created")
+        };
+        (own("container").id, own("sandbox").sandbox)
+    };
+    let (container, sandbox) = ids(&world);
+    world.machine.lock().ends_once_listed = Some((container, sandbox));
+    world.restart().await;
+    let count = |w: &World, name: &str| w.pod(name)["status"]["containerStatuses"][0]["restartCount"].clone();
+    world.eventually("the container begins anew", |w| count(w, "container") == 1).await;
+    world.eventually("and all of the other pod", |w| count(w, "sandbox") == 1).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
 async fn a_lost_sandbox_is_made_anew() {
     let world = World::new().await;
     world.create("a", one("Always", json!({})));
