@@ -90,8 +90,7 @@ impl Cpus {
 
     /// What those run on that have none for themselves.
     fn shared(&self, machine: &Machine) -> CpuSet {
-        let taken = CpuSet(self.lock().values().flat_map(BTreeMap::values).flat_map(|set| set.0.clone()).collect());
-        machine.all.without(&taken)
+        shared_of(machine, &self.lock())
     }
 
     /// Whether a container of the pod is to have CPUs for itself.
@@ -102,35 +101,7 @@ impl Cpus {
     /// Gives the containers of a pod their CPUs; idempotent.
     pub(crate) async fn allocate(&self, pod: &Pod) -> Result<(), String> {
         let Some(machine) = &self.machine else { return Ok(()) };
-        let uid = pod::uid(pod);
-        let mut reusable = CpuSet::default();
-        for (role, container) in pod::containers(pod) {
-            let count = wanted(pod, container);
-            if count == 0 {
-                continue;
-            }
-            let had = self.lock().get(&uid).and_then(|containers| containers.get(&container.name)).cloned();
-            let set = match had {
-                Some(set) => set,
-                None => {
-                    let mut free = self.shared(machine).without(&machine.reserved);
-                    free.0.extend(&reusable.0);
-                    let set = plan::take(&free, count, &machine.places).ok_or_else(|| {
-                        format!(
-                            "not enough cpus available to satisfy request: requested={count}, available={}",
-                            free.len()
-                        )
-                    })?;
-                    self.lock().entry(uid.clone()).or_default().insert(container.name.clone(), set.clone());
-                    set
-                }
-            };
-            match role {
-                // It has ended when the next one begins.
-                Role::Init => reusable.0.extend(&set.0),
-                _ => reusable = reusable.without(&set),
-            }
-        }
+        give(machine, &mut self.lock(), pod)?;
         self.changed.notify_one();
         self.write().await.map_err(|e| format!("failed to write checkpoint file {FILE:?}: {e}"))
     }
@@ -181,6 +152,43 @@ impl Cpus {
         let write = move || skiff_base::file::replace(&path, text.as_bytes(), 0o600);
         tokio::task::spawn_blocking(write).await.unwrap_or_else(|e| Err(io::Error::other(e)))
     }
+}
+
+fn shared_of(machine: &Machine, given: &Given) -> CpuSet {
+    let taken = given.values().flat_map(BTreeMap::values).flat_map(|set| set.0.clone());
+    machine.all.without(&CpuSet(taken.collect()))
+}
+
+/// Chooses for a pod what nobody has yet. Under one lock from the first look to the last entry: other pods choose at the
+/// same time.
+fn give(machine: &Machine, given: &mut Given, pod: &Pod) -> Result<(), String> {
+    let uid = pod::uid(pod);
+    let mut reusable = CpuSet::default();
+    for (role, container) in pod::containers(pod) {
+        let count = wanted(pod, container);
+        if count == 0 {
+            continue;
+        }
+        let had = given.get(&uid).and_then(|containers| containers.get(&container.name)).cloned();
+        let set = match had {
+            Some(set) => set,
+            None => {
+                let mut free = shared_of(machine, given).without(&machine.reserved);
+                free.0.extend(&reusable.0);
+                let set = plan::take(&free, count, &machine.places).ok_or_else(|| {
+                    format!("not enough cpus available to satisfy request: requested={count}, available={}", free.len())
+                })?;
+                given.entry(uid.clone()).or_default().insert(container.name.clone(), set.clone());
+                set
+            }
+        };
+        match role {
+            // It has ended when the next one begins.
+            Role::Init => reusable.0.extend(&set.0),
+            _ => reusable = reusable.without(&set),
+        }
+    }
+    Ok(())
 }
 
 /// How many CPUs a container is to have for itself: none where the pod as a whole is what is limited, as upstream.
@@ -261,9 +269,9 @@ fn read(path: &Path) -> io::Result<Given> {
 mod tests {
     use super::*;
 
-    fn cpus(directory: &Path) -> Cpus {
+    fn cpus(directory: &Path, all: &str) -> Cpus {
         let machine = Machine {
-            all: "0-3".parse().expect("a set"),
+            all: all.parse().expect("a set"),
             reserved: "0".parse().expect("a set"),
             places: BTreeMap::new(),
         };
@@ -289,7 +297,7 @@ mod tests {
     #[tokio::test]
     async fn containers_get_cpus_for_themselves() {
         let directory = tempfile::tempdir().expect("a directory");
-        let all = cpus(directory.path());
+        let all = cpus(directory.path(), "0-3");
         assert_eq!(of(&all, "other", "c"), "0-3 with a quota");
         assert!(!all.are_wanted(&pod("a", "500m", "1500m")));
         let one = pod("a", "2", "1");
@@ -302,9 +310,31 @@ mod tests {
         all.release(&PodUid("b".to_owned()));
         // The next agent knows it; what is given back is shared again.
         all.write().await.expect("written");
-        let next = cpus(directory.path());
+        let next = cpus(directory.path(), "0-3");
         assert_eq!(of(&next, "a", "main"), "1");
         next.retain(|uid| uid.0 != "a");
         assert_eq!(of(&next, "a", "main"), "0-3 with a quota");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+    async fn no_two_pods_get_the_same() {
+        const PODS: usize = 40;
+        let directory = tempfile::tempdir().expect("a directory");
+        let all = Arc::new(cpus(directory.path(), &format!("0-{PODS}")));
+        let start = Arc::new(tokio::sync::Barrier::new(PODS));
+        let pods = (0..PODS).map(|number| {
+            let (all, start, pod) = (all.clone(), start.clone(), pod(&number.to_string(), "1", "1"));
+            tokio::spawn(async move {
+                start.wait().await;
+                all.allocate(&pod).await
+            })
+        });
+        for given in futures::future::join_all(pods).await {
+            assert_eq!(given.expect("it ends"), Ok(()));
+        }
+        assert_eq!(of(&all, "other", "c"), "0 with a quota");
+        let different: std::collections::BTreeSet<String> =
+            (0..PODS).map(|number| of(&all, &number.to_string(), "main")).collect();
+        assert_eq!(different.len(), PODS);
     }
 }
