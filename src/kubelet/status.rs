@@ -15,7 +15,7 @@ use skiff_runtime::{Exit, Runtime};
 
 use crate::backoff::go_duration;
 use crate::plan;
-use crate::pod::{self, RestartPolicy, Role};
+use crate::pod::{self, Role};
 use crate::resources;
 use crate::slot::{Run, RunState, Slot};
 
@@ -74,7 +74,9 @@ pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
         // Not before the last sidecar is gone, too.
         phase = "Running";
     }
-    if seen.failed.is_some() && !alive {
+    // Why the pod was ended is told when it has: until then it holds what it has.
+    let failed = seen.failed.filter(|_| !alive);
+    if failed.is_some() {
         phase = "Failed";
     }
     let last = seen.last;
@@ -85,8 +87,8 @@ pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
     let conditions = conditions(seen, phase, &inits, &mains);
     PodStatus {
         phase: Some(phase.to_owned()),
-        reason: seen.failed.map(|(reason, _)| reason.to_owned()),
-        message: seen.failed.map(|(_, message)| message.to_owned()),
+        reason: failed.map(|(reason, _)| reason.to_owned()),
+        message: failed.map(|(_, message)| message.to_owned()),
         conditions: Some(conditions),
         host_ip: Some(seen.host_ip.to_string()),
         host_ips: Some(vec![HostIP { ip: seen.host_ip.to_string() }]),
@@ -288,7 +290,6 @@ fn exit_code(state: Option<&ContainerState>) -> Option<i32> {
 
 /// Upstream's `getPhase`.
 fn phase(pod: &Pod, inits: &[ContainerStatus], mains: &[ContainerStatus], terminal: bool) -> &'static str {
-    let policy = pod::restart_policy(pod);
     let (mut pending_init, mut failed_init) = (false, false);
     for status in inits {
         let sidecar = pod::container(pod, &status.name).is_some_and(|(role, _)| role == Role::Sidecar);
@@ -301,9 +302,10 @@ fn phase(pod: &Pod, inits: &[ContainerStatus], mains: &[ContainerStatus], termin
         } else if state.is_some_and(|s| s.running.is_some()) {
             pending_init = true;
         } else if let Some(code) = exit_code(state).or_else(|| exit_code(status.last_state.as_ref())) {
-            failed_init |= code != 0;
-            // One that waits to be tried again is pending, not failed.
-            pending_init |= code != 0 && exit_code(state).is_none();
+            let container = pod::container(pod, &status.name);
+            let again = container.is_some_and(|(role, c)| plan::restarts(pod, role, c, code));
+            failed_init |= code != 0 && !again;
+            pending_init |= code != 0 && again;
         } else {
             pending_init = true;
         }
@@ -326,11 +328,11 @@ fn phase(pod: &Pod, inits: &[ContainerStatus], mains: &[ContainerStatus], termin
             waiting += 1;
         }
     }
-    if failed_init && policy == RestartPolicy::Never {
+    if failed_init {
         return "Failed";
     }
     let begun = running + stopped > 0;
-    if (pending_init || failed_init) && !begun && !terminal {
+    if pending_init && !begun && !terminal {
         return "Pending";
     }
     match () {
@@ -409,7 +411,7 @@ fn conditions(seen: &Seen<'_>, phase: &str, inits: &[ContainerStatus], mains: &[
         .map(|(type_, (status, reason, message))| condition(seen, type_, status, reason, message))
         .collect();
     conditions.push(condition(seen, "PodScheduled", "True", None, None));
-    if let Some(message) = seen.disrupted {
+    if let Some(message) = seen.disrupted.filter(|_| matches!(phase, "Succeeded" | "Failed")) {
         let reason = Some("TerminationByKubelet".to_owned());
         conditions.push(condition(seen, DISRUPTED, "True", reason, Some(message.to_owned())));
     }
@@ -599,6 +601,10 @@ mod tests {
     #[test]
     fn phases_and_conditions() {
         let init = json!([{"name": "i"}]);
+        let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
+        let again = json!([{"name": "i", "restartPolicy": "Never", "restartPolicyRules": rules}]);
+        let never = json!([{"name": "i", "restartPolicy": "Never"}]);
+        let waits = |code| Slot { crash_loop: Some(SignedDuration::from_secs(20)), ..slot(Some(exit(code))) };
         let side = json!([{"name": "s", "restartPolicy": "Always"}]);
         let none = json!([]);
         for (policy, inits, slots, terminal, expected) in [
@@ -614,6 +620,10 @@ mod tests {
             ("Always", &init, vec![("i", slot(up()))], false, "Pending S"),
             ("Always", &init, vec![("i", slot(Some(exit(1))))], false, "Pending S"),
             ("Never", &init, vec![("i", slot(Some(exit(1))))], false, "Failed S"),
+            ("Never", &again, vec![("i", slot(Some(exit(1))))], false, "Failed S"),
+            ("Never", &again, vec![("i", slot(Some(exit(42))))], false, "Pending S"),
+            ("Never", &again, vec![("i", waits(42))], false, "Pending S"),
+            ("Always", &never, vec![("i", slot(Some(exit(1))))], false, "Failed S"),
             ("Always", &init, vec![("i", slot(Some(exit(0)))), ("m", slot(up()))], false, "Running S I R C"),
             ("Always", &side, vec![("s", slot(up()))], false, "Pending S I"),
             ("Always", &side, vec![("s", slot(up())), ("m", slot(up()))], false, "Running S I R C"),
@@ -643,25 +653,36 @@ mod tests {
     }
 
     #[test]
-    fn an_evicted_pod_says_for_whom() {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": []}})).expect("a pod");
-        let status = plan_status(&Seen {
-            pod: &pod,
-            last: &PodStatus::default(),
-            slots: &BTreeMap::new(),
-            sandbox_ready: false,
-            pod_ips: &[],
-            host_ip: "192.0.2.1".parse().expect("an address"),
-            terminal: true,
-            failed: Some(("Evicted", "why")),
-            rejected: false,
-            disrupted: Some("why"),
-            whole: None,
-            resize_pending: None,
-            resizing: None,
-            devices: &|_| None,
-            now: at(100),
-        });
+    fn an_evicted_pod_says_for_whom_when_it_has_ended() {
+        let pod = json!({"metadata": {}, "spec": {"containers": [{"name": "m"}]}});
+        let pod: Pod = serde_json::from_value(pod).expect("a pod");
+        let status = |state, terminal| {
+            plan_status(&Seen {
+                pod: &pod,
+                last: &PodStatus::default(),
+                slots: &BTreeMap::from([("m".to_owned(), slot(state))]),
+                sandbox_ready: false,
+                pod_ips: &[],
+                host_ip: "192.0.2.1".parse().expect("an address"),
+                terminal,
+                failed: Some(("Evicted", "why")),
+                rejected: false,
+                disrupted: Some("why"),
+                whole: None,
+                resize_pending: None,
+                resizing: None,
+                devices: &|_| None,
+                now: at(100),
+            })
+        };
+        let is_told = |status: &PodStatus| status.conditions.iter().flatten().any(|c| c.type_ == "DisruptionTarget");
+        let ends = status(up(), false);
+        assert_eq!(
+            (ends.phase.as_deref(), ends.reason.as_deref(), ends.message.as_deref()),
+            (Some("Running"), None, None)
+        );
+        assert!(!is_told(&ends));
+        let status = status(Some(exit(143)), true);
         let told = status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget").expect("the condition");
         assert_eq!((told.status.as_str(), told.reason.as_deref()), ("True", Some("TerminationByKubelet")));
         assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
