@@ -157,7 +157,7 @@ impl Start {
             ended = hook::run(&self.ctx, &self.container, id, &ip, "PostStart", handler) => ended,
         };
         if let Err(why) = ended {
-            self.event(EventKind::Warning, "FailedPostStartHook", why.clone());
+            self.event(EventKind::Warning, "FailedPostStartHook", "PostStartHook failed");
             let kill = stop::Kill {
                 ctx: self.ctx.clone(),
                 pod: self.pod.clone(),

@@ -49,8 +49,10 @@ impl Kill {
             let hook = hook::run(&self.ctx, &self.container, &self.id, &self.pod_ip, "PreStop", handler);
             match tokio::time::timeout(grace, hook).await {
                 Ok(Ok(())) => {}
-                Ok(Err(why)) => {
-                    self.ctx.container_event(&self.pod, self.role, name, EventKind::Warning, "FailedPreStopHook", why)
+                Ok(Err(error)) => {
+                    tracing::warn!(container = self.id.0, error, "the preStop hook failed");
+                    let (kind, told) = (EventKind::Warning, "PreStopHook failed");
+                    self.ctx.container_event(&self.pod, self.role, name, kind, "FailedPreStopHook", told);
                 }
                 Err(_) => {
                     let id = &self.id.0;

@@ -78,6 +78,27 @@ async fn hooks_and_probes() {
 }
 
 #[tokio::test]
+async fn what_a_hook_was_is_nobodys_business() {
+    let world = World::new().await;
+    let hook = json!({"exec": {"command": ["false", "password"]}});
+    let start = one("Never", json!({"lifecycle": {"postStart": hook}}));
+    world.create("start", start);
+    world.create("stop", one("Never", json!({"lifecycle": {"preStop": hook}})));
+    world.phase("stop", "Running").await;
+    world.delete("stop", 5);
+    let told = |w: &World, reason: &str| {
+        let events = w.api.objects("/api/v1/events");
+        events.iter().filter(|e| e["reason"] == reason).map(|e| e["message"].clone()).collect::<Vec<_>>()
+    };
+    for (reason, message) in
+        [("FailedPostStartHook", "PostStartHook failed"), ("FailedPreStopHook", "PreStopHook failed")]
+    {
+        world.eventually(reason, |w| told(w, reason) == [message]).await;
+    }
+    world.scope.stop().await;
+}
+
+#[tokio::test]
 async fn ephemeral_containers_look_into_a_pod() {
     let world = World::new().await;
     world.create("p", one("Never", json!({})));
