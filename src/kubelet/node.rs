@@ -421,34 +421,36 @@ pub(crate) async fn heartbeat(ctx: Arc<Context>, node: Node) {
     }
 }
 
-/// Brings the status up to date when an image or a device came or went.
-pub(crate) async fn follow_images(ctx: Arc<Context>, facts: MachineFacts) {
+/// Brings the status up to date whenever something has changed that it tells, until the agent stops.
+pub(crate) async fn follow_status(ctx: Arc<Context>, facts: MachineFacts) {
     let stop = ctx.scope.token().clone();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = ctx.status_changed.notified() => {}
-        }
-        let moment = ctx.pulled.moment();
-        let images = match ctx.engine.images().await {
-            Ok(images) => images,
-            Err(e) => {
-                tracing::warn!(error = %chain(&e), "images can't be listed");
-                continue;
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let follow = async {
+        loop {
+            ctx.status_changed.notified().await;
+            // Nobody may say again that it has changed.
+            while let Err(error) = tell_status(&ctx, &facts).await {
+                tracing::warn!(error, "the node's status can't be written, trying again");
+                tokio::time::sleep(backoff.next_wait()).await;
             }
-        };
-        ctx.pulled.prune(moment, &images).await;
-        let told = async {
-            let node = ctx.client.all::<Node>().get(&ctx.options.node_name).await?;
-            let (pressure, devices) = (ctx.pressure.now(), ctx.devices.counts());
-            let ready = ctx.ready();
-            let seen = Seen { facts: &facts, images: &images, ready, pressure: &pressure, devices: &devices };
-            write_status(&ctx.client, &ctx.options, &node, &seen).await
-        };
-        if let Err(e) = told.await {
-            tracing::warn!(error = %chain(&e), "the node's list of images can't be written");
+            backoff.reset();
         }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = follow => {}
     }
+}
+
+async fn tell_status(ctx: &Context, facts: &MachineFacts) -> Result<(), String> {
+    let moment = ctx.pulled.moment();
+    let images = ctx.engine.images().await.map_err(|e| chain(&e).to_string())?;
+    ctx.pulled.prune(moment, &images).await;
+    let node = ctx.client.all::<Node>().get(&ctx.options.node_name).await.map_err(|e| chain(&e).to_string())?;
+    let (pressure, devices) = (ctx.pressure.now(), ctx.devices.counts());
+    let seen = Seen { facts, images: &images, ready: ctx.ready(), pressure: &pressure, devices: &devices };
+    let told = write_status(&ctx.client, &ctx.options, &node, &seen).await;
+    told.map(drop).map_err(|e| chain(&e).to_string())
 }
 
 #[cfg(test)]

@@ -173,7 +173,7 @@ async fn run(
     let node_uid = node.metadata.uid.clone().unwrap_or_default();
     let (own_ctx, own_facts) = (ctx.clone(), facts.clone());
     ctx.scope.spawn(async move { tell_ready(&own_ctx, node, &own_facts, &images).await });
-    ctx.scope.spawn(node::follow_images(ctx.clone(), facts));
+    ctx.scope.spawn(node::follow_status(ctx.clone(), facts));
     let (own_ctx, stop) = (ctx.clone(), ctx.scope.token().clone());
     // A plugin that hangs holds up its registration, not the end of the node.
     ctx.scope.spawn(async move {

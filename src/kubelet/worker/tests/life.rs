@@ -377,6 +377,21 @@ async fn pods_that_want_another_node() {
 }
 
 #[tokio::test]
+async fn the_nodes_status_is_written_again_where_that_failed() {
+    let world = World::new().await;
+    world.api.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}, "spec": {}}));
+    for request in ["GET /api/v1/nodes/node-1", "PATCH /api/v1/nodes/node-1/status"] {
+        world.api.fail_next(request, skiff_api::ApiError::internal("the server goes down"));
+    }
+    let ctx = world.ctx();
+    world.scope.spawn(crate::node::follow_status(ctx.clone(), Default::default()));
+    ctx.status_changed.notify_one();
+    let told = |w: &World| !w.api.objects("/api/v1/nodes")[0]["status"]["conditions"].is_null();
+    world.eventually("it is told", told).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
 async fn the_node_is_registered_once() {
     let world = World::new().await;
     let client = Client::new(world.api.clone());
