@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::auth::{self, Auth, Caller};
 use crate::connections::{self, Body, Handler};
 use crate::context::Context;
+use crate::engine::Engine;
 use crate::logs::{self, Ending, LogOptions};
 use crate::metrics::Process;
 use crate::options::{Error, Options};
@@ -249,7 +250,8 @@ impl Server {
             let message = format!("failed to try resolving symlinks in path {:?}: no such file\n", found.log);
             return text(StatusCode::INTERNAL_SERVER_ERROR, &message);
         }
-        let ending = RunEnding { id: found.id, ended: found.ended, events };
+        let engine = self.ctx.engine.clone();
+        let ending = RunEnding { engine, id: found.id, ended: found.ended, look: false, events };
         let (out, chunks) = mpsc::channel(CHUNKS);
         let log = found.log;
         self.ctx.scope.spawn({
@@ -352,17 +354,27 @@ fn waiting_reason(pod: &Pod, container: &str) -> String {
 
 /// Following a log ends with its container.
 struct RunEnding {
+    engine: Arc<dyn Engine>,
     id: ContainerId,
     ended: bool,
+    /// Events were lost, its end maybe among them.
+    look: bool,
     events: broadcast::Receiver<RuntimeEvent>,
 }
 
 impl Ending for RunEnding {
     async fn ended(&mut self) {
         while !self.ended {
+            if self.look {
+                let state = self.engine.container(&self.id).await.map(|container| container.state);
+                self.ended = !matches!(state, Ok(RunState::Running { .. } | RunState::Created));
+                self.look = false;
+                continue;
+            }
             match self.events.recv().await {
                 Ok(RuntimeEvent::ContainerExited(id, _)) => self.ended = id == self.id,
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Ok(RuntimeEvent::Resync) | Err(broadcast::error::RecvError::Lagged(_)) => self.look = true,
+                Ok(_) => {}
                 Err(broadcast::error::RecvError::Closed) => self.ended = true,
             }
         }
@@ -447,6 +459,8 @@ pub(crate) fn text(status: StatusCode, text: &str) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{World, one};
+    use futures::FutureExt as _;
 
     #[test]
     fn queries() {
@@ -467,6 +481,22 @@ mod tests {
         ] {
             assert_eq!(parse_options(query, now), expected.map_err(str::to_owned), "{query}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_end_of_which_no_event_came() {
+        let world = World::new().await;
+        world.create("a", one("Never", json!({})));
+        world.phase("a", "Running").await;
+        let id = world.machine.lock().containers.keys().next().cloned().expect("it runs");
+        let (engine, events) = (world.machine.clone(), world.machine.events());
+        let mut ending = RunEnding { engine, id: id.clone(), ended: false, look: false, events };
+        drop(world.machine.events.send(RuntimeEvent::Resync));
+        assert!(ending.ended().now_or_never().is_none(), "it runs");
+        world.machine.lock().containers.remove(&id);
+        drop(world.machine.events.send(RuntimeEvent::Resync));
+        assert!(ending.ended().now_or_never().is_some(), "nobody has it any more");
+        world.scope.stop().await;
     }
 
     #[test]
