@@ -88,7 +88,12 @@ where
             self.spawn(namespace, name, &observed);
             observed
         });
-        observed.listeners.lock().expect("no holder of this lock panics").push(Arc::downgrade(listener));
+        {
+            let mut listeners = observed.listeners.lock().expect("no holder of this lock panics");
+            // An object that never changes tells nobody, and so would never learn who is gone.
+            listeners.retain(|other| other.strong_count() > 0);
+            listeners.push(Arc::downgrade(listener));
+        }
         observed
     }
 
@@ -119,5 +124,26 @@ where
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use skiff_client::fake::FakeTransport;
+
+    #[tokio::test]
+    async fn who_is_gone_is_not_kept() {
+        let (scope, client) = (Scope::new(), Client::new(Arc::new(FakeTransport::new())));
+        let sources: Sources<ConfigMap> = Sources::new(client, scope.clone());
+        let stays = Arc::new(Notify::new());
+        let observed = sources.observe("n", "map", &stays);
+        for _ in 0..10 {
+            drop(sources.observe("n", "map", &Arc::new(Notify::new())));
+        }
+        // The last one is found out by the next.
+        assert_eq!(observed.listeners.lock().expect("no holder of this lock panics").len(), 2);
+        scope.stop().await;
     }
 }
