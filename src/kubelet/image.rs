@@ -1,5 +1,6 @@
 //! Images of containers: whether to pull, with which credentials, and how it is told.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -8,6 +9,7 @@ use serde_json::Value;
 use skiff_base::chain;
 use skiff_client::EventKind;
 use skiff_runtime::{Error, Image, RegistryAuth};
+use tokio::sync::oneshot;
 
 use crate::context::Context;
 use crate::pod::{self, Role};
@@ -57,11 +59,11 @@ pub(crate) fn image_id(image: &Image, reference: &str) -> String {
 
 /// Makes sure that the image of a container is here.
 pub(crate) async fn ensure(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     pod: &Pod,
     role: Role,
     container: &Container,
-    secrets: &[std::sync::Arc<Secret>],
+    secrets: &[Arc<Secret>],
 ) -> Result<Image, StartError> {
     let wanted = container.image.as_deref().unwrap_or_default();
     let tell = |kind, reason: &str, message: String| {
@@ -72,10 +74,10 @@ pub(crate) async fn ensure(
 
 /// The same for an image whose files are a volume.
 pub(crate) async fn ensure_for_volume(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     pod: &Pod,
     source: &ImageVolumeSource,
-    secrets: &[std::sync::Arc<Secret>],
+    secrets: &[Arc<Secret>],
 ) -> Result<Image, StartError> {
     let wanted = source.reference.as_deref().unwrap_or_default();
     let tell = |kind, reason: &str, message: String| ctx.event(pod, kind, reason, message);
@@ -83,10 +85,10 @@ pub(crate) async fn ensure_for_volume(
 }
 
 async fn fetch(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     wanted: &str,
     policy: PullPolicy,
-    secrets: &[std::sync::Arc<Secret>],
+    secrets: &[Arc<Secret>],
     tell: &(impl Fn(EventKind, &str, String) + Sync),
 ) -> Result<Image, StartError> {
     let reference = ctx.engine.normalize(wanted).map_err(|e| {
@@ -152,7 +154,7 @@ async fn may_use(ctx: &Context, reference: &str, image: &Image, credentials: &[C
 }
 
 async fn pull(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     wanted: &str,
     reference: &str,
     credentials: Vec<Credential>,
@@ -160,28 +162,63 @@ async fn pull(
 ) -> Result<Image, StartError> {
     tell(EventKind::Normal, "Pulling", format!("Pulling image {wanted:?}"));
     let asked = Instant::now();
-    let _turn = ctx.pulls.acquire().await.expect("the semaphore is never closed");
-    let begun = Instant::now();
-    let failure = match ctx.pulled.begin(reference).await {
-        Ok(()) => match pull_with(ctx, reference, credentials).await {
-            Ok(image) => {
-                let (took, whole) = (go_time(begun.elapsed()), go_time(asked.elapsed()));
-                let size = image.size_bytes;
-                let message = format!(
-                    "Successfully pulled image {wanted:?} in {took} ({whole} including waiting). Image size: {size} bytes."
-                );
-                tell(EventKind::Normal, "Pulled", message);
-                ctx.status_changed.notify_one();
-                return Ok(image);
-            }
-            Err(failure) => failure,
-        },
-        Err(error) => format!("failed to record image pull intent: {error}"),
+    let (report, pulled) = oneshot::channel();
+    let (own, name) = (ctx.clone(), reference.to_owned());
+    ctx.scope.spawn(async move { pull_to_the_end(&own, &name, credentials, report).await });
+    let pulled = match pulled.await {
+        Ok(pulled) => pulled,
+        // The agent stops, and this ends with it.
+        Err(_) => std::future::pending().await,
     };
-    ctx.pulled.failed(reference).await;
-    tell(EventKind::Warning, "Failed", format!("Failed to pull image {wanted:?}: {failure}"));
-    tell(EventKind::Warning, "Failed", "Error: ErrImagePull".to_owned());
-    Err(StartError::new("ErrImagePull", failure))
+    match pulled {
+        Ok((image, took)) => {
+            let (took, whole, size) = (go_time(took), go_time(asked.elapsed()), image.size_bytes);
+            let message = format!(
+                "Successfully pulled image {wanted:?} in {took} ({whole} including waiting). Image size: {size} bytes."
+            );
+            tell(EventKind::Normal, "Pulled", message);
+            Ok(image)
+        }
+        Err(failure) => {
+            tell(EventKind::Warning, "Failed", format!("Failed to pull image {wanted:?}: {failure}"));
+            tell(EventKind::Warning, "Failed", "Error: ErrImagePull".to_owned());
+            Err(StartError::new("ErrImagePull", failure))
+        }
+    }
+}
+
+/// An image, and how long it took.
+type Pull = Result<(Image, Duration), String>;
+
+/// What has begun goes on to its end, whether or not somebody still waits for it: who may use the image has to be written
+/// down. Nobody needs what waits for its turn and is asked for no more. When the agent stops, the next one finds the mark.
+async fn pull_to_the_end(
+    ctx: &Context,
+    reference: &str,
+    credentials: Vec<Credential>,
+    mut report: oneshot::Sender<Pull>,
+) {
+    let pull = async {
+        let _turn = tokio::select! {
+            () = report.closed() => return,
+            turn = ctx.pulls.acquire() => turn.expect("the semaphore is never closed"),
+        };
+        let begun = Instant::now();
+        let pulled = match ctx.pulled.begin(reference).await {
+            Ok(()) => pull_with(ctx, reference, credentials).await,
+            Err(error) => Err(format!("failed to record image pull intent: {error}")),
+        };
+        match &pulled {
+            Ok(_) => ctx.status_changed.notify_one(),
+            Err(_) => ctx.pulled.failed(reference).await,
+        }
+        // Who waited may have gone.
+        drop(report.send(pulled.map(|image| (image, begun.elapsed()))));
+    };
+    tokio::select! {
+        () = ctx.scope.token().cancelled() => {}
+        () = pull => {}
+    }
 }
 
 /// With each credential that fits; with none (but what `registries.yaml` says) where there is none.
@@ -228,7 +265,7 @@ struct Credential {
 }
 
 /// The credentials in image pull secrets that are for the registry of `reference`, the most specific first.
-fn plan_credentials(secrets: &[std::sync::Arc<Secret>], reference: &str) -> Vec<Credential> {
+fn plan_credentials(secrets: &[Arc<Secret>], reference: &str) -> Vec<Credential> {
     let mut found: Vec<(usize, Credential)> = Vec::new();
     for secret in secrets {
         let data = |key: &str| {
@@ -303,7 +340,6 @@ pub(crate) fn pull_secrets(pod: &Pod) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
     use serde_json::json;
-    use std::sync::Arc;
 
     #[test]
     fn policies() {

@@ -213,7 +213,7 @@ pub(crate) async fn ensure(ctx: &Arc<Context>, pod: &Arc<Pod>, objects: &PodObje
 
 /// The files of an image; one that is mounted stays what it is.
 async fn ensure_image(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     pod: &Pod,
     name: &str,
     source: &ImageVolumeSource,

@@ -27,6 +27,23 @@ async fn images_that_can_not_be_had() {
 }
 
 #[tokio::test]
+async fn a_pull_that_has_begun_goes_on_without_its_pod() {
+    let world = World::new().await;
+    let gate = std::sync::Arc::new(tokio::sync::Notify::new());
+    world.machine.lock().slow.insert("slow:1".to_owned(), gate.clone());
+    let marks = world.options().data_directory.join("pulling");
+    let under_way = || marks.read_dir().map_or(0, Iterator::count);
+    world.create("p", one("Always", json!({"image": "slow:1"})));
+    world.eventually("a pull", |w| w.log().contains(&"pull slow:1".to_owned())).await;
+    assert_eq!(under_way(), 1);
+    world.delete("p", 0);
+    world.eventually("the pod is gone", |w| w.pod("p").is_null() && w.machine.lock().sandboxes.is_empty()).await;
+    gate.notify_one();
+    world.eventually("it has ended", |_| under_way() == 0).await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
 async fn volumes_wait_for_their_objects_and_follow_them() {
     let world = World::new().await;
     let mut spec = one(
