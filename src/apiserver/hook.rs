@@ -1,26 +1,66 @@
-//! The API server as a client of webhooks: one POST of JSON over TLS, to a URL or to a service of the cluster.
+//! The API server as a client of webhooks: POSTs of JSON over TLS, to a URL or to a service of the cluster.
+//!
+//! Writes wait for these, and each handshake costs both sides more than the question does: connections are kept for the
+//! next question.
 
-use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt, Either, Full, Limited};
 use rustls::ClientConfig;
 use serde_json::Value;
 use skiff_base::chain;
-use skiff_tls::{Ending, Trust};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use skiff_tls::Trust;
 
 use crate::http::tls;
+use crate::proxy::forward::{Connection, Security, Upstream};
 use crate::server::Server;
 
 /// Larger answers are refused.
 const ANSWER_MAX: usize = 64 << 20;
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Servers end a connection that nothing comes over, most of them after a minute or more.
+const KEPT_FOR: Duration = Duration::from_secs(30);
+/// Of all webhooks together.
+const KEPT_MAX: usize = 16;
+
+/// Connections that wait for the next question.
+#[derive(Default)]
+pub(crate) struct Idle(Mutex<VecDeque<Kept>>);
+
+struct Kept {
+    to: Place,
+    since: Instant,
+    connection: Connection,
+}
+
+/// Where to connect, who must be there, and by which authority that one is known.
+#[derive(Clone, PartialEq)]
+struct Place {
+    host: String,
+    port: u16,
+    name: String,
+    ca_bundle: Vec<u8>,
+}
+
+impl Idle {
+    fn take(&self, to: &Place) -> Option<Connection> {
+        let mut kept = self.0.lock().expect("nobody panics while holding it");
+        kept.retain(|kept| kept.since.elapsed() < KEPT_FOR && kept.connection.is_ready());
+        let at = kept.iter().rposition(|kept| kept.to == *to)?;
+        kept.remove(at).map(|kept| kept.connection)
+    }
+
+    fn keep(&self, to: Place, connection: Connection) {
+        let mut kept = self.0.lock().expect("nobody panics while holding it");
+        if kept.len() == KEPT_MAX {
+            kept.pop_front();
+        }
+        kept.push_back(Kept { to, since: Instant::now(), connection });
+    }
+}
 
 /// Where a webhook is, and by which authority it is known.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,12 +76,10 @@ pub(crate) struct Hook<'a> {
 struct Target {
     /// As messages name it.
     url: String,
-    /// Where to connect.
-    host: String,
-    port: u16,
-    /// Who must be there.
-    name: String,
+    /// The name and port of the URL.
+    authority: String,
     path: String,
+    place: Place,
 }
 
 impl Server {
@@ -49,8 +87,7 @@ impl Server {
     pub(crate) async fn call_hook(&self, hook: &Hook<'_>, body: &Value, limit: Duration) -> Result<Value, String> {
         let target = self.hook_target(hook, limit)?;
         let failed = |why: String| format!("Post {:?}: {why}", target.url);
-        let asked = self.post(&target, hook.ca_bundle, body);
-        match tokio::time::timeout(limit, asked).await {
+        match tokio::time::timeout(limit, self.post(&target, body)).await {
             Ok(answer) => answer.map_err(failed),
             Err(_) => Err(failed("context deadline exceeded".to_owned())),
         }
@@ -59,62 +96,54 @@ impl Server {
     fn hook_target(&self, hook: &Hook<'_>, limit: Duration) -> Result<Target, String> {
         // As upstream: the hook learns how long it is waited for.
         let waits = format!("timeout={}s", limit.as_secs());
+        let ca_bundle = hook.ca_bundle.to_vec();
         if let Some((namespace, service, path, port)) = hook.service {
             let name = format!("{service}.{namespace}.svc");
             let path = format!("/{}?{waits}", path.trim_start_matches('/'));
-            let url = format!("https://{name}:{port}{path}");
-            let (host, at) = self.address_of(namespace, service, port).map_err(|why| format!("Post {url:?}: {why}"))?;
-            return Ok(Target { url, host, port: at, name, path });
+            let authority = format!("{name}:{port}");
+            let url = format!("https://{authority}{path}");
+            let (host, port) =
+                self.address_of(namespace, service, port).map_err(|why| format!("Post {url:?}: {why}"))?;
+            return Ok(Target { url, authority, path, place: Place { host, port, name, ca_bundle } });
         }
         let url = hook.url.unwrap_or_default();
         let parsed: http::Uri = url.parse().map_err(|e| format!("parse {url:?}: {e}"))?;
         let host = parsed.host().ok_or_else(|| format!("{url:?} names no host"))?.trim_matches(['[', ']']).to_owned();
+        let authority = parsed.authority().map(ToString::to_string).unwrap_or_default();
         let path = format!("{}?{waits}", parsed.path());
         let url = format!("{}?{waits}", url.trim_end_matches('?'));
-        Ok(Target { url, name: host.clone(), port: parsed.port_u16().unwrap_or(443), host, path })
+        let port = parsed.port_u16().unwrap_or(443);
+        Ok(Target { url, authority, path, place: Place { name: host.clone(), host, port, ca_bundle } })
     }
 
-    async fn post(&self, target: &Target, ca_bundle: &[u8], body: &Value) -> Result<Value, String> {
+    async fn post(&self, target: &Target, body: &Value) -> Result<Value, String> {
         let told = |error: &dyn std::error::Error| chain(error).to_string();
-        let config = client_config(ca_bundle)?;
-        let connect = async {
-            let stream: TcpStream = skiff_resolver::connect(&target.host, target.port).await.map_err(|e| {
-                let why = match e.kind() {
-                    io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
-                    _ => e.to_string(),
-                };
-                io::Error::new(e.kind(), format!("dial tcp {}:{}: {why}", target.host, target.port))
-            })?;
-            let name = rustls_pki_types::ServerName::try_from(target.name.clone())
-                .map_err(|_| io::Error::other("the webhook's address is no host name"))?;
-            TlsConnector::from(config).connect(name, stream).await
-        };
-        let stream = match tokio::time::timeout(CONNECT_LIMIT, connect).await {
-            Ok(stream) => stream.map_err(|e| as_go(told(&e)))?,
-            Err(_) => return Err(format!("dial tcp {}:{}: i/o timeout", target.host, target.port)),
-        };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(Ending(stream))).await.map_err(|e| told(&e))?;
-        let stop = self.scope.token().clone();
-        self.scope.spawn(async move {
-            tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(error = %chain(&error), "connection to a webhook");
-                },
-                () = stop.cancelled() => {}
+        let body = Bytes::from(body.to_string());
+        let (response, connection) = loop {
+            let kept = self.hooks.take(&target.place);
+            let again = kept.is_some();
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => self.connect_upstream(&upstream(&target.place)?).await.map_err(|e| told(&e))?,
+            };
+            let request = http::Request::post(&target.path)
+                .header(HOST, &target.authority)
+                .header(CONTENT_TYPE, "application/json")
+                .header(ACCEPT, "application/json")
+                .header(USER_AGENT, "kube-apiserver")
+                .body(Either::Right(Full::new(body.clone())))
+                .map_err(|e| told(&e))?;
+            match connection.send_request(request).await {
+                Ok(response) => break (response, connection),
+                // Ended by the other side while nothing came over it.
+                Err(error) if again => tracing::debug!(error = %chain(&error), "a kept connection to a webhook"),
+                Err(error) => return Err(told(&error)),
             }
-        });
-        let request = http::Request::post(&target.path)
-            .header(HOST, format!("{}:{}", target.name, target.port))
-            .header(CONTENT_TYPE, "application/json")
-            .header(ACCEPT, "application/json")
-            .header(USER_AGENT, "kube-apiserver")
-            .body(Full::new(Bytes::from(body.to_string())))
-            .map_err(|e| told(&e))?;
-        let response = sender.send_request(request).await.map_err(|e| told(&e))?;
+        };
         let status = response.status();
         let body =
             Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(|e| e.to_string())?.to_bytes();
+        self.hooks.keep(target.place.clone(), connection);
         if !status.is_success() {
             let text = String::from_utf8_lossy(&body);
             return Err(match text.trim() {
@@ -126,12 +155,9 @@ impl Server {
     }
 }
 
-/// Go's words for what users look up.
-fn as_go(error: String) -> String {
-    match error.contains("UnknownIssuer") {
-        true => "tls: failed to verify certificate: x509: certificate signed by unknown authority".to_owned(),
-        false => error,
-    }
+fn upstream(place: &Place) -> Result<Upstream, String> {
+    let security = Security::Tls(client_config(&place.ca_bundle)?);
+    Ok(Upstream { host: place.host.clone(), port: place.port, name: Some(place.name.clone()), security })
 }
 
 /// `ca_bundle` is PEM; empty: the authorities of the system.

@@ -135,6 +135,7 @@ impl ApiServer {
             flow: Arc::default(),
             documents: openapi::Documents::default(),
             kubelets: proxy::kubelet::Kubelets::default(),
+            hooks: hook::Idle::default(),
             finalizing: Mutex::default(),
             ready: AtomicBool::new(false),
             scope: scope.clone(),

@@ -65,6 +65,7 @@ pub(crate) struct Server {
     pub aggregation: Aggregation,
     pub metrics: crate::metrics::Metrics,
     pub kubelets: crate::proxy::kubelet::Kubelets,
+    pub hooks: crate::hook::Idle,
     /// Definitions (by uid) whose objects are being removed.
     pub finalizing: Mutex<HashSet<String>>,
     pub ready: AtomicBool,

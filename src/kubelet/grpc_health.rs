@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::grpc::proto::{Fields, Message};
 use crate::grpc::{self, UNIMPLEMENTED};
-use crate::http_get;
 
 /// Of `HealthCheckResponse.ServingStatus`.
 const SERVING: u64 = 1;
@@ -18,7 +17,7 @@ pub(crate) async fn check(host: &str, port: u16, service: &str, timeout: Duratio
 }
 
 async fn ask(host: &str, port: u16, service: &str) -> Result<(), String> {
-    let stream = http_get::connect(host, port).await?;
+    let stream = skiff_resolver::dial(host, port).await.map_err(|e| e.to_string())?;
     let request = Message::new().text(1, service);
     let base = format!("http://{host}:{port}");
     let answer = grpc::call(Box::new(stream), &base, "/grpc.health.v1.Health/Check", request).await;

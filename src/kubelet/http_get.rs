@@ -13,7 +13,6 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use skiff_tls::Trust;
-use tokio::net::TcpStream;
 
 /// More of an answer is not read (upstream's limit).
 const MAX_BODY: usize = 10 * 1024;
@@ -133,7 +132,7 @@ fn redirect(from: &Target, location: &str) -> Option<Target> {
 }
 
 async fn once(target: &Target) -> Result<(Answer, Option<String>), String> {
-    let stream = connect(&target.host, target.port).await?;
+    let stream = skiff_resolver::dial(&target.host, target.port).await.map_err(|e| e.to_string())?;
     if !target.https {
         return exchange(TokioIo::new(stream), target).await;
     }
@@ -141,18 +140,6 @@ async fn once(target: &Target) -> Result<(Answer, Option<String>), String> {
     let name = ServerName::try_from(target.host.clone()).map_err(|e| e.to_string())?;
     let stream = connector.connect(name, stream).await.map_err(|e| e.to_string())?;
     exchange(TokioIo::new(stream), target).await
-}
-
-/// A TCP connection; the error is as Go would word it.
-pub(crate) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
-    let shown = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    skiff_resolver::connect(host, port).await.map_err(|e| match e.kind() {
-        std::io::ErrorKind::ConnectionRefused => format!("dial tcp {shown}: connect: connection refused"),
-        std::io::ErrorKind::HostUnreachable => format!("dial tcp {shown}: connect: no route to host"),
-        std::io::ErrorKind::NetworkUnreachable => format!("dial tcp {shown}: connect: network is unreachable"),
-        _ if e.get_ref().is_some_and(|inner| inner.is::<skiff_resolver::Error>()) => format!("dial tcp: {e}"),
-        _ => format!("dial tcp {shown}: {e}"),
-    })
 }
 
 async fn exchange<S>(stream: S, target: &Target) -> Result<(Answer, Option<String>), String>

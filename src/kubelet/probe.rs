@@ -197,8 +197,8 @@ async fn once(ctx: &Context, subject: &Subject, probe: &Probe) -> Result<(), Str
     }
     if let Some(action) = &probe.tcp_socket {
         let (host, port) = (host(&action.host), http_get::port(&subject.container, &action.port)?);
-        return match tokio::time::timeout(timeout, http_get::connect(&host, port)).await {
-            Ok(result) => result.map(drop),
+        return match tokio::time::timeout(timeout, skiff_resolver::dial(&host, port)).await {
+            Ok(result) => result.map(drop).map_err(|e| e.to_string()),
             Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
         };
     }

@@ -18,6 +18,21 @@ pub async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     connect_first(addresses.into_iter().map(|ip| SocketAddr::new(ip, port))).await
 }
 
+/// As [`connect`], with an error in the words of Go's `net.Dial`, which people look up.
+pub async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
+    connect(host, port).await.map_err(|error| {
+        let shown = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let words = match error.kind() {
+            io::ErrorKind::ConnectionRefused => format!("dial tcp {shown}: connect: connection refused"),
+            io::ErrorKind::HostUnreachable => format!("dial tcp {shown}: connect: no route to host"),
+            io::ErrorKind::NetworkUnreachable => format!("dial tcp {shown}: connect: network is unreachable"),
+            _ if error.get_ref().is_some_and(|inner| inner.is::<crate::Error>()) => format!("dial tcp: {error}"),
+            _ => format!("dial tcp {shown}: {error}"),
+        };
+        io::Error::new(error.kind(), words)
+    })
+}
+
 pub(crate) async fn connect_first(mut addresses: impl ExactSizeIterator<Item = SocketAddr>) -> io::Result<TcpStream> {
     let mut tries = FuturesUnordered::new();
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);

@@ -14,7 +14,7 @@ use skiff_base::chain;
 use super::Remote;
 use crate::auth::User;
 use crate::call::{Call, encode};
-use crate::proxy::forward::{Body, Security, Upstream, outbound, upgrade_of};
+use crate::proxy::forward::{Connection, Security, Upstream, outbound, upgrade_of};
 use crate::reply::Reply;
 use crate::request::RequestInfo;
 use crate::server::Server;
@@ -23,10 +23,9 @@ const REMOTE_USER: HeaderName = HeaderName::from_static("x-remote-user");
 const REMOTE_UID: HeaderName = HeaderName::from_static("x-remote-uid");
 const REMOTE_GROUP: HeaderName = HeaderName::from_static("x-remote-group");
 const REMOTE_EXTRA: &str = "x-remote-extra-";
-/// How long this server waits for what it asks itself.
 /// The end of what is told of an answer that did not come in time, in Go's words.
 pub(super) const TIMED_OUT: &str = "context deadline exceeded";
-
+/// How long this server waits for what it asks itself.
 const LIMIT: Duration = Duration::from_secs(5);
 /// How long a caller waits for an answer to begin.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -112,7 +111,7 @@ impl Server {
         };
         let told = |why: String| format!("failing or missing response from {url}: Get {url:?}: {why}");
         match tokio::time::timeout(LIMIT, asking).await {
-            Ok(answer) => answer.map_err(|error| told(as_go(chain(&error).to_string()))),
+            Ok(answer) => answer.map_err(|error| told(chain(&error).to_string())),
             Err(_) => Err(told(TIMED_OUT.to_owned())),
         }
     }
@@ -123,7 +122,7 @@ impl Server {
         path: &str,
         accept: &'static str,
         etag: &str,
-    ) -> io::Result<(Response<Incoming>, hyper::client::conn::http1::SendRequest<Body>)> {
+    ) -> io::Result<(Response<Incoming>, Connection)> {
         let mut request = Request::new(Either::Right(Full::new(Bytes::new())));
         *request.method_mut() = Method::GET;
         *request.uri_mut() = path.parse().map_err(io::Error::other)?;
@@ -143,14 +142,6 @@ impl Server {
 
 fn unavailable(why: &str) -> Reply {
     Reply::text(503, format!("{why}\n"))
-}
-
-/// Go's words for what users look up.
-fn as_go(error: String) -> String {
-    match error.contains("UnknownIssuer") {
-        true => "tls: failed to verify certificate: x509: certificate signed by unknown authority".to_owned(),
-        false => error,
-    }
 }
 
 /// Says who asks, and nothing else that the request said of it.

@@ -12,6 +12,7 @@ use http::header::{
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, BodyStream, Either, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use skiff_base::{CancellationToken, chain};
@@ -54,23 +55,16 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 impl Upstream {
     async fn connect(&self) -> io::Result<Box<dyn Io>> {
-        let connect = async {
-            let stream = skiff_resolver::connect(&self.host, self.port).await?;
-            stream.set_nodelay(true)?;
-            let Security::Tls(config) = &self.security else { return Ok(Box::new(stream) as Box<dyn Io>) };
-            let name = rustls_pki_types::ServerName::try_from(self.name.clone().unwrap_or_else(|| self.host.clone()))
-                .map_err(|_| io::Error::other("the server's address is no host name"))?;
-            let stream = TlsConnector::from(config.clone()).connect(name, stream).await?;
-            Ok(Box::new(Ending(stream)) as Box<dyn Io>)
-        };
-        let timed_out = |_| io::Error::new(io::ErrorKind::TimedOut, "i/o timeout");
-        tokio::time::timeout(CONNECT_LIMIT, connect).await.map_err(timed_out)?.map_err(|error: io::Error| {
-            let words = match error.kind() {
-                io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
-                _ => chain(&error).to_string(),
-            };
-            io::Error::new(error.kind(), format!("dial tcp {}: {words}", self.address()))
-        })
+        let late = |words: String| move |_| io::Error::new(io::ErrorKind::TimedOut, words);
+        let dial = tokio::time::timeout(CONNECT_LIMIT, skiff_resolver::dial(&self.host, self.port));
+        let stream = dial.await.map_err(late(format!("dial tcp {}: i/o timeout", self.address())))??;
+        stream.set_nodelay(true)?;
+        let Security::Tls(config) = &self.security else { return Ok(Box::new(stream)) };
+        let name = rustls_pki_types::ServerName::try_from(self.name.clone().unwrap_or_else(|| self.host.clone()))
+            .map_err(|_| io::Error::other("the server's address is no host name"))?;
+        let handshake = TlsConnector::from(config.clone()).connect(name, stream);
+        let stream = tokio::time::timeout(CONNECT_LIMIT, handshake).await;
+        Ok(Box::new(Ending(stream.map_err(late("net/http: TLS handshake timeout".to_owned()))?.map_err(as_go)?)))
     }
 
     pub fn address(&self) -> String {
@@ -81,7 +75,18 @@ impl Upstream {
     }
 }
 
+/// Go's words for what users look up.
+fn as_go(error: io::Error) -> io::Error {
+    let words = chain(&error).to_string();
+    match words.contains("UnknownIssuer") {
+        true => io::Error::other("tls: failed to verify certificate: x509: certificate signed by unknown authority"),
+        false => io::Error::new(error.kind(), words),
+    }
+}
+
 pub(crate) type Body = Either<Incoming, Full<Bytes>>;
+/// One connection to another server, for one request at a time.
+pub(crate) type Connection = SendRequest<Body>;
 
 /// A request without what concerns the caller's connection and identity alone.
 pub(crate) fn outbound(call: &Call, method: Method, path: &str, upstream: &Upstream) -> Result<Request<Body>, String> {
@@ -149,15 +154,9 @@ fn strip(headers: &mut HeaderMap) {
 }
 
 impl Server {
-    /// Sends a request to another server; the connection is for it alone.
-    pub(crate) async fn send_upstream(
-        &self,
-        upstream: &Upstream,
-        request: Request<Body>,
-    ) -> io::Result<(Response<Incoming>, hyper::client::conn::http1::SendRequest<Body>)> {
+    pub(crate) async fn connect_upstream(&self, upstream: &Upstream) -> io::Result<Connection> {
         let io = TokioIo::new(upstream.connect().await?);
-        let upgrades = upgrade_of(request.headers()).is_some();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(io::Error::other)?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(io::Error::other)?;
         let stop = self.scope.token().clone();
         self.scope.spawn(async move {
             tokio::select! {
@@ -167,6 +166,17 @@ impl Server {
                 () = stop.cancelled() => {}
             }
         });
+        Ok(sender)
+    }
+
+    /// Sends a request to another server; the connection is for it alone.
+    pub(crate) async fn send_upstream(
+        &self,
+        upstream: &Upstream,
+        request: Request<Body>,
+    ) -> io::Result<(Response<Incoming>, Connection)> {
+        let mut sender = self.connect_upstream(upstream).await?;
+        let upgrades = upgrade_of(request.headers()).is_some();
         let answer = async { sender.send_request(request).await.map_err(io::Error::other) };
         let response = match upgrades {
             true => tokio::time::timeout(UPGRADE_LIMIT, answer)
@@ -178,12 +188,7 @@ impl Server {
     }
 
     /// The answer as it is; a connection that was upgraded is carried from here on.
-    pub(crate) fn pass_back(
-        &self,
-        call: &Call,
-        mut response: Response<Incoming>,
-        sender: hyper::client::conn::http1::SendRequest<Body>,
-    ) -> Reply {
+    pub(crate) fn pass_back(&self, call: &Call, mut response: Response<Incoming>, sender: Connection) -> Reply {
         let status = response.status();
         let mut headers = std::mem::take(response.headers_mut());
         if status == http::StatusCode::SWITCHING_PROTOCOLS

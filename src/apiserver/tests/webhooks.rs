@@ -17,8 +17,19 @@ pub(super) const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/valid
 
 pub(super) type Seen = Arc<Mutex<Vec<Value>>>;
 
-/// Answers reviews on a port of its own, as `hooks` of the default namespace would; gives what it was asked, too, and how (`target`).
+/// Answers reviews on a port of its own, as `hooks` of the default namespace would; gives what it was asked, too, and how
+/// (`target`, `connection`). As Python's server of the standard library: an answer ends with the connection, of which TLS
+/// is told nothing.
 pub(super) async fn serve(cluster: &Cluster, answer: impl Fn(&Value) -> Value + Send + 'static) -> (SocketAddr, Seen) {
+    serve_some(cluster, 1, answer).await
+}
+
+/// So many answers for a connection, which ends then without a word.
+async fn serve_some(
+    cluster: &Cluster,
+    answers: usize,
+    answer: impl Fn(&Value) -> Value + Send + 'static,
+) -> (SocketAddr, Seen) {
     let pair =
         cluster.pki.kubelet_serving("hooks.default.svc", &[IpAddr::V4(Ipv4Addr::LOCALHOST)]).expect("a certificate");
     let config = server_config(&cluster.pki, Serving::new(&pair).expect("a key")).expect("a configuration");
@@ -28,32 +39,40 @@ pub(super) async fn serve(cluster: &Cluster, answer: impl Fn(&Value) -> Value + 
     let seen = Seen::default();
     let told = seen.clone();
     tokio::spawn(async move {
+        let mut connection = 0;
         while let Ok((stream, _)) = listener.accept().await {
             let Ok(stream) = acceptor.accept(stream).await else { continue };
             let mut stream = BufReader::new(stream);
-            let (mut line, mut length, mut target) = (String::new(), 0, String::new());
-            while stream.read_line(&mut line).await.expect("a line") > 2 {
-                if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                    length = value.trim().parse().expect("a length");
+            connection += 1;
+            for _ in 0..answers {
+                let (mut line, mut length, mut target) = (String::new(), 0, String::new());
+                while stream.read_line(&mut line).await.expect("a line") > 2 {
+                    if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = value.trim().parse().expect("a length");
+                    }
+                    if let Some(rest) = line.strip_prefix("POST ") {
+                        target = rest.split(' ').next().unwrap_or_default().to_owned();
+                    }
+                    line.clear();
                 }
-                if let Some(rest) = line.strip_prefix("POST ") {
-                    target = rest.split(' ').next().unwrap_or_default().to_owned();
-                }
-                line.clear();
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).await.expect("a body");
+                let mut review: Value = serde_json::from_slice(&body).expect("a review");
+                let mut response = answer(&review["request"]);
+                response["uid"] = review["request"]["uid"].clone();
+                let mut asked = review["request"].take();
+                (asked["target"], asked["connection"]) = (target.into(), connection.into());
+                told.lock().expect("no panic").push(asked);
+                let answer =
+                    json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"], "response": response});
+                let answer = answer.to_string();
+                let head = match answers {
+                    1 => "HTTP/1.0 200 OK".to_owned(),
+                    _ => format!("HTTP/1.1 200 OK\r\ncontent-length: {}", answer.len()),
+                };
+                stream.write_all(format!("{head}\r\n\r\n{answer}").as_bytes()).await.expect("written");
+                stream.flush().await.expect("flushed");
             }
-            let mut body = vec![0; length];
-            stream.read_exact(&mut body).await.expect("a body");
-            let mut review: Value = serde_json::from_slice(&body).expect("a review");
-            let mut response = answer(&review["request"]);
-            response["uid"] = review["request"]["uid"].clone();
-            let mut asked = review["request"].take();
-            asked["target"] = target.into();
-            told.lock().expect("no panic").push(asked);
-            let answer = json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"], "response": response});
-            let answer = answer.to_string();
-            // As Python's server of the standard library: the answer ends with the connection, of which TLS is told nothing.
-            stream.write_all(format!("HTTP/1.0 200 OK\r\n\r\n{answer}").as_bytes()).await.expect("written");
-            stream.flush().await.expect("flushed");
         }
     });
     (address, seen)
@@ -78,6 +97,21 @@ pub(super) async fn configure(cluster: &Cluster, path: &str, hooks: Vec<Value>) 
 pub(super) fn patch(steps: &Value) -> Value {
     let patch = base64::engine::general_purpose::STANDARD.encode(steps.to_string());
     json!({"allowed": true, "patchType": "JSONPatch", "patch": patch})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_used_again_until_they_end() {
+    let cluster = Cluster::start().await;
+    let (address, seen) = serve_some(&cluster, 2, |_| json!({"allowed": true})).await;
+    let hooks = vec![hook(&cluster, "v.example.org", address, &["CREATE"], json!({}))];
+    configure(&cluster, VALIDATING, hooks).await;
+    for name in ["a", "b", "c", "d", "e"] {
+        cluster.create(CONFIG_MAPS, config_map(name)).await;
+    }
+    let asked = seen.lock().expect("no panic").clone();
+    let connections: Vec<_> = asked.iter().map(|request| request["connection"].as_u64()).collect();
+    assert_eq!(connections, [1, 1, 2, 2, 3].map(Some));
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
