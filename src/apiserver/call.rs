@@ -72,16 +72,27 @@ impl Call {
     }
 }
 
-/// `/api/v1/watch/RESOURCE/NAME`, which upstream still serves, is the watch of a list that has this one object at most.
-fn modern_watch(segments: &mut Vec<String>, query: &mut Query) {
-    let at = match segments.first().map(String::as_str) {
-        Some("api") => 2,
-        Some("apis") => 3,
-        _ => return,
-    };
-    if segments.get(at).is_none_or(|segment| segment != "watch") || segments.len() < at + 2 {
-        return;
+/// Whether this asks for a watch, in either way.
+pub(crate) fn is_watch(method: &Method, uri: &http::Uri) -> bool {
+    method == Method::GET && {
+        let path: Vec<&str> = uri.path().split('/').filter(|s| !s.is_empty()).collect();
+        legacy_watch(&path).is_some() || Query::parse(uri.query().unwrap_or("")).flag("watch")
     }
+}
+
+/// Where in a path the word `watch` stands before a resource, which upstream still serves.
+fn legacy_watch<T: AsRef<str>>(segments: &[T]) -> Option<usize> {
+    let at = match segments.first()?.as_ref() {
+        "api" => 2,
+        "apis" => 3,
+        _ => return None,
+    };
+    (segments.len() > at + 1 && segments[at].as_ref() == "watch").then_some(at)
+}
+
+/// `/api/v1/watch/RESOURCE/NAME` is the watch of a list that has this one object at most.
+fn modern_watch(segments: &mut Vec<String>, query: &mut Query) {
+    let Some(at) = legacy_watch(segments) else { return };
     segments.remove(at);
     let in_namespace = segments[at] == "namespaces" && segments.len() > at + 2;
     let name_at = at + if in_namespace { 3 } else { 1 };

@@ -4,7 +4,7 @@ use http::Request;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use skiff_api::ApiError;
 
-use crate::call::Query;
+use crate::call::{Query, is_watch};
 use crate::reply::{JSON, Payload, Reply};
 
 /// Programs whose answers a person looks at.
@@ -13,8 +13,7 @@ const READERS: [&str; 3] = ["curl", "Wget", "Mozilla/5.0"];
 pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     // The documents of the API are read by programs, and large.
-    let path = request.uri().path();
-    if path.starts_with("/openapi") || path.contains("/watch/") || query.flag("watch") {
+    if request.uri().path().starts_with("/openapi") || is_watch(request.method(), request.uri()) {
         return false;
     }
     match query.has("pretty") {
@@ -114,5 +113,7 @@ mod tests {
         assert!(wanted("/api/v1/pods", "curl/8.1") && wanted("/api/v1/pods?pretty=1", "kubectl"));
         assert!(!wanted("/api/v1/pods?pretty=false", "curl/8.1") && !wanted("/api/v1/pods", "kubectl"));
         assert!(!wanted("/openapi/v2", "curl/8.1") && !wanted("/api/v1/pods?watch=1", "curl/8.1"));
+        assert!(!wanted("/apis/apps/v1/watch/deployments", "curl/8.1"));
+        assert!(wanted("/api/v1/namespaces/watch/pods", "curl/8.1"));
     }
 }

@@ -14,7 +14,7 @@ use tracing::Instrument;
 use super::bearer::{self, Shown};
 use super::{compress, pretty};
 use crate::auth::{API_AUDIENCE, User, impersonate};
-use crate::call::Call;
+use crate::call::{Call, is_watch};
 use crate::flow::{self, Permit};
 use crate::proxy::forward::upgrade_of;
 use crate::proxy::wire::{Peer, Wire, is_passed_on};
@@ -117,8 +117,8 @@ async fn answer(
     Ok(reply)
 }
 
-/// A body that is not read stays in `unread`. What is long (watches, logs, what is passed on) has no limit of time, and its permit is given back when its answer
-/// begins.
+/// A body that is not read stays in `unread`. What is long (watches, logs, what is passed on) has no limit of time, and
+/// its permit is given back when its answer begins.
 async fn carry_out(
     server: &Arc<Server>,
     mut call: Call,
@@ -162,15 +162,6 @@ async fn carry_out(
             Err(ApiError::internal("the request could not be carried out: see the server's log"))
         }
     }
-}
-
-fn is_watch(method: &Method, uri: &http::Uri) -> bool {
-    let query = uri.query().unwrap_or("");
-    method == Method::GET
-        && (uri.path().contains("/watch/")
-            || query.contains("watch=")
-            || query.ends_with("watch")
-            || query.contains("watch&"))
 }
 
 fn is_log(method: &Method, uri: &http::Uri) -> bool {
