@@ -185,6 +185,12 @@ fn handled_as(body: &Gvk, expected: &Gvk, why: &str) -> ApiError {
     ))
 }
 
+/// What is wrong with a value, of an error that tells it as one of a request's body: for who tells it in other words.
+pub fn reason<'a>(error: &'a ApiError, expected: &Gvk) -> Option<&'a str> {
+    let words = format!(" cannot be handled as a {}: ", expected.kind);
+    error.message.split_once(&words).map(|(_, why)| why)
+}
+
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

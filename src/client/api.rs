@@ -172,7 +172,11 @@ pub fn failure(status: http::StatusCode, body: &[u8]) -> ApiError {
     };
     let text = String::from_utf8_lossy(body);
     let text = text.trim();
-    let message = if text.is_empty() { format!("the server answered {status}") } else { text.to_owned() };
+    let message = match (status.as_u16(), text) {
+        (404, "404 page not found") => "the server could not find the requested resource".to_owned(),
+        (_, "") => format!("the server answered {status}"),
+        (_, text) => text.to_owned(),
+    };
     ApiError::new(status.as_u16(), reason, message)
 }
 

@@ -9,7 +9,7 @@ use skiff_api::{ApiError, Object, ObjectKey};
 use super::create::{key_of, parse};
 use super::list::Listed;
 use super::options::{DeleteOptions, Propagation};
-use super::update::{MODIFIED, is_finished, precondition_uid};
+use super::update::{MODIFIED, is_finished};
 use super::warn_all;
 use crate::admission::{self, Operation, Request};
 use crate::auth::User;
@@ -73,17 +73,7 @@ impl Server {
         let before = warnings.len();
         for _ in 0..TRIES {
             warnings.truncate(before);
-            if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != &*old.meta.uid) {
-                return Err(precondition_uid(row, key, uid, &old.meta.uid));
-            }
-            if options.resource_version.as_ref().is_some_and(|v| *v != old.revision.to_string()) {
-                let wanted = options.resource_version.as_deref().unwrap_or_default();
-                let why = format!(
-                    "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {}",
-                    old.revision
-                );
-                return Err(ApiError::conflict(row.group(), row.resource(), &key.name, &why));
-            }
+            check_preconditions(row, &old, options)?;
             if !options.admitted {
                 // About every state anew: what may go may have become what may not.
                 self.admit_delete(user, row, key, options, &old, warnings).await?;
@@ -303,6 +293,26 @@ fn shortened(old: &Value, current_s: i64, asked_s: i64, now: jiff::Timestamp) ->
         Some(at) => (asked_s, skiff_base::time::rfc3339(at)),
         None => (asked_s.min(1), skiff_base::time::rfc3339(now)),
     }
+}
+
+/// Upstream tells of the kind here, and not of the resource.
+fn check_preconditions(row: &Row, old: &Object, options: &DeleteOptions) -> Result<(), ApiError> {
+    let conflict = |why: String| Err(ApiError::conflict(row.group(), &row.descriptor.gvk.kind, &old.meta.name, &why));
+    if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != &*old.meta.uid) {
+        return conflict(format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been \
+             deleted and then recreated",
+            old.meta.uid
+        ));
+    }
+    let found = old.revision.to_string();
+    if let Some(wanted) = options.resource_version.as_deref().filter(|wanted| *wanted != found) {
+        return conflict(format!(
+            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({found}). \
+             The object might have been modified"
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

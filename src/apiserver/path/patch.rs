@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use skiff_api::decode::{conform, untyped};
+use skiff_api::decode::{conform, reason, untyped};
 use skiff_api::field::go_print;
 use skiff_api::patch::{json_patch, merge_patch, strategic_merge};
 use skiff_api::schema::Type;
@@ -108,11 +108,8 @@ impl Patch {
                     custom.map_or(Ok(()), |row| conform_custom(&mut decoded, row))?;
                     Ok(decoded)
                 });
-                let decoded = conformed.map_err(|e| {
-                    let words = format!("cannot be handled as a {}: ", gvk.kind);
-                    let why = e.message.split_once(&words).map(|(_, why)| why.to_owned());
-                    why.map_or(e, |why| invalid_patch(&shown(), &why))
-                })?;
+                let decoded =
+                    conformed.map_err(|e| reason(&e, gvk).map(|why| invalid_patch(&shown(), why)).unwrap_or(e))?;
                 strict.extend(decoded.strict);
                 decoded.value
             }

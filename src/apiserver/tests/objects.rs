@@ -121,14 +121,21 @@ async fn refusals() {
             "the name of the object (b) does not match the name on the URL (a)",
         ),
         ("PUT", &a, with("name", json!("a")).tap("uid", "other"), 409, "Conflict", "UID in precondition: other"),
-        ("DELETE", &a, json!({"preconditions": {"uid": "other"}}), 409, "Conflict", "UID in precondition: other"),
+        (
+            "DELETE",
+            &a,
+            json!({"preconditions": {"uid": "other"}}),
+            409,
+            "Conflict",
+            "the UID in the precondition (other)",
+        ),
         (
             "DELETE",
             &a,
             json!({"preconditions": {"resourceVersion": "1"}}),
             409,
             "Conflict",
-            "ResourceVersion in precondition: 1",
+            "Operation cannot be fulfilled on ConfigMap \"a\": the ResourceVersion in the precondition (1) does not match",
         ),
         ("DELETE", &a, json!({"propagationPolicy": "Odd"}), 422, "Invalid", "Unsupported value: \"Odd\""),
         ("DELETE", "/api/v1/namespaces/default", Value::Null, 403, "Forbidden", "this namespace may not be deleted"),
@@ -141,24 +148,6 @@ async fn refusals() {
             "accepted media types include: application/json-patch+json",
         ),
         ("POST", &a, config_map("a"), 405, "MethodNotAllowed", ""),
-        (
-            "GET",
-            "/apis/apps/v1/nosuch",
-            Value::Null,
-            404,
-            "NotFound",
-            "the server could not find the requested resource",
-        ),
-        (
-            "GET",
-            "/apis/nosuch/v1/pods",
-            Value::Null,
-            404,
-            "NotFound",
-            "the server could not find the requested resource",
-        ),
-        ("GET", "/nosuch", Value::Null, 404, "NotFound", "the server could not find the requested resource"),
-        ("GET", "/api/v1/namespaces/default/configmaps/a/status", Value::Null, 404, "NotFound", ""),
         (
             "POST",
             &format!("{CONFIG_MAPS}?dryRun=Maybe"),
@@ -184,6 +173,11 @@ async fn refusals() {
         assert_eq!(value["code"], status, "{what}");
         assert_eq!(value["reason"], reason, "{what}");
         assert!(value["message"].as_str().is_some_and(|m| m.contains(message)), "{what}");
+    }
+    for path in ["/nosuch", "/apis/nosuch/v1/pods", "/apis/apps/v1/nosuch", &format!("{a}/status")] {
+        let answer = cluster.ask_with("GET", path, Value::Null, &[]).await;
+        let told = (answer.status, answer.header("content-type"), std::str::from_utf8(&answer.body));
+        assert_eq!(told, (404, "text/plain; charset=utf-8", Ok("404 page not found\n")), "{path}");
     }
     cluster.stop().await;
 }

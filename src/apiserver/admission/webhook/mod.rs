@@ -18,7 +18,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as TypedSelector, ObjectMeta};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use skiff_api::decode::conform;
+use skiff_api::decode::{conform, reason};
 use skiff_api::patch::json_patch;
 use skiff_api::selector::LabelSelector;
 use skiff_api::{ApiError, Object, schema};
@@ -249,10 +249,7 @@ fn read_again(request: &Request<'_>, row: &Row, patched: Value) -> Result<Value,
         }
         Ok(decoded.value)
     });
-    read.map_err(|error| {
-        let words = format!("cannot be handled as a {}: ", gvk.kind);
-        ApiError::internal(error.message.split_once(&words).map_or(&*error.message, |(_, why)| why))
-    })
+    read.map_err(|error| ApiError::internal(reason(&error, gvk).unwrap_or(&error.message)))
 }
 
 /// The row in whose version the webhook wants to see the object; `None`: its rules don't match.
