@@ -28,6 +28,8 @@ async fn events(path: &Path, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let text = std::fs::read_to_string(path).expect("the log");
+        // The last line may be on its way.
+        let (text, _) = text.rsplit_once('\n').unwrap_or_default();
         let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         if enough(&events) {
             return events;

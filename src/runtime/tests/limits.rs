@@ -39,14 +39,15 @@ async fn limits_are_in_the_files() {
     assert_eq!(memory(&group), (64 << 20).to_string());
     assert_eq!(value(&node, &group, ("pids", "pids.max"), "pids.max"), "20");
     assert_eq!(value(&node, &group, ("cpu", "cpu.shares"), "cpu.weight"), if v2 { "59" } else { "512" });
-    // Where the kernel counts them.
-    if Cgroups::detect()
-        .expect("cgroups")
-        .directory("hugetlb", "/")
-        .is_some_and(|root| root.join("hugetlb.2MB.max").exists())
-    {
-        assert_eq!(value(&node, &group, ("hugetlb", "hugetlb.2MB.limit_in_bytes"), "hugetlb.2MB.max"), "4194304");
-        assert_eq!(value(&node, &group, ("hugetlb", "hugetlb.1GB.limit_in_bytes"), "hugetlb.1GB.max"), "0");
+    // Where the kernel counts them, and has pages of the size.
+    for (size, bytes) in [("2MB", "4194304"), ("1GB", "0")] {
+        let (v1_name, v2_name) = (format!("hugetlb.{size}.limit_in_bytes"), format!("hugetlb.{size}.max"));
+        let (controller, file) = if v2 { ("", &v2_name) } else { ("hugetlb", &v1_name) };
+        let own = format!("{}/kubepods/burstable/poduid-pod{group}", node.options.cgroup_root);
+        let own = Cgroups::detect().expect("cgroups").directory(controller, &own);
+        if own.is_some_and(|own| own.join(file).exists()) {
+            assert_eq!(value(&node, &group, ("hugetlb", &v1_name), &v2_name), bytes, "{size}");
+        }
     }
     let quota = value(&node, &group, ("cpu", "cpu.cfs_quota_us"), "cpu.max");
     assert_eq!(quota, if v2 { "50000 100000" } else { "50000" });

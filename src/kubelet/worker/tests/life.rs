@@ -36,6 +36,9 @@ async fn runs_and_is_deleted() {
         world.log().into_iter().partition(|line| ["stop c 5s", "stop c 1s"].contains(&line.as_str()));
     assert_eq!(rest, ["sandbox", "start c#0", "detach", "remove sandbox"]);
     assert!(!stops.is_empty(), "its container was stopped");
+    let log = world.log();
+    let at = |what: &str| log.iter().position(|line| line.starts_with(what));
+    assert!(at("stop c") < at("detach"), "{log:?}");
     let options = world.options();
     let empty = |directory: &Path| directory.read_dir().map_or(0, Iterator::count) == 0;
     world
