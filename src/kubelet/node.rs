@@ -239,12 +239,12 @@ pub(crate) fn plan_status(options: &Options, seen: &Seen<'_>, old: &NodeStatus, 
     }
 }
 
-/// The runtime has two names: none, and the one in RuntimeClasses.
+/// The names of the runtime: none, and those that RuntimeClasses may have.
 fn plan_handlers(user_namespaces: bool) -> Vec<NodeRuntimeHandler> {
     let features =
         NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(user_namespaces) };
     let handler = |name: &str| NodeRuntimeHandler { name: Some(name.to_owned()), features: Some(features.clone()) };
-    ["", sandbox::HANDLER].map(handler).into()
+    [""].iter().chain(&sandbox::HANDLERS).map(|name| handler(name)).collect()
 }
 
 fn plan_images(images: &[Image]) -> Vec<ContainerImage> {

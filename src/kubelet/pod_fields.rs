@@ -105,7 +105,7 @@ const ROWS: &[(&str, &str, Verdict)] = &[
     ("Sysctl", "*", Honoured("one that is neither safe nor allowed by --allowed-unsafe-sysctls rejects the pod")),
     ("Container", "*", H),
     ("ResourceRequirements", "claims", Elsewhere("resourceClaims of the pod, which are refused")),
-    ("ResourceRequirements", "*", Honoured("cpu, memory and huge pages; the node has no extended resources to give")),
+    ("ResourceRequirements", "*", Honoured("cpu, memory, ephemeral-storage, huge pages, and devices of plugins")),
     ("FileKeySelector", "*", H),
     ("LifecycleHandler", "tcpSocket", Elsewhere("nobody, nor upstream: the API server lets none pass")),
     ("Volume", "name", H),

@@ -116,8 +116,8 @@ pub(crate) fn plan_host_ports(pod: &Pod) -> Vec<HostPort> {
         .collect()
 }
 
-/// Runtime handlers by their names in RuntimeClasses; there is one runtime.
-pub(crate) const HANDLER: &str = "runc";
+/// Names that RuntimeClasses may have for the one runtime that is there.
+pub(crate) const HANDLERS: [&str; 2] = ["runc", "skiff"];
 
 /// What a pod asks of its sandbox that this node can't give.
 fn refusal(ctx: &Context, pod: &Pod) -> Option<String> {
@@ -127,7 +127,7 @@ fn refusal(ctx: &Context, pod: &Pod) -> Option<String> {
     let name = pod::spec(pod).runtime_class_name.as_deref().filter(|name| !name.is_empty())?;
     match ctx.runtime_classes.get(&skiff_api::ObjectKey::cluster(name)) {
         None => Some(format!("failed to get RuntimeClass {name}: runtimeclass.node.k8s.io {name:?} not found")),
-        Some(class) if class.handler == HANDLER => None,
+        Some(class) if HANDLERS.contains(&&*class.handler) => None,
         Some(class) => Some(format!("no runtime for {:?} is configured", class.handler)),
     }
 }

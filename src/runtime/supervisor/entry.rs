@@ -180,6 +180,10 @@ fn mount_cgroups(cgroups: &[(String, i32)]) -> io::Result<()> {
         let target = root.join(name);
         std::fs::create_dir(&target)?;
         mount::attach(process::lend(*fd)?.as_fd(), &target)?;
+        // `cpu,cpuacct` is looked for by either name.
+        for controller in name.split(',').filter(|controller| controller != name) {
+            std::os::unix::fs::symlink(name, root.join(controller))?;
+        }
     }
     mount::set_read_only(root)
 }
