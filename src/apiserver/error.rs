@@ -54,12 +54,13 @@ pub(crate) fn retry_after(mut error: ApiError, seconds: u32) -> ApiError {
     error
 }
 
-/// What the answer says; upstream's clients make their own sentence of it.
-pub(crate) const PATH_NOT_FOUND: &str = "404 page not found";
-
-/// Nothing is served at this path. The one error that is told as text, as Go's server does.
+/// Nothing is served at this path. Upstream says `404 page not found` as text here, of which client-go makes this
+/// sentence; other clients (kube-rs, for one) fail to read it.
 pub(crate) fn path_not_found() -> ApiError {
-    ApiError::new(404, "NotFound", PATH_NOT_FOUND)
+    let mut error = ApiError::new(404, "NotFound", "the server could not find the requested resource");
+    // Clients look into them without asking whether they are there (`kubectl debug` of 1.32 panics).
+    error.details.get_or_insert_default();
+    error
 }
 
 pub(crate) fn method_not_allowed() -> ApiError {

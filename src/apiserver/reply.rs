@@ -12,8 +12,6 @@ use http_body::Frame;
 use serde_json::Value;
 use skiff_api::ApiError;
 
-use crate::error::PATH_NOT_FOUND;
-
 pub(crate) const JSON: &str = "application/json";
 
 pub(crate) struct Reply {
@@ -96,9 +94,6 @@ impl Reply {
 
 impl From<ApiError> for Reply {
     fn from(error: ApiError) -> Self {
-        if error.message == PATH_NOT_FOUND {
-            return Self::text(error.code, format!("{PATH_NOT_FOUND}\n"));
-        }
         let mut reply = Self::value(error.code, &error.to_value());
         if let Some(seconds) = error.details.as_ref().and_then(|d| d.retry_after_seconds) {
             reply.set(RETRY_AFTER, &seconds.to_string());

@@ -65,10 +65,6 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub fn value(&self) -> Value {
-        if self.body.starts_with(b"404 page not found") {
-            let status = http::StatusCode::from_u16(self.status).expect("it came");
-            return skiff_client::failure(status, &self.body).to_value();
-        }
         serde_json::from_slice(&self.body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&self.body)))
     }
 

@@ -175,9 +175,9 @@ async fn refusals() {
         assert!(value["message"].as_str().is_some_and(|m| m.contains(message)), "{what}");
     }
     for path in ["/nosuch", "/apis/nosuch/v1/pods", "/apis/apps/v1/nosuch", &format!("{a}/status")] {
-        let answer = cluster.ask_with("GET", path, Value::Null, &[]).await;
-        let told = (answer.status, answer.header("content-type"), std::str::from_utf8(&answer.body));
-        assert_eq!(told, (404, "text/plain; charset=utf-8", Ok("404 page not found\n")), "{path}");
+        let (status, value) = cluster.ask("GET", path, Value::Null).await;
+        let told = (status, value["reason"].as_str(), value["message"].as_str());
+        assert_eq!(told, (404, Some("NotFound"), Some("the server could not find the requested resource")), "{path}");
     }
     cluster.stop().await;
 }
