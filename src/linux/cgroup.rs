@@ -2,6 +2,8 @@
 //!
 //! A path is relative to the root of the hierarchy (`/kubepods/burstable/pod1`), the same in each hierarchy of v1.
 
+mod weight;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,6 +18,8 @@ use crate::mark;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
     pub cpu_shares: Option<u64>,
+    /// For a group of others, whose shares are counted together.
+    pub cpu_in_proportion: bool,
     pub cpu_quota_us: Option<i64>,
     pub cpu_period_us: Option<u64>,
     pub memory_bytes: Option<i64>,
@@ -491,7 +495,8 @@ fn plan_v2(limits: &Limits) -> Vec<Setting> {
     };
     let or_max = |value: i64| if value <= 0 { "max".to_owned() } else { value.to_string() };
     if let Some(shares) = limits.cpu_shares {
-        set("cpu", "cpu.weight", weight(shares).to_string(), false);
+        let weight = if limits.cpu_in_proportion { weight::in_proportion(shares) } else { weight::by_curve(shares) };
+        set("cpu", "cpu.weight", weight.to_string(), false);
     }
     if limits.cpu_quota_us.is_some() || limits.cpu_period_us.is_some() {
         let period = limits.cpu_period_us.unwrap_or(100_000);
@@ -510,19 +515,6 @@ fn plan_v2(limits: &Limits) -> Vec<Setting> {
     }
     plan.extend(plan_huge_pages(limits, "max", huge_pages().into_keys()));
     plan
-}
-
-/// Shares of v1 (2 to 262144, usual 1024) as a weight of v2 (1 to 10000, usual 100), by the curve that runc and crun
-/// agreed on: it meets both ends and the usual value.
-fn weight(shares: u64) -> u64 {
-    match shares {
-        0..=2 => 1,
-        262_144.. => 10_000,
-        shares => {
-            let log = (shares as f64).log2();
-            10f64.powf((log * log + 125.0 * log) / 612.0 - 7.0 / 34.0).ceil() as u64
-        }
-    }
 }
 
 fn ensure_v2(mount: &Path, path: &str) -> io::Result<()> {
@@ -661,16 +653,10 @@ mod tests {
     }
 
     #[test]
-    fn weights() {
-        for (shares, expect) in [(0, 1), (2, 1), (1024, 100), (262_144, 10_000), (1_000_000, 10_000)] {
-            assert_eq!(weight(shares), expect, "{shares}");
-        }
-    }
-
-    #[test]
     fn limits_of_v2() {
         let limits = Limits {
             cpu_shares: Some(1024),
+            cpu_in_proportion: false,
             cpu_quota_us: Some(50_000),
             cpu_period_us: None,
             memory_bytes: Some(1 << 20),

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use skiff_linux::mount;
 use uuid::Uuid;
 
-use crate::plan::{SandboxPlan, cgroup_path, limits};
+use crate::plan::{SandboxPlan, cgroup_path, pod_limits};
 use crate::protocol::{Call, now_ns, seal, timestamp};
 use crate::record::{self, RECORD, SandboxRecord, ensure_removed};
 use crate::recover::end_group;
@@ -49,11 +49,24 @@ impl Inner {
         record::write(&self.layout.sandbox_data(&record.id).join(RECORD), record)
             .map_err(io("write sandbox record"))?;
         self.cgroups.ensure_ours(&record.cgroup).map_err(io("create pod cgroup"))?;
-        let missing = self.cgroups.limit(&record.cgroup, &limits(&record.config.resources)).map_err(io("limit pod"))?;
+        let limits = pod_limits(&record.config.resources);
+        let missing = self.cgroups.limit(&record.cgroup, &limits).map_err(io("limit pod"))?;
         if !missing.is_empty() {
             tracing::warn!(sandbox = %record.id, ?missing, "cgroup controllers are missing: limits have no effect");
         }
+        self.weigh_class(&record.cgroup)?;
         Ok(self.sandbox_plan(record))
+    }
+
+    /// The pods of a class have the CPU's time together that each of them asks for: of classes side by side, none gets the
+    /// more, the fewer pods are in it.
+    fn weigh_class(&self, pod: &str) -> Result<(), Error> {
+        match pod.rsplit_once('/') {
+            Some((class, _)) if !class.is_empty() && class != cgroup_path(&self.options.cgroup_root, "") => {
+                self.cgroups.weigh_by_children(class).map_err(io("weigh pods"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes down what a sandbox has on the host; blocking, idempotent.
@@ -147,8 +160,12 @@ impl Runtime {
     pub async fn update_sandbox(&self, id: &SandboxId, resources: &Resources) -> Result<(), Error> {
         let record = self.inner.tables().sandboxes.get(&id.0).cloned();
         let cgroup = record.ok_or_else(|| Error::SandboxNotFound(id.0.clone()))?.cgroup;
-        let (inner, limits) = (self.inner.clone(), limits(resources));
-        blocking(move || inner.cgroups.limit(&cgroup, &limits).map(drop).map_err(io("update resources"))).await
+        let (inner, limits) = (self.inner.clone(), pod_limits(resources));
+        blocking(move || {
+            inner.cgroups.limit(&cgroup, &limits).map_err(io("update resources"))?;
+            inner.weigh_class(&cgroup)
+        })
+        .await
     }
 
     /// Removes it with its containers, cgroup and records; log files stay. Idempotent.
@@ -171,6 +188,7 @@ impl Runtime {
             blocking(move || {
                 if !shared {
                     end_group(&inner, &record.cgroup).map_err(io("remove pod cgroup"))?;
+                    inner.weigh_class(&record.cgroup)?;
                 }
                 ensure_removed(&inner.layout.sandbox_data(&record.id)).map_err(io("remove sandbox record"))
             })

@@ -5,12 +5,23 @@ use skiff_runtime::Resources;
 
 use crate::node::{Node, eventually};
 
-crate::tests![limits_are_in_the_files, out_of_memory, a_fork_bomb, limits_cannot_be_raised_from_inside, statistics];
+crate::tests![
+    limits_are_in_the_files,
+    a_class_has_what_its_pods_have,
+    out_of_memory,
+    a_fork_bomb,
+    limits_cannot_be_raised_from_inside,
+    statistics
+];
 
 fn value(node: &Node, group: &str, v1: (&str, &str), v2: &str) -> String {
+    value_of_class(node, &format!("/poduid-pod{group}"), v1, v2)
+}
+
+fn value_of_class(node: &Node, group: &str, v1: (&str, &str), v2: &str) -> String {
     let cgroups = Cgroups::detect().expect("cgroups");
     let (controller, file) = if cgroups.is_v2() { ("", v2) } else { v1 };
-    let group = format!("{}/kubepods/burstable/poduid-pod{group}", node.options.cgroup_root);
+    let group = format!("{}/kubepods/burstable{group}", node.options.cgroup_root);
     let path = cgroups.directory(controller, &group).expect("the controller").join(file);
     std::fs::read_to_string(path).expect("a value").trim().to_owned()
 }
@@ -60,6 +71,29 @@ async fn limits_are_in_the_files() {
     assert_eq!(memory(&group), (128 << 20).to_string());
     assert_eq!(value(&node, &group, ("cpu", "cpu.shares"), "cpu.weight"), if v2 { "100" } else { "1024" });
     assert_eq!(value(&node, &group, ("pids", "pids.max"), "pids.max"), "20");
+    node.end().await;
+}
+
+async fn a_class_has_what_its_pods_have() {
+    let node = Node::new().await;
+    let v2 = Cgroups::detect().expect("cgroups").is_v2();
+    let shares = |shares| Resources { cpu_shares: Some(shares), ..Resources::default() };
+    let class = |of_v1: &str, of_v2: &str| {
+        let found = value_of_class(&node, "", ("cpu", "cpu.shares"), "cpu.weight");
+        assert_eq!(found, if v2 { of_v2 } else { of_v1 });
+    };
+    let mut sandboxes = Vec::new();
+    // One that asks for nothing counts as nothing.
+    for (name, own, of_v1, of_v2) in [("a", 2, "2", "1"), ("b", 512, "512", "20"), ("c", 1024, "1534", "58")] {
+        let mut config = node.sandbox_config(name);
+        config.resources = shares(own);
+        sandboxes.push(node.runtime().run_sandbox(config).await.expect("a sandbox").id);
+        class(of_v1, of_v2);
+    }
+    node.runtime().update_sandbox(&sandboxes[0], &shares(102)).await.expect("updated");
+    class("1634", "61");
+    node.runtime().remove_sandbox(&sandboxes[2]).await.expect("removed");
+    class("612", "23");
     node.end().await;
 }
 
