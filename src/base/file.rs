@@ -20,6 +20,19 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     sync_directory(directory)
 }
 
+/// Removes what replacements that a crash has ended left in a directory. Nobody may replace a file in it meanwhile.
+pub fn sweep(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(".tmp") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes the names in a directory durable.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
@@ -47,5 +60,10 @@ mod tests {
         assert_eq!(fs::read(&path).expect("readable"), b"two");
         assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(directory.path()).expect("listing").count(), 1);
+        // As a crash before the renaming leaves it.
+        fs::write(directory.path().join(".key.7.tmp"), b"thr").expect("written");
+        sweep(directory.path()).expect("swept");
+        assert_eq!(fs::read_dir(directory.path()).expect("listing").count(), 1);
+        assert_eq!(fs::read(&path).expect("readable"), b"two");
     }
 }

@@ -15,7 +15,7 @@
 //! collects them holds it alone.
 //!
 //! Invariants: a directory in `snapshots/` that is not a `tmp-…` is complete, verified and synced; a
-//! record names only such directories and is written after them. So a crash leaves at most a `tmp-…`,
+//! record names only such directories and is written after them. So a crash leaves at most a `tmp-…` or a part of a record,
 //! removed at the next start, or a snapshot without a record, removed by [`ImageStore::collect`].
 //!
 //! Must not know: containers, and who uses an image (callers say what to keep).
@@ -261,6 +261,8 @@ impl ImageStore {
             }
             let by_id = left.tags.len() == record.tags.len() && left.digests.len() == record.digests.len();
             if !by_id && !left.tags.is_empty() {
+                // Who sweeps takes a record that is being replaced for one that a crash left.
+                let _bringing = inner.bring().map_err(failed)?;
                 inner.write(&left).map_err(failed)?;
                 records.by_id.insert(left.id.clone(), left);
                 return Ok(());
@@ -413,7 +415,7 @@ impl Inner {
                 std::fs::remove_dir_all(entry.path())?;
             }
         }
-        Ok(())
+        skiff_base::file::sweep(&self.images())
     }
 
     /// The records, read again when their directory has changed.
