@@ -199,6 +199,7 @@ async fn pods_are_resized_as_far_as_there_is() {
         })
         .await;
     assert_eq!(world.pod("p")["status"]["containerStatuses"][0]["restartCount"], 0);
+    world.eventually("the other is gone", |w| w.machine.lock().sandboxes.len() == 1).await;
     // Where a container can't be changed, the pod is not left without limits.
     world.machine.lock().stuck = true;
     world.machine.lock().log.clear();
