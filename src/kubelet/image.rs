@@ -69,6 +69,7 @@ pub(crate) async fn ensure(
     let tell = |kind, reason: &str, message: String| {
         ctx.container_event(pod, role, &container.name, kind, reason, message);
     };
+    tell_missing(ctx, pod, secrets);
     fetch(ctx, wanted, pull_policy(wanted, container.image_pull_policy.as_deref()), secrets, &tell).await
 }
 
@@ -81,6 +82,7 @@ pub(crate) async fn ensure_for_volume(
 ) -> Result<Image, StartError> {
     let wanted = source.reference.as_deref().unwrap_or_default();
     let tell = |kind, reason: &str, message: String| ctx.event(pod, kind, reason, message);
+    tell_missing(ctx, pod, secrets);
     fetch(ctx, wanted, pull_policy(wanted, source.pull_policy.as_deref()), secrets, &tell).await
 }
 
@@ -329,6 +331,19 @@ fn credentials(entry: &Value) -> Option<RegistryAuth> {
         auth.password = password.trim_end_matches('\0').to_owned();
     }
     (!auth.username.is_empty() || !auth.identity_token.is_empty()).then_some(auth)
+}
+
+/// `secrets` are those that the pod names and that there are.
+fn tell_missing(ctx: &Context, pod: &Pod, secrets: &[Arc<Secret>]) {
+    let is_there = |name: &str| secrets.iter().any(|secret| secret.metadata.name.as_deref() == Some(name));
+    let missing: Vec<&str> = pull_secrets(pod).filter(|name| !is_there(name)).collect();
+    if !missing.is_empty() {
+        let message = format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            missing.join(", ")
+        );
+        ctx.event(pod, EventKind::Warning, "FailedToRetrieveImagePullSecret", message);
+    }
 }
 
 /// The names of the secrets that hold credentials for the images of a pod.

@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use serde_json::json;
 use skiff_api::names;
 use skiff_base::{Backoff, chain, time};
-use skiff_client::{Client, Error, PatchKind};
+use skiff_client::{Client, Error, EventKind, EventRecorder, PatchKind};
 use skiff_runtime::Image;
 
 use crate::context::Context;
@@ -260,9 +260,10 @@ fn plan_images(images: &[Image]) -> Vec<ContainerImage> {
     listed
 }
 
-/// Creates the node, or brings labels and status of an earlier registration up to date.
+/// Creates the node, or brings labels and status of an earlier registration up to date. Tells of a reboot.
 pub(crate) async fn ensure(
     client: &Client,
+    recorder: &EventRecorder,
     options: &Options,
     seen: &Seen<'_>,
     fresh_devices: bool,
@@ -292,6 +293,10 @@ pub(crate) async fn ensure(
         Err(e) => return Err(e),
     }
     let mut node = api.get(&options.node_name).await?;
+    if is_rebooted(&node, seen.facts) {
+        let message = format!("Node {} has been rebooted, boot id: {}", options.node_name, seen.facts.boot_id);
+        recorder.record(reference(&options.node_name), EventKind::Warning, "Rebooted", message);
+    }
     let old = node.metadata.labels.clone().unwrap_or_default();
     if labels.iter().any(|(k, v)| old.get(k) != Some(v)) {
         let patch = json!({"metadata": {"labels": labels}});
@@ -304,6 +309,12 @@ pub(crate) async fn ensure(
         devices.extend(told_devices(&node).map(|name| (name.clone(), [0, 0])));
     }
     write_status(client, options, &node, &Seen { ready, devices: &devices, ..*seen }).await
+}
+
+/// Whether the node's status was written before the machine was started.
+fn is_rebooted(node: &Node, facts: &MachineFacts) -> bool {
+    let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
+    info.is_some_and(|info| !info.boot_id.is_empty() && info.boot_id != facts.boot_id)
 }
 
 /// The resources that the API has of the node beside those that every node has.

@@ -91,7 +91,8 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
     let devices = Devices::open(&options.root_directory, status_changed.clone());
     let cpus = Cpus::open(&options.root_directory, options.settings.exclusive_cpus_but.as_ref())
         .map_err(|source| Error::Directory { path: options.root_directory.clone(), source })?;
-    let node = register(scope, informers, &options, &facts, &images, &devices).await?;
+    let recorder = EventRecorder::new(client.clone(), scope, "kubelet", &options.node_name);
+    let node = register(scope, informers, &recorder, &options, &facts, &images, &devices).await?;
     let pod_cidr = pod_cidr(scope, &options, node.clone(), &nodes).await?;
     let network = Network::open(NetworkOptions {
         pod_cidr,
@@ -111,7 +112,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
     heal_status(&nodes, status_changed.clone());
     let ctx = Arc::new(Context {
         engine: Arc::new(Machine { runtime, network: network.clone() }),
-        recorder: EventRecorder::new(client.clone(), scope, "kubelet", &options.node_name),
+        recorder,
         services,
         runtime_classes: informers.lister(),
         config_maps: Sources::new(client.clone(), scope.clone()),
@@ -219,6 +220,7 @@ async fn run(
 async fn register(
     scope: &Scope,
     informers: &Informers,
+    recorder: &EventRecorder,
     options: &Options,
     facts: &MachineFacts,
     images: &[Image],
@@ -228,7 +230,7 @@ async fn register(
     let counts = devices.counts();
     let seen = node::Seen { facts, images, ready: node::BEGINS, pressure: &Default::default(), devices: &counts };
     loop {
-        match node::ensure(informers.client(), options, &seen, devices.are_fresh()).await {
+        match node::ensure(informers.client(), recorder, options, &seen, devices.are_fresh()).await {
             Ok(node) => return Ok(node),
             Err(e) => tracing::warn!(error = %chain(&e), "the node can't be registered yet, trying again"),
         }

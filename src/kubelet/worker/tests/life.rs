@@ -408,8 +408,10 @@ async fn the_node_is_registered_once() {
         pressure: &pressure,
         devices: &devices,
     };
-    let node: Node = crate::node::ensure(&client, &options, &seen, true).await.expect("registered");
-    let again = crate::node::ensure(&client, &options, &seen, false).await.expect("found");
+    let ctx = world.ctx();
+    let recorder = &ctx.recorder;
+    let node: Node = crate::node::ensure(&client, recorder, &options, &seen, true).await.expect("registered");
+    let again = crate::node::ensure(&client, recorder, &options, &seen, false).await.expect("found");
     assert_eq!(node.metadata.uid, again.metadata.uid);
     let amounts = |node: &Node| {
         let status = node.status.clone().expect("a status");
@@ -419,12 +421,19 @@ async fn the_node_is_registered_once() {
     // What a machine of that name had before is not this one's.
     let none = Default::default();
     let unseen = crate::node::Seen { devices: &none, ..seen };
-    let reset = crate::node::ensure(&client, &options, &unseen, true).await.expect("found");
+    let reset = crate::node::ensure(&client, recorder, &options, &unseen, true).await.expect("found");
     assert_eq!(amounts(&reset), [Some("0".to_owned()), Some("0".to_owned())]);
     let ready = crate::node::Seen { ready: Ok(()), ..seen };
     let ready = crate::node::write_status(&client, &options, &again, &ready).await.expect("written");
     let conditions = ready.status.and_then(|s| s.conditions).expect("conditions");
     assert!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    // The next start is after one of the machine.
+    assert_eq!(world.reasons(), Vec::<String>::new());
+    let mut old = world.api.objects("/api/v1/nodes").remove(0);
+    old["status"]["nodeInfo"]["bootID"] = json!("another");
+    world.api.put(old);
+    crate::node::ensure(&client, recorder, &options, &seen, false).await.expect("found");
+    world.eventually("an event", |w| w.reasons() == ["Rebooted"]).await;
     assert_eq!(ready.metadata.labels.expect("labels")["kubernetes.io/hostname"], "node-1");
     world.scope.stop().await;
 }

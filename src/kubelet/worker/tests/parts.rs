@@ -11,7 +11,10 @@ use crate::testing::{World, one};
 async fn images_that_can_not_be_had() {
     let world = World::new().await;
     world.machine.lock().broken.push("gone:1".into());
-    world.create("broken", one("Always", json!({"image": "gone:1"})));
+    let mut broken = one("Always", json!({"image": "gone:1"}));
+    broken["imagePullSecrets"] = json!([{"name": "one"}, {"name": "two"}, {"name": ""}]);
+    world.api.put(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "two", "namespace": "default"}}));
+    world.create("broken", broken);
     world.create("never", one("Always", json!({"image": "gone:1", "imagePullPolicy": "Never"})));
     world.create("invalid", one("Always", json!({"image": "not valid"})));
     let reason =
@@ -20,6 +23,10 @@ async fn images_that_can_not_be_had() {
     world.eventually("InvalidImageName", |w| reason(w, "invalid") == "InvalidImageName").await;
     world.eventually("ErrImagePull", |w| reason(w, "broken") == "ErrImagePull").await;
     world.eventually("ImagePullBackOff", |w| reason(w, "broken") == "ImagePullBackOff").await;
+    let message = "Unable to retrieve some image pull secrets (one); attempting to pull the image may not succeed.";
+    let events = world.api.objects("/api/v1/events");
+    let told = |e: &Value| e["reason"] == "FailedToRetrieveImagePullSecret" && e["message"] == message;
+    assert!(events.iter().any(told), "{events:#?}");
     // It can be deleted while it waits.
     world.delete("broken", 0);
     world.eventually("it is gone", |w| w.pod("broken").is_null()).await;
