@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::pod::{self, PodUid, Role};
@@ -191,6 +192,38 @@ pub(crate) fn restarts(container: &Container, before: &ResourceRequirements, aft
     policies.into_iter().any(|policy| policy.restart_policy == "RestartContainer" && changed(&policy.resource_name))
 }
 
+/// The message of an event about a resize, in upstream's form: `what`, and what the pod's containers are to have.
+pub(crate) fn message(what: &str, pod: &Pod, generation: i64, error: &str) -> String {
+    fn of(container: &Container) -> One<'_> {
+        One { name: &container.name, resources: container.resources.clone().unwrap_or_default() }
+    }
+    let spec = pod::spec(pod);
+    let told = Told {
+        init_containers: spec.init_containers.iter().flatten().map(of).collect(),
+        containers: spec.containers.iter().map(of).collect(),
+        generation,
+        error,
+    };
+    format!("{what}: {}", serde_json::to_string(&told).expect("names and amounts always encode"))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Told<'a> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    init_containers: Vec<One<'a>>,
+    containers: Vec<One<'a>>,
+    generation: i64,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    error: &'a str,
+}
+
+#[derive(Serialize)]
+struct One<'a> {
+    name: &'a str,
+    resources: ResourceRequirements,
+}
+
 /// What a pod is promised.
 pub(crate) fn share(pod: &Pod) -> Share {
     resources::requests(pod)
@@ -231,6 +264,25 @@ mod tests {
         shares.release(&uid("other"));
         assert!(freed.has_changed().expect("open"));
         assert_eq!(shares.fit(&uid("own"), share(600, 10), capacity), Fit::Yes);
+    }
+
+    #[test]
+    fn messages_are_upstreams() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"initContainers": [{"name": "i"}],
+            "containers": [{"name": "a", "resources": {"requests": {"cpu": "2"}, "limits": {"memory": "1Gi"}}}]}}))
+        .expect("a pod");
+        let containers =
+            r#""containers":[{"name":"a","resources":{"limits":{"memory":"1Gi"},"requests":{"cpu":"2"}}}]"#;
+        let expected = format!(
+            r#"Pod resize Deferred: {{"initContainers":[{{"name":"i","resources":{{}}}}],{containers},"generation":3,"error":"no \"room\""}}"#
+        );
+        assert_eq!(message("Pod resize Deferred", &pod, 3, "no \"room\""), expected);
+        let bare = Pod {
+            spec: Some(k8s_openapi::api::core::v1::PodSpec { init_containers: None, ..pod::spec(&pod).clone() }),
+            ..pod
+        };
+        let expected = format!(r#"Pod resize started: {{{containers},"generation":1}}"#);
+        assert_eq!(message("Pod resize started", &bare, 1, ""), expected);
     }
 
     #[test]

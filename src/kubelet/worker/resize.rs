@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use skiff_base::{chain, time};
+use skiff_client::EventKind;
 use skiff_runtime::{ContainerId, Error, Resources, SandboxId};
 
 use super::{Event, Making, Worker};
@@ -23,6 +24,10 @@ const AGAIN: SignedDuration = SignedDuration::from_secs(10);
 pub(super) struct Resizing {
     /// Why the node does not give what is asked: reason and message.
     pub(super) pending: Option<(&'static str, String)>,
+    /// What an event has told of that: the reason, and of which generation of the pod.
+    told_pending: Option<(&'static str, i64)>,
+    /// The generation whose resources are being given.
+    given: Option<i64>,
     busy: bool,
     /// Why it could not be carried out.
     pub(super) error: Option<String>,
@@ -50,6 +55,10 @@ pub(super) fn effective(asked: &Arc<Pod>, allocation: &Allocation) -> Arc<Pod> {
     if resize::asked(asked) == *allocation { asked.clone() } else { Arc::new(resize::with(asked, allocation)) }
 }
 
+fn generation(pod: &Pod) -> i64 {
+    pod.metadata.generation.unwrap_or(0)
+}
+
 impl Worker {
     /// Takes what is asked where the node has it, then brings the containers to it.
     pub(super) fn resize(&mut self, now: Timestamp, wake: impl FnMut(Timestamp)) {
@@ -73,12 +82,38 @@ impl Worker {
                     self.resizing.overtaken |= self.is_starting();
                     self.pod = self.asked.clone();
                     self.ctx.shares.promise(&self.uid, wanted);
+                    let generation = generation(&self.pod);
+                    self.resizing.given = Some(generation);
+                    self.tell_resize(EventKind::Normal, "ResizeStarted", "Pod resize started", generation, "");
                 }
                 Fit::Deferred(why) => self.resizing.pending = Some(("Deferred", why)),
                 Fit::Infeasible(why) => self.resizing.pending = Some(("Infeasible", why)),
             }
         }
+        self.tell_pending();
         self.bring_resources(now, wake);
+        if !self.is_resizing()
+            && let Some(generation) = self.resizing.given.take()
+        {
+            self.tell_resize(EventKind::Normal, "ResizeCompleted", "Pod resize completed", generation, "");
+        }
+    }
+
+    /// Once for each reason and generation.
+    fn tell_pending(&mut self) {
+        let generation = generation(&self.asked);
+        let pending = self.resizing.pending.as_ref().map(|(reason, _)| (*reason, generation));
+        let before = std::mem::replace(&mut self.resizing.told_pending, pending);
+        if let Some((reason, why)) = self.resizing.pending.as_ref().filter(|_| pending != before) {
+            let event = if *reason == "Infeasible" { "ResizeInfeasible" } else { "ResizeDeferred" };
+            let message = resize::message(&format!("Pod resize {reason}"), &self.asked, generation, why);
+            self.ctx.event(&self.pod, EventKind::Warning, event, message);
+        }
+    }
+
+    /// Of what the pod was given.
+    fn tell_resize(&self, kind: EventKind, reason: &str, what: &str, generation: i64, error: &str) {
+        self.ctx.event(&self.pod, kind, reason, resize::message(what, &self.pod, generation, error));
     }
 
     fn bring_resources(&mut self, now: Timestamp, mut wake: impl FnMut(Timestamp)) {
@@ -167,6 +202,10 @@ impl Worker {
             Err(why) => {
                 tracing::warn!(pod = %pod::format(&self.pod), error = why, "a pod can't be resized, trying again");
                 self.resizing.overtaken |= overtaken;
+                if self.resizing.error.as_ref() != Some(&why) {
+                    let generation = self.resizing.given.unwrap_or_else(|| generation(&self.pod));
+                    self.tell_resize(EventKind::Warning, "ResizeError", "Pod resize error", generation, &why);
+                }
                 self.resizing.error = Some(why);
                 self.resizing.retry_at = Some(time::now() + AGAIN);
             }

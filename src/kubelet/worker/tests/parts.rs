@@ -228,6 +228,44 @@ async fn pods_are_resized_as_far_as_there_is() {
     world.scope.stop().await;
 }
 
+#[tokio::test]
+async fn events_tell_of_resizes() {
+    let world = World::new().await;
+    let resources = |cpu: &str, memory: &str| json!({"requests": {"cpu": cpu}, "limits": {"memory": memory}});
+    world.create("other", one("Always", json!({"resources": {"requests": {"cpu": "1"}}})));
+    world.create("p", one("Always", json!({"resources": resources("500m", "64Mi")})));
+    world.phase("p", "Running").await;
+    world.phase("other", "Running").await;
+    let told = |w: &World, reason: &str, generation: i64, error: &str| {
+        let events = w.api.objects("/api/v1/events");
+        let own = events.iter().filter(|e| e["reason"] == reason);
+        let end = match error {
+            "" => format!("\"generation\":{generation}}}"),
+            _ => format!("\"generation\":{generation},\"error\":\"{error}\"}}"),
+        };
+        own.filter(|e| e["message"].as_str().is_some_and(|message| message.ends_with(&end))).count()
+    };
+    let less = "attempting to set container memory limit (16777216) below current usage (20971520)";
+    let lack = "Node didn't have enough resource: cpu, requested: 1500, used: 1000, capacity: 2000";
+    let never = "Node didn't have enough capacity: cpu, requested: 3000, capacity: 2000";
+    for (generation, cpu, memory, expected) in [
+        (2, "1", "128Mi", vec![("ResizeStarted", ""), ("ResizeCompleted", "")]),
+        (3, "1", "16Mi", vec![("ResizeStarted", ""), ("ResizeError", less)]),
+        (4, "1500m", "128Mi", vec![("ResizeDeferred", lack)]),
+        (5, "3", "128Mi", vec![("ResizeInfeasible", never)]),
+    ] {
+        let mut pod = world.pod("p");
+        pod["metadata"]["generation"] = json!(generation);
+        pod["spec"]["containers"][0]["resources"] = resources(cpu, memory);
+        world.api.put(pod);
+        for (reason, error) in expected {
+            world.eventually(reason, |w| told(w, reason, generation, error) == 1).await;
+        }
+    }
+    assert_eq!(told(&world, "ResizeCompleted", 3, ""), 0);
+    world.scope.stop().await;
+}
+
 fn pod_lines(world: &World) -> Vec<String> {
     world.log().into_iter().filter(|line| line.starts_with("pod ")).collect()
 }
