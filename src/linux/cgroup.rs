@@ -38,6 +38,8 @@ pub struct Usage {
     /// Without the page cache that could go at once.
     pub memory_working_set_bytes: u64,
     pub memory_rss_bytes: u64,
+    /// The page cache, all of it.
+    pub memory_cache_bytes: u64,
     pub pids: u64,
     /// Periods in which it could run, in which its quota was used up, and how long it waited then.
     pub periods: u64,
@@ -343,20 +345,22 @@ impl Cgroups {
         };
         let (stat, cpu_stat) = (text("memory", "memory.stat")?, text("cpu", "cpu.stat")?);
         let cpu_field = |name: &str| field(&cpu_stat, name).unwrap_or(0);
-        let (cpu_ns, memory_bytes, inactive, rss) = if self.is_v2() {
+        let (cpu_ns, memory_bytes, [inactive, rss, cache]) = if self.is_v2() {
             let cpu = cpu_field("usage_usec") * 1000;
             let memory = number("memory", "memory.current")?;
-            (cpu, memory, field(&stat, "inactive_file"), field(&stat, "anon"))
+            (cpu, memory, ["inactive_file", "anon", "file"])
         } else {
             let cpu = number("cpuacct", "cpuacct.usage")?;
             let memory = number("memory", "memory.usage_in_bytes")?;
-            (cpu, memory, field(&stat, "total_inactive_file"), field(&stat, "total_rss"))
+            (cpu, memory, ["total_inactive_file", "total_rss", "total_cache"])
         };
+        let memory_field = |name: &str| field(&stat, name).unwrap_or(0);
         Ok(Usage {
             cpu_ns,
             memory_bytes,
-            memory_working_set_bytes: memory_bytes.saturating_sub(inactive.unwrap_or(0)),
-            memory_rss_bytes: rss.unwrap_or(0),
+            memory_working_set_bytes: memory_bytes.saturating_sub(memory_field(inactive)),
+            memory_rss_bytes: memory_field(rss),
+            memory_cache_bytes: memory_field(cache),
             pids: number("pids", "pids.current").unwrap_or(0),
             periods: cpu_field("nr_periods"),
             throttled_periods: cpu_field("nr_throttled"),

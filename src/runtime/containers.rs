@@ -258,6 +258,7 @@ impl Runtime {
                 memory_working_set_bytes: usage.memory_working_set_bytes,
                 memory_usage_bytes: usage.memory_bytes,
                 memory_rss_bytes: usage.memory_rss_bytes,
+                memory_cache_bytes: usage.memory_cache_bytes,
                 pids: usage.pids,
                 cpu_periods: usage.periods,
                 cpu_throttled_periods: usage.throttled_periods,

@@ -346,6 +346,7 @@ pub struct Stats {
     pub memory_working_set_bytes: u64,
     pub memory_usage_bytes: u64,
     pub memory_rss_bytes: u64,
+    pub memory_cache_bytes: u64,
     pub pids: u64,
     /// Periods in which it could run, in which its quota was used up, and how long it waited then.
     pub cpu_periods: u64,

@@ -31,7 +31,6 @@ struct ContainerUse {
     stats: Stats,
     /// Billionths of a core, since the sample before.
     cpu_rate: Option<u64>,
-    limits: Resources,
 }
 
 #[derive(Debug, Clone)]
@@ -39,6 +38,7 @@ struct PodUse {
     namespace: String,
     name: String,
     uid: String,
+    pod: Arc<Pod>,
     started: Option<Timestamp>,
     containers: Vec<ContainerUse>,
     /// Of the link to the node; none with the host's network.
@@ -53,6 +53,11 @@ struct LinkUse {
 }
 
 impl PodUse {
+    fn limits(&self, container: &str, memory_capacity: i64) -> Resources {
+        let spec = pod::find(&self.pod, container).map(|(_, spec)| spec);
+        spec.map(|spec| resources::container(&self.pod, &spec, memory_capacity)).unwrap_or_default()
+    }
+
     /// Known when that of each container is.
     fn cpu_rate(&self) -> Option<u64> {
         self.containers.iter().map(|c| c.cpu_rate).sum()
@@ -84,6 +89,8 @@ pub(crate) struct Usage {
     at: Timestamp,
     node_name: String,
     node: NodeUse,
+    /// Bytes.
+    memory_capacity: i64,
     pods: Vec<PodUse>,
     /// Of the pods' volumes and logs.
     disk: Option<Disk>,
@@ -106,6 +113,7 @@ pub(crate) async fn collect(ctx: &Context, pods: &Pods) -> Result<Usage, skiff_r
         at: time::now(),
         node_name: ctx.options.node_name.clone(),
         node: node_use(Path::new("/proc")),
+        memory_capacity: ctx.memory_capacity,
         pods: Vec::new(),
         disk: disk(&ctx.options.root_directory),
         image_disk: disk(&ctx.options.data_directory),
@@ -119,6 +127,7 @@ pub(crate) async fn collect(ctx: &Context, pods: &Pods) -> Result<Usage, skiff_r
             name: pod::name(&pod).to_owned(),
             started: pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0),
             uid,
+            pod: pod.clone(),
             containers: Vec::new(),
             link: None,
         };
@@ -132,7 +141,6 @@ pub(crate) async fn collect(ctx: &Context, pods: &Pods) -> Result<Usage, skiff_r
                     started,
                     stats,
                     cpu_rate: None,
-                    limits: limits(ctx, &pod, &container.name),
                 }),
                 // It may have ended meanwhile.
                 Err(e) => {
@@ -149,11 +157,6 @@ pub(crate) async fn collect(ctx: &Context, pods: &Pods) -> Result<Usage, skiff_r
     }
     usage.pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     Ok(usage)
-}
-
-fn limits(ctx: &Context, pod: &Arc<Pod>, container: &str) -> Resources {
-    let spec = pod::find(pod, container).map(|(_, spec)| spec);
-    spec.map(|spec| resources::container(pod, &spec, ctx.memory_capacity)).unwrap_or_default()
 }
 
 /// What went over the link of the network namespace that a process is in.
@@ -237,7 +240,7 @@ impl Usage {
         })
     }
 
-    fn each(&self, mut visit: impl FnMut(&PodUse, &ContainerUse)) {
+    fn each<'a>(&'a self, mut visit: impl FnMut(&'a PodUse, &'a ContainerUse)) {
         for pod in &self.pods {
             pod.containers.iter().for_each(|container| visit(pod, container));
         }
@@ -256,19 +259,15 @@ mod tests {
             memory_working_set_bytes: 1000,
             memory_usage_bytes: 3000,
             memory_rss_bytes: 500,
+            memory_cache_bytes: 2400,
             pids: 2,
             ..Stats::default()
         };
         let at = Timestamp::from_second(1_700_000_000).expect("in range");
-        let container = ContainerUse {
-            name: "c".into(),
-            id: "1".into(),
-            image: "i".into(),
-            started: at,
-            stats,
-            cpu_rate: None,
-            limits: Resources::default(),
-        };
+        let container =
+            ContainerUse { name: "c".into(), id: "1".into(), image: "i".into(), started: at, stats, cpu_rate: None };
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [{"name": "c", "resources": {"limits": {"memory": "1Mi"}}}]}})).expect("a pod");
+        let pod = Arc::new(pod);
         Usage {
             at,
             node_name: "node-1".into(),
@@ -278,11 +277,13 @@ mod tests {
                 memory_working_set: 4_000,
                 ..NodeUse::default()
             },
+            memory_capacity: 10_000,
             pods: vec![
                 PodUse {
                     namespace: "n".into(),
                     name: "p".into(),
                     uid: "u".into(),
+                    pod: pod.clone(),
                     started: Some(at),
                     containers: vec![container.clone(), container],
                     link: parse_link("  eth0: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0"),
@@ -291,6 +292,7 @@ mod tests {
                     namespace: "n".into(),
                     name: "waits".into(),
                     uid: "v".into(),
+                    pod,
                     started: None,
                     containers: vec![],
                     link: None,
@@ -319,12 +321,14 @@ mod tests {
         }
         assert!(!text.contains("waits"), "{text}");
         let text = usage().cadvisor_metrics();
-        assert!(
-            text.contains(
-                "container_memory_rss{container=\"c\",id=\"1\",image=\"i\",name=\"1\",namespace=\"n\",pod=\"p\"} 500"
-            ),
-            "{text}"
-        );
+        let labels = "{container=\"c\",id=\"1\",image=\"i\",name=\"1\",namespace=\"n\",pod=\"p\"}";
+        for (name, value) in [
+            ("container_memory_rss", 500),
+            ("container_memory_cache", 2400),
+            ("container_spec_memory_limit_bytes", 1 << 20),
+        ] {
+            assert!(text.contains(&format!("{name}{labels} {value} ")), "{name} in\n{text}");
+        }
     }
 
     #[test]

@@ -1,10 +1,24 @@
 //! Usage in Prometheus' text form, with upstream's names.
 
+use skiff_runtime::Resources;
+
 use super::{ContainerUse, LinkUse, PodUse, Usage};
 use crate::metrics::Text;
 
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
+}
+
+/// Of a container, as cadvisor has them.
+fn labels<'a>(pod: &'a PodUse, container: &'a ContainerUse) -> [(&'a str, &'a str); 6] {
+    [
+        ("container", &container.name),
+        ("id", &container.id),
+        ("image", &container.image),
+        ("name", &container.id),
+        ("namespace", &pod.namespace),
+        ("pod", &pod.name),
+    ]
 }
 
 impl Usage {
@@ -71,7 +85,7 @@ impl Usage {
     pub(crate) fn cadvisor_metrics(&self) -> String {
         let mut out = Text::new(Some(self.at.as_millisecond()));
         type Of = fn(&ContainerUse) -> f64;
-        let families: [(&str, &str, &str, Of); 15] = [
+        let families: [(&str, &str, &str, Of); 11] = [
             ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |c| {
                 seconds(c.stats.cpu_usage_ns)
             }),
@@ -112,35 +126,28 @@ impl Usage {
                 "Start time of the container since unix epoch in seconds.",
                 |c| c.started.as_second() as f64,
             ),
-            ("container_spec_cpu_period", "gauge", "CPU period of the container.", |c| {
-                c.limits.cpu_period_us.unwrap_or(0) as f64
-            }),
-            ("container_spec_cpu_quota", "gauge", "CPU quota of the container.", |c| {
-                c.limits.cpu_quota_us.unwrap_or(0) as f64
-            }),
-            ("container_spec_cpu_shares", "gauge", "CPU share of the container.", |c| {
-                c.limits.cpu_shares.unwrap_or(0) as f64
-            }),
-            ("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.", |c| {
-                c.limits.memory_limit_bytes.unwrap_or(0) as f64
-            }),
             ("container_memory_cache", "gauge", "Number of bytes of page cache memory.", |c| {
-                c.stats.memory_usage_bytes.saturating_sub(c.stats.memory_rss_bytes) as f64
+                c.stats.memory_cache_bytes as f64
             }),
         ];
         for (name, kind, help, of) in families {
             out.family(name, kind, help);
-            self.each(|pod, c| {
-                let labels = [
-                    ("container", c.name.as_str()),
-                    ("id", c.id.as_str()),
-                    ("image", c.image.as_str()),
-                    ("name", c.id.as_str()),
-                    ("namespace", pod.namespace.as_str()),
-                    ("pod", pod.name.as_str()),
-                ];
-                out.line(name, &labels, of(c));
-            });
+            self.each(|pod, c| out.line(name, &labels(pod, c), of(c)));
+        }
+        let mut limits = Vec::new();
+        self.each(|pod, c| limits.push((labels(pod, c), pod.limits(&c.name, self.memory_capacity))));
+        type Limit = fn(&Resources) -> f64;
+        let families: [(&str, &str, Limit); 4] = [
+            ("container_spec_cpu_period", "CPU period of the container.", |l| l.cpu_period_us.unwrap_or(0) as f64),
+            ("container_spec_cpu_quota", "CPU quota of the container.", |l| l.cpu_quota_us.unwrap_or(0) as f64),
+            ("container_spec_cpu_shares", "CPU share of the container.", |l| l.cpu_shares.unwrap_or(0) as f64),
+            ("container_spec_memory_limit_bytes", "Memory limit for the container.", |l| {
+                l.memory_limit_bytes.unwrap_or(0) as f64
+            }),
+        ];
+        for (name, help, of) in families {
+            out.family(name, "gauge", help);
+            limits.iter().for_each(|(labels, limits)| out.line(name, labels, of(limits)));
         }
         for (direction, of) in [("receive", (|l| l.received) as fn(&LinkUse) -> [u64; 4]), ("transmit", |l| l.sent)] {
             for (at, what) in ["bytes", "packets", "errors", "packets_dropped"].into_iter().enumerate() {
