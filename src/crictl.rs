@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use skiff_kubelet::{Ending, LogOptions};
 use skiff_runtime::images::ImageStore;
 use skiff_runtime::{Container, ContainerState, Image, RegistryAuth, Runtime, Sandbox, SandboxState};
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::cli::{PlaceArgs, REGISTRIES};
 use crate::ctr::connect;
@@ -30,6 +31,7 @@ fn usage() -> String {
 }
 
 pub fn run(place: &PlaceArgs, arguments: Vec<String>) -> Result<ExitCode> {
+    skiff_kubectl::end_with_the_reader();
     let name = match arguments.first().map(String::as_str) {
         None | Some("-h" | "--help" | "help") => {
             print!("{}", usage());
@@ -87,14 +89,12 @@ fn split_tag(tag: &str) -> (&str, &str) {
 }
 
 async fn images(place: &PlaceArgs, given: &Given) -> Result<ExitCode> {
-    let wanted = given.words.first().map(|word| Runtime::normalize(word).unwrap_or_else(|_| word.clone()));
     let mut images = store(place)?.images()?;
-    images.retain(|image| {
-        wanted.as_ref().is_none_or(|word| {
-            image.tags.iter().any(|tag| tag == word || split_tag(tag).0 == split_tag(word).0)
-                || image.id.0.contains(word)
-        })
-    });
+    match given.words.as_slice() {
+        [] => {}
+        [word] => images.retain(|image| is_listed(image, word)),
+        _ => bail!("crictl images: one name at a time"),
+    }
     images.sort_by(|a, b| a.tags.cmp(&b.tags));
     if given.has("quiet") {
         images.iter().for_each(|image| println!("{}", image.id.0));
@@ -127,11 +127,20 @@ async fn images(place: &PlaceArgs, given: &Given) -> Result<ExitCode> {
     print_table(&rows)
 }
 
+/// Whether `images <word>` lists an image: by its repository, or by the beginning of its id.
+fn is_listed(image: &Image, word: &str) -> bool {
+    let name = Runtime::normalize(word).unwrap_or_else(|_| word.to_owned());
+    image.tags.iter().any(|tag| split_tag(tag).0 == split_tag(&name).0) || has_id(image, word)
+}
+
+fn has_id(image: &Image, word: &str) -> bool {
+    image.id.0.trim_start_matches("sha256:").starts_with(word.trim_start_matches("sha256:"))
+}
+
 fn find_image<'a>(images: &'a [Image], word: &str) -> Result<&'a Image> {
     let name = Runtime::normalize(word).unwrap_or_else(|_| word.to_owned());
     let by_name = |image: &&Image| image.tags.contains(&name) || image.digests.contains(&name);
-    let by_id =
-        |image: &&Image| image.id.0.trim_start_matches("sha256:").starts_with(word.trim_start_matches("sha256:"));
+    let by_id = |image: &&Image| has_id(image, word);
     images
         .iter()
         .find(by_name)
@@ -190,6 +199,15 @@ struct Node {
     runtime: Runtime,
     sandboxes: Vec<Sandbox>,
     containers: Vec<Container>,
+}
+
+/// Those that are named, or all of them with `--all`.
+fn named<'a, T>(given: &Given, all: &'a [T], find: impl Fn(&str) -> Result<&'a T>) -> Result<Vec<&'a T>> {
+    match (given.has("all"), given.words.as_slice()) {
+        (true, _) => Ok(all.iter().collect()),
+        (false, []) => bail!("crictl: say which ones, or --all"),
+        (false, words) => words.iter().map(|word| find(word)).collect(),
+    }
 }
 
 /// The one whose id begins so.
@@ -495,12 +513,7 @@ impl Node {
     }
 
     async fn remove(&self, given: &Given) -> Result<ExitCode> {
-        let chosen: Vec<&Container> = match (given.has("all"), given.words.as_slice()) {
-            (true, _) => self.containers.iter().collect(),
-            (false, []) => bail!("crictl rm: which containers?"),
-            (false, words) => words.iter().map(|word| self.container(word)).collect::<Result<_>>()?,
-        };
-        for container in chosen {
+        for container in named(given, &self.containers, |word| self.container(word))? {
             if matches!(container.state, ContainerState::Running { .. }) {
                 if !given.has("force") {
                     bail!("container {} is running, please stop it first", container.id.0);
@@ -514,14 +527,11 @@ impl Node {
     }
 
     async fn remove_pods(&self, given: &Given) -> Result<ExitCode> {
-        let chosen: Vec<&Sandbox> = match (given.has("all"), given.words.as_slice()) {
-            (true, _) => self.sandboxes.iter().collect(),
-            (false, []) => bail!("crictl rmp: which pods?"),
-            (false, words) => words.iter().map(|word| self.sandbox(word)).collect::<Result<_>>()?,
-        };
-        for pod in chosen {
-            if pod.state == SandboxState::Ready && !given.has("force") {
-                bail!("pod sandbox {} is ready, please stop it first", pod.id.0);
+        for pod in named(given, &self.sandboxes, |word| self.sandbox(word))? {
+            if pod.state == SandboxState::Ready {
+                if !given.has("force") {
+                    bail!("pod sandbox {} is ready, please stop it first", pod.id.0);
+                }
             }
             self.runtime.remove_sandbox(&pod.id).await?;
             println!("Removed sandbox {}", pod.id.0);
@@ -548,7 +558,8 @@ impl Ending for Exited {
         loop {
             let running =
                 self.runtime.container(&self.id).await.map(|c| matches!(c.state, ContainerState::Running { .. }));
-            if !running.unwrap_or(false) || events.recv().await.is_err() {
+            // That some were missed is no end: it is looked at again.
+            if !running.unwrap_or(false) || matches!(events.recv().await, Err(RecvError::Closed)) {
                 return;
             }
         }
@@ -566,6 +577,29 @@ mod tests {
         assert_eq!(find("abc"), Ok("abc1"));
         assert!(find("ab").expect_err("two").contains("several"));
         assert!(find("x").expect_err("none").contains("not found"));
+    }
+
+    #[test]
+    fn images_by_name_and_id() {
+        let image = Image {
+            id: skiff_runtime::ImageId("sha256:abcd".to_owned()),
+            tags: vec!["docker.io/library/busybox:1.36".to_owned()],
+            digests: Vec::new(),
+            size_bytes: 0,
+            pinned: false,
+            user: String::new(),
+            config: Default::default(),
+        };
+        for (word, listed) in [
+            ("busybox", true),
+            ("busybox:1.36", true),
+            ("abc", true),
+            ("sha256:abc", true),
+            ("bcd", false),
+            ("box", false),
+        ] {
+            assert_eq!(is_listed(&image, word), listed, "{word}");
+        }
     }
 
     #[test]

@@ -254,6 +254,14 @@ fn crictl_shows_what_runs() {
     let has = |line: &str| line.starts_with("docker.io/library/busybox") && line.contains(" 1.36 ");
     assert!(images.starts_with("IMAGE ") && images.lines().any(has), "{images}");
     assert!(say(&["inspecti", "busybox:1.36"]).contains("\"repoTags\""));
+    let image = say(&["images", "-q", "busybox"]);
+    assert_eq!(say(&["images", "-q", &image.trim()["sha256:".len()..][..12]]), image);
+    // Nobody reads it any more.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let unread =
+        machine.command(skiff()).args(["crictl", "ps", "-q"]).stdout(writer).output().expect("run skiff crictl");
+    assert!(unread.status.success() && unread.stderr.is_empty(), "{unread:?}");
     assert_eq!(say(&["logs", "--tail", "1", &id]), "two\n");
     assert_eq!(say(&["exec", &id, "sh", "-c", "echo $((6 * 7))"]), "42\n");
     let failed = machine.command(skiff()).args(["crictl", "exec", "-s", &id, "sh", "-c", "exit 9"]).status();

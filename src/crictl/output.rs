@@ -1,6 +1,5 @@
 //! How crictl shows things: tables, times, sizes, and CRI's messages as JSON.
 
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -25,10 +24,9 @@ pub fn print_table(rows: &[Vec<String>]) -> Result<ExitCode> {
     let columns = rows.first().map_or(0, Vec::len);
     let longest = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|at| COLUMN.max(longest(at).unwrap_or(0) + GAP)).collect();
-    let mut out = std::io::stdout().lock();
     for row in rows {
         let line: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        writeln!(out, "{}", line.trim_end()).context("print")?;
+        println!("{}", line.trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }

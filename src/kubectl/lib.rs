@@ -257,7 +257,7 @@ fn with_plain_switches(args: Vec<OsString>) -> Vec<OsString> {
 }
 
 /// `kubectl get pods | head -1` is no failure: who reads has read enough. The standard library panics when it can't print.
-fn end_with_the_reader() {
+pub fn end_with_the_reader() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         if info.to_string().contains("Broken pipe") {
