@@ -532,6 +532,11 @@ impl Node {
                 if !given.has("force") {
                     bail!("pod sandbox {} is ready, please stop it first", pod.id.0);
                 }
+                if !self.runtime.is_owner() {
+                    self.runtime.stop_sandbox(&pod.id).await?;
+                    println!("Stopped sandbox {}: the node removes it", pod.id.0);
+                    continue;
+                }
             }
             self.runtime.remove_sandbox(&pod.id).await?;
             println!("Removed sandbox {}", pod.id.0);

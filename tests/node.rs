@@ -220,6 +220,34 @@ fn ids_of_a_pod_stay_its_own() {
 }
 
 #[test]
+fn a_sandbox_that_crictl_stops_is_made_anew() {
+    let machine = Machine::with_server();
+    for (at, shared) in ["", "shareProcessNamespace: true"].iter().enumerate() {
+        let manifest = pod(&format!("p{at}"), shared, "", "exec sleep 4321");
+        machine.apply(&manifest.replace("restartPolicy: Never", "restartPolicy: Always"));
+    }
+    let crictl = |words: &[&str]| {
+        let output = machine.command(skiff()).arg("crictl").args(words).output().expect("run skiff crictl");
+        harness::result(&output).unwrap_or_else(|why| panic!("crictl {words:?}: {why}")).trim().to_owned()
+    };
+    for (restarts, verb) in [("1", &["stopp"][..]), ("2", &["rmp", "-f"])] {
+        for name in ["p0", "p1"] {
+            machine.until(&["pod", name], "{.status.containerStatuses[0].ready}", "true");
+            let sandbox = crictl(&["pods", "-q", "--state", "ready", "--name", name]);
+            let said = crictl(&[verb, &[&sandbox]].concat());
+            assert!(said.starts_with(&format!("Stopped sandbox {sandbox}")), "{said}");
+            machine.until(&["pod", name], "{.status.containerStatuses[0].restartCount}", restarts);
+            machine.until(&["pod", name], "{.status.containerStatuses[0].ready}", "true");
+            let now = crictl(&["pods", "-q", "--name", name]);
+            assert!(now != sandbox && now.lines().count() == 1, "{sandbox}, then {now}");
+        }
+    }
+    let address = |name: &str| machine.jsonpath(&["pod", name], "{.status.podIP}").expect("an address");
+    let reached = machine.kubectl(&["exec", "p0", "--", "ping", "-c1", "-w10", &address("p1")]);
+    assert!(reached.contains("1 packets received"), "{reached}");
+}
+
+#[test]
 fn crictl_shows_what_runs() {
     let machine = Machine::with_server();
     let script = "echo one; echo two; until [ -e /tmp/end ]; do usleep 10000; done; exit 3";

@@ -77,6 +77,11 @@ impl Runtime {
         Ok(Runtime { inner })
     }
 
+    /// Whether no agent looks after what is here, but this handle.
+    pub fn is_owner(&self) -> bool {
+        self.inner.owner.is_some()
+    }
+
     /// What happens from now on. A receiver that lags must list again, as after [`RuntimeEvent::Resync`].
     pub fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
         self.inner.events.subscribe()

@@ -125,7 +125,8 @@ impl Runtime {
         }
     }
 
-    /// Kills what is left and unmounts the namespaces; idempotent.
+    /// Kills what is left and unmounts the namespaces; idempotent. Beside an agent, whose sandbox it is, this only kills:
+    /// the agent hears of it and takes down the rest.
     pub async fn stop_sandbox(&self, id: &SandboxId) -> Result<(), Error> {
         let inner = self.inner.clone();
         let Some(mut record) = inner.tables().sandboxes.get(&id.0).cloned() else {
@@ -139,10 +140,19 @@ impl Runtime {
                 .map(|entry| entry.record.id.clone())
                 .collect()
         };
-        let killing = containers.iter().map(|container| self.kill(container));
-        futures::future::try_join_all(killing).await?;
-        inner.link()?.call("stop sandbox", Call::StopSandbox(id.0.clone()), &[]).await?;
+        let killing = futures::future::try_join_all(containers.iter().map(|container| self.kill(container)));
+        let link = inner.link()?;
+        let stopping = link.call("stop sandbox", Call::StopSandbox(id.0.clone()), &[]);
         record.stopped = true;
+        if !self.is_owner() {
+            // In this order, so that the agent begins no container anew in what goes.
+            stopping.await?;
+            killing.await?;
+            inner.tables().sandboxes.insert(id.0.clone(), record);
+            return Ok(());
+        }
+        killing.await?;
+        stopping.await?;
         {
             let (inner, record) = (inner.clone(), record.clone());
             blocking(move || {
@@ -186,7 +196,8 @@ impl Runtime {
         {
             let inner = inner.clone();
             blocking(move || {
-                if !shared {
+                // An agent may be making the pod's next sandbox in it.
+                if !shared && inner.owner.is_some() {
                     end_group(&inner, &record.cgroup).map_err(io("remove pod cgroup"))?;
                     inner.weigh_class(&record.cgroup)?;
                 }

@@ -18,7 +18,7 @@ use super::stream::{Sink, nonblocking};
 use super::{Source, Supervisor, entry, report, sandbox};
 use crate::Seccomp;
 use crate::plan::{ContainerPlan, ProcessPlan, SandboxPlan};
-use crate::protocol::{Answer, Call, ExecPlan, Known, LIST_PART, Request, unseal};
+use crate::protocol::{Answer, Call, Event, ExecPlan, Known, LIST_PART, Request, unseal};
 
 /// A child that takes longer (a mount of a dead file server) is killed.
 const CHILD_DEADLINE: Duration = Duration::from_secs(120);
@@ -125,6 +125,8 @@ impl Supervisor {
             // It may have ended by itself.
             let _ = process::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
         }
+        // Whose sandbox it is may not be who asked.
+        self.tell_others(Some(asker.0), &Event::SandboxEnded { id: id.to_owned() });
         Ok(Some(Answer::Done))
     }
 

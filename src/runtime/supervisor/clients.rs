@@ -107,7 +107,12 @@ impl Supervisor {
     }
 
     pub(super) fn broadcast(&mut self, event: &Event) {
-        let tokens: Vec<u64> = self.clients.keys().copied().collect();
+        self.tell_others(None, event);
+    }
+
+    /// All but a client that knows it already.
+    pub(super) fn tell_others(&mut self, but: Option<u64>, event: &Event) {
+        let tokens: Vec<u64> = self.clients.keys().copied().filter(|token| Some(*token) != but).collect();
         for token in tokens {
             self.send(token, &Message::Event(event.clone()));
         }
