@@ -4,18 +4,31 @@ use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use crate::plan::UserPlan;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{ProcessPlan, UserPlan};
 
 /// Files longer than this are not read: they are the image's, which nobody vouches for.
 const MAX_FILE: u64 = 1 << 20;
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub uid: u32,
     pub gid: u32,
     /// With `gid`, sorted.
     pub groups: Vec<u32>,
     pub home: String,
+}
+
+impl Identity {
+    /// Makes the process this user's.
+    pub fn apply(&self, process: &mut ProcessPlan) {
+        (process.uid, process.gid, process.groups) = (self.uid, self.gid, self.groups.clone());
+        // An empty one counts as none. Else libcontainer asks the C library, which loads modules of the image's glibc.
+        if !process.env.iter().any(|pair| pair.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
+            process.env.push(format!("HOME={}", self.home));
+        }
+    }
 }
 
 struct User<'a> {

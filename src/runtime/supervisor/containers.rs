@@ -18,6 +18,7 @@ use super::log::{Log, Stream};
 use super::stream::{Got, Sink, Wrote, nonblocking, read};
 use super::{Source, Supervisor, carry, report};
 use crate::ContainerUser;
+use crate::identity::Identity;
 use crate::plan::{ContainerPlan, ProcessPlan};
 use crate::protocol::{Answer, Event, ExitRecord, Known, now_ns};
 
@@ -255,7 +256,7 @@ impl Supervisor {
                 }
             },
             JobKind::Create(id) => match outcome.error {
-                None => self.created(&id, job.asker, outcome.process, claimed, fds.pop()),
+                None => self.created(&id, job.asker, outcome.identity, claimed, fds.pop()),
                 Some(error) => {
                     self.abandon(&id);
                     self.reply(job.asker, Err(error));
@@ -289,14 +290,18 @@ impl Supervisor {
         &mut self,
         id: &str,
         asker: Asker,
-        process: Option<ProcessPlan>,
+        identity: Option<Identity>,
         claimed: Option<(Pid, Option<OwnedFd>)>,
         terminal: Option<OwnedFd>,
     ) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Some((pid, pidfd)) = claimed else { return };
         (container.pid, container.pidfd) = (Some(pid), pidfd);
-        container.process = process;
+        container.process = identity.map(|identity| {
+            let mut process = container.plan.process.clone();
+            identity.apply(&mut process);
+            process
+        });
         container.state = State::Created;
         let user = container.user();
         if let Some(Err(error)) = terminal.map(|terminal| self.add_terminal(id, terminal)) {

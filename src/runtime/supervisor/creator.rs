@@ -22,7 +22,7 @@ use super::child;
 use super::copy::copy_layers;
 use super::entry::Entry;
 use super::stage;
-use crate::identity::identity;
+use crate::identity::{Identity, identity};
 use crate::plan::{ContainerPlan, ProcessPlan, limits};
 use crate::spec;
 
@@ -32,8 +32,8 @@ pub struct Outcome {
     pub pid: Option<i32>,
     pub error: Option<String>,
     pub warnings: Vec<String>,
-    /// The process as it was started, its user looked up.
-    pub process: Option<ProcessPlan>,
+    /// The user of the process, who was looked up in the image.
+    pub identity: Option<Identity>,
 }
 
 /// The container's ends.
@@ -72,7 +72,13 @@ pub fn create(
 pub fn answer(result: BorrowedFd<'_>, outcome: &Outcome, fd: Option<&OwnedFd>) -> i32 {
     let fds: Vec<BorrowedFd<'_>> = fd.into_iter().map(OwnedFd::as_fd).collect();
     let message = serde_json::to_vec(outcome).unwrap_or_default();
-    i32::from(socket::send(result, &message, &fds).is_err())
+    let sent = socket::send(result, &message, &fds).or_else(|error| {
+        // The image's own words may be longer than a message.
+        let error = Some(format!("tell the supervisor of it: {error}"));
+        let short = Outcome { pid: outcome.pid, error, ..Outcome::default() };
+        socket::send(result, &serde_json::to_vec(&short).unwrap_or_default(), &[])
+    });
+    i32::from(sent.is_err())
 }
 
 fn try_create(
@@ -118,12 +124,8 @@ fn try_create(
     let root = OwnedFd::from(at("open root file system", std::fs::File::open(&made.root))?);
     let identity = identity(&plan.user, root.as_fd())?;
     let mut process = plan.process.clone();
-    (process.uid, process.gid, process.groups) = (identity.uid, identity.gid, identity.groups);
+    identity.apply(&mut process);
     at("map ids", check_ids(&process))?;
-    // An empty one counts as none. Else libcontainer asks the C library, which loads modules of the image's glibc.
-    if !process.env.iter().any(|pair| pair.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
-        process.env.push(format!("HOME={}", identity.home));
-    }
     make_directories(plan, root.as_fd())?;
     for mount in &plan.mounts {
         check_target(root.as_fd(), &mount.host_path, &mount.container_path)?;
@@ -156,7 +158,7 @@ fn try_create(
     };
     let (pid, terminal) = run_libcontainer(plan, entry, stdio).map_err(|error| errors.explain(&error))?;
     outcome.pid = Some(pid);
-    outcome.process = Some(process);
+    outcome.identity = Some(identity);
     // Its copy in the container is the one that counts.
     drop(status);
     Ok(terminal)

@@ -11,6 +11,7 @@ crate::tests![
     events_are_told,
     a_command_that_cannot_run,
     environment_and_directories,
+    a_large_environment,
     namespaces_of_a_pod,
     host_namespaces,
     a_shared_process_namespace,
@@ -113,6 +114,22 @@ async fn environment_and_directories() {
     for device in ["null", "zero", "full", "random", "urandom", "tty", "shm", "pts", "ptmx", "fd", "stdin", "mqueue"] {
         assert!(log.lines().any(|line| line == device), "no /dev/{device} in {log}");
     }
+    node.end().await;
+}
+
+/// More than one message of a socket holds.
+async fn a_large_environment() {
+    let node = Node::new().await;
+    let sandbox = node.sandbox("pod").await;
+    let script = "echo ${#A0} ${#A1} ${#A2} ${#A3} $HOME";
+    let mut config = node.config(&format!("{script}; exec sleep 1000"));
+    config.env = (0..4).map(|number| (format!("A{number}"), "x".repeat(100 << 10))).collect();
+    let id = node.start(&sandbox, config).await;
+    let expect = "102400 102400 102400 102400 /root\n";
+    let log = || async { node.log("pod", "main/0.log") };
+    crate::node::eventually("its words", log, |log| log == expect).await;
+    let result = node.runtime().exec_sync(&id, &["sh", "-c", script].map(str::to_owned), None).await.expect("an exec");
+    assert_eq!(String::from_utf8_lossy(&result.stdout), expect);
     node.end().await;
 }
 
