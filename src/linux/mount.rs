@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags};
@@ -17,6 +18,8 @@ const MOUNT_ATTR_NODEV: u64 = 4;
 const MOUNT_ATTR_NOEXEC: u64 = 8;
 const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
+/// The number of the root directory of every proc.
+const PROC_ROOT: u64 = 1;
 
 /// `struct mount_attr` of mount_setattr(2).
 #[repr(C)]
@@ -304,6 +307,24 @@ pub fn mounts_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(points_below(directory, &std::fs::read("/proc/self/mountinfo")?))
 }
 
+/// As [`mounts_below`], where others decide what is mounted on `/proc`.
+pub fn own_mounts_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut table = Vec::new();
+    io::Read::read_to_end(&mut open_in_proc("self/mountinfo", libc::O_RDONLY)?, &mut table)?;
+    Ok(points_below(directory, &table))
+}
+
+/// Opens a file that is there below `/proc`: the kernel's own and no other, whatever is mounted there or on the way.
+pub fn open_in_proc(path: &str, flags: i32) -> io::Result<File> {
+    let root = File::open("/proc")?;
+    let kind = nix::sys::statfs::fstatfs(&root)?.filesystem_type();
+    if kind != nix::sys::statfs::PROC_SUPER_MAGIC || root.metadata()?.ino() != PROC_ROOT {
+        return Err(io::Error::other("/proc is not the kernel's"));
+    }
+    let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_XDEV | libc::RESOLVE_NO_MAGICLINKS;
+    open_at(root.as_fd(), Path::new(path), flags, 0, resolve).map(File::from)
+}
+
 /// At the same place, a later mount lies on top of an earlier one.
 fn points_below(directory: &Path, table: &[u8]) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = table
@@ -357,12 +378,16 @@ pub fn ensure_unmounted_below(directory: &Path) -> io::Result<()> {
 
 /// Opens a path as a process with `root` as its root directory would, following its symbolic links inside.
 pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32) -> io::Result<OwnedFd> {
+    open_at(root, path, flags, mode, libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS)
+}
+
+fn open_at(root: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32, resolve: u64) -> io::Result<OwnedFd> {
     let path = c_string(path.as_os_str())?;
     // SAFETY: an all-zero open_how is valid.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = (flags | libc::O_CLOEXEC) as u64;
     how.mode = u64::from(mode);
-    how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+    how.resolve = resolve;
     // SAFETY: a valid string and one open_how of the size given.
     fd_of(unsafe {
         libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw const how, size_of::<libc::open_how>())
@@ -453,6 +478,26 @@ mod tests {
         std::os::unix::fs::symlink("/../..", directory.path().join("up")).expect("up");
         ensure_directory_in_root(root.as_fd(), Path::new("/up/a/b"), 0o755).expect("made");
         assert!(directory.path().join("a/b").is_dir());
+    }
+
+    #[test]
+    fn only_the_kernel_is_believed_below_proc() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("file");
+        std::fs::write(&file, "mine").expect("a file");
+        // A mount namespace is of a thread where it has its own root and working directory.
+        let seen = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a namespace (needs root)");
+            set_propagation(Path::new("/"), MsFlags::MS_REC | MsFlags::MS_PRIVATE).expect("private");
+            let open = |path: &str| open_in_proc(path, libc::O_RDONLY).is_ok();
+            let before = (open("uptime"), open("thread-self/mountinfo"));
+            bind(&file, Path::new("/proc/uptime")).expect("mounted");
+            let after = (open("uptime"), open("thread-self/mountinfo"));
+            tmpfs(Path::new("/proc"), "size=4k").expect("mounted");
+            std::fs::write("/proc/loadavg", "mine").expect("a file");
+            (before, after, open("loadavg"))
+        });
+        assert_eq!(seen.join().expect("no panic"), ((true, true), (false, true), false));
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::mount;
+
 /// Which of them are in force.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SecurityModules {
@@ -38,12 +40,12 @@ fn profile_names(list: &str) -> Vec<String> {
 /// The next execve of this process runs under that AppArmor profile.
 pub fn set_app_armor_profile(profile: &str) -> io::Result<()> {
     let text = format!("exec {profile}");
-    match fs::write("/proc/thread-self/attr/apparmor/exec", &text) {
+    match write_in_proc("thread-self/attr/apparmor/exec", &text) {
         // Before Linux 5.8 there is one file for all modules.
         Err(error)
             if error.kind() == io::ErrorKind::NotFound && !Path::new("/proc/thread-self/attr/apparmor").exists() =>
         {
-            fs::write("/proc/thread-self/attr/exec", text)
+            write_in_proc("thread-self/attr/exec", &text)
         }
         other => other,
     }
@@ -51,7 +53,12 @@ pub fn set_app_armor_profile(profile: &str) -> io::Result<()> {
 
 /// The next execve of this process runs with that SELinux label.
 pub fn set_se_linux_label(label: &str) -> io::Result<()> {
-    fs::write("/proc/thread-self/attr/exec", label)
+    write_in_proc("thread-self/attr/exec", label)
+}
+
+/// A file in its place would take the text, and the program run unconfined.
+fn write_in_proc(path: &str, text: &str) -> io::Result<()> {
+    io::Write::write_all(&mut mount::open_in_proc(path, libc::O_WRONLY)?, text.as_bytes())
 }
 
 /// Gives a file, or a directory with all in it on its file system, an SELinux label.

@@ -153,6 +153,7 @@ fn try_create(
             .filter(|mount| mount.read_only && mount.recursive)
             .map(|mount| mount.container_path.clone())
             .collect(),
+        proc_points: proc_points(plan),
         cgroups: views.iter().map(|(name, fd)| (name.clone(), fd.as_raw_fd())).collect(),
         status_fd: status.as_raw_fd(),
     };
@@ -289,8 +290,18 @@ const TRUE_OF_CONTAINERS: [&str; 10] = [
     "sys/crypto/fips_enabled",
 ];
 
+/// Where something may be mounted below /proc; `None`: the pod has mounted the host's there, with all that is in it.
+fn proc_points(plan: &ContainerPlan) -> Option<Vec<PathBuf>> {
+    if plan.mounts.iter().any(|mount| mount.container_path == Path::new("/proc")) {
+        return None;
+    }
+    let hidden = plan.masked_paths.iter().chain(&plan.readonly_paths).map(PathBuf::from);
+    Some(TRUE_OF_CONTAINERS.iter().map(|path| Path::new("/proc").join(path)).chain(hidden).collect())
+}
+
 /// Refuses mounts on what is below /proc: how a process is confined is written there. libcontainer 0.7 looks at its own
-/// mounts alone. Links of the image are followed, before anything is mounted in it.
+/// mounts alone. Links of the image are followed, before anything is mounted in it; what those of volumes lead to is
+/// seen afterwards, by the [`Entry`].
 fn check_target(root: BorrowedFd<'_>, source: &Path, target: &Path) -> Result<(), String> {
     let step = |error: io::Error| format!("mount {}: {error}", target.display());
     let place = |fd: BorrowedFd<'_>| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(step);

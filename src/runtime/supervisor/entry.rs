@@ -115,6 +115,8 @@ pub struct Entry {
     pub propagation: Vec<(PathBuf, Propagation)>,
     /// Mounts that are read-only with all that is below them.
     pub read_only: Vec<PathBuf>,
+    /// What may be mounted below `/proc`; `None`: anything but on what is of processes.
+    pub proc_points: Option<Vec<PathBuf>>,
     /// The container's cgroup directories as detached mounts: name below `/sys/fs/cgroup` (none on v2), descriptor.
     pub cgroups: Vec<(String, i32)>,
     /// Closed by a successful exec, else told why.
@@ -132,6 +134,8 @@ impl Executor for Entry {
     fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
         process::leave_session_keys()
             .map_err(|error| ExecutorValidationError::ArgValidationError(format!("session keys: {error}")))?;
+        check_proc(self.proc_points.as_deref())
+            .map_err(|error| ExecutorValidationError::ArgValidationError(error.to_string()))?;
         mount_cgroups(&self.cgroups)
             .map_err(|error| ExecutorValidationError::ArgValidationError(format!("mount {CGROUP_ROOT}: {error}")))?;
         if !self.propagation.iter().any(|(target, _)| target == Path::new("/dev")) {
@@ -159,6 +163,23 @@ impl Executor for Entry {
     /// The plan's own list is used, which keeps order and doubles.
     fn setup_envs(&self, _envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         Ok(())
+    }
+}
+
+/// How a process is confined is written to `/proc`, and a link in one volume may have led the mount of another there.
+fn check_proc(points: Option<&[PathBuf]>) -> io::Result<()> {
+    let mounted = mount::own_mounts_below(Path::new("/proc"))?;
+    let of_processes = |point: &Path| {
+        let name = point.iter().nth(2).map(|name| name.as_encoded_bytes()).unwrap_or_default();
+        name.first().is_some_and(u8::is_ascii_digit) || name == b"self" || name == b"thread-self"
+    };
+    let wrong = |point: &&PathBuf| match points {
+        Some(points) => *point != Path::new("/proc") && !points.contains(point),
+        None => of_processes(point),
+    };
+    match mounted.iter().find(wrong) {
+        Some(point) => Err(io::Error::other(format!("{point:?} cannot be mounted because it is inside /proc"))),
+        None => Ok(()),
     }
 }
 

@@ -283,6 +283,21 @@ async fn what_is_said_in_proc_is_true() {
         assert!(error.ends_with("cannot be mounted because it is inside /proc"), "{path}: {error}");
     }
     let mut config = node.config("cat /proc/uptime");
+    // Nor by a link in another volume, which no look at the image tells.
+    let links = node.directory.path().join("links");
+    std::fs::create_dir(&links).expect("a directory");
+    for (name, to) in [("self", "/proc/thread-self/attr"), ("sys", "/proc/sys/kernel"), ("all", "/proc")] {
+        std::os::unix::fs::symlink(to, links.join(name)).expect("a link");
+        let mut config = node.config("true");
+        config.log_path = format!("{name}/0.log").into();
+        config.mounts = [(&links, "/links".to_owned()), (&source, format!("/links/{name}"))]
+            .map(|(host, path)| Mount { host_path: host.clone(), container_path: path.into(), ..Mount::default() })
+            .to_vec();
+        let made = node.runtime().create_container(&sandbox.id, config).await;
+        let error = made.expect_err(name).to_string();
+        // Without any /proc nothing gets as far as to say so.
+        assert!(name == "all" || error.contains("cannot be mounted because it is inside /proc"), "{name}: {error}");
+    }
     std::fs::write(source.join("uptime"), "1.00 1.00\n").expect("a file");
     let container_path = "/proc/uptime".into();
     config.mounts = vec![Mount { host_path: source.join("uptime"), container_path, ..Mount::default() }];
