@@ -2,7 +2,9 @@
 //!
 //! Written without fsync: after a power cut nothing runs, and a record that can't be read is as good as none.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -37,10 +39,11 @@ pub const EXIT: &str = "exit.json";
 /// Made by the supervisor when the program runs; holds the time.
 pub const STARTED: &str = "started";
 
-/// Replaces a file as a whole.
+/// Replaces a file as a whole; what containers are told is for root alone.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
-    std::fs::write(&temporary, serde_json::to_vec(value)?)?;
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
     std::fs::rename(temporary, path)
 }
 

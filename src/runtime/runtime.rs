@@ -1,6 +1,7 @@
 //! The handle: opening, images, events, and the end of everything.
 
 use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -55,9 +56,12 @@ impl Runtime {
             let lock = std::fs::File::create(layout.run.join("agent.lock")).map_err(io("create lock"))?;
             let owner = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock).ok();
             if owner.is_some() {
-                for directory in ["sandboxes", "containers"] {
-                    std::fs::create_dir_all(layout.run.join(directory)).map_err(io("create directory"))?;
-                    std::fs::create_dir_all(layout.data.join(directory)).map_err(io("create directory"))?;
+                // Files of images and containers, which may be for everybody inside, are not for the host's users.
+                let ours = ["sandboxes", "containers"].map(|name| [layout.run.join(name), layout.data.join(name)]);
+                for directory in ours.iter().flatten().chain([&layout.data]) {
+                    std::fs::create_dir_all(directory)
+                        .and_then(|()| std::fs::set_permissions(directory, PermissionsExt::from_mode(0o700)))
+                        .map_err(io("create directory"))?;
                 }
                 // Mounts made below are nobody else's.
                 mount::ensure_private(&layout.run).map_err(io("make the run directory private"))?;

@@ -32,6 +32,7 @@ mod unpack;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -131,7 +132,9 @@ impl ImageStore {
             pulling: Mutex::default(),
         };
         for directory in [inner.snapshots(), inner.images()] {
-            std::fs::create_dir_all(directory)
+            // Programs of images may be for everybody inside, and root's (set-user-id): not for the host's users.
+            std::fs::create_dir_all(&directory)
+                .and_then(|()| std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o700)))
                 .map_err(|source| Error::Io { operation: "create image store", source })?;
         }
         let failed = |source| Error::Io { operation: "read image records", source };
@@ -461,7 +464,7 @@ impl Inner {
     fn stage(&self) -> io::Result<PathBuf> {
         let path = self.snapshots().join(format!("tmp-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&path)?;
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
         Ok(path)
     }
 

@@ -19,6 +19,7 @@ crate::tests![
     session_keys_are_its_own,
     a_working_directory_leads_nowhere,
     what_is_said_in_proc_is_true,
+    what_is_on_disk_is_for_root,
     mounts_stay_inside,
 ];
 
@@ -282,7 +283,6 @@ async fn what_is_said_in_proc_is_true() {
         let error = made.expect_err(path).to_string();
         assert!(error.ends_with("cannot be mounted because it is inside /proc"), "{path}: {error}");
     }
-    let mut config = node.config("cat /proc/uptime");
     // Nor by a link in another volume, which no look at the image tells.
     let links = node.directory.path().join("links");
     std::fs::create_dir(&links).expect("a directory");
@@ -298,12 +298,32 @@ async fn what_is_said_in_proc_is_true() {
         // Without any /proc nothing gets as far as to say so.
         assert!(name == "all" || error.contains("cannot be mounted because it is inside /proc"), "{name}: {error}");
     }
+    let mut config = node.config("cat /proc/uptime");
     std::fs::write(source.join("uptime"), "1.00 1.00\n").expect("a file");
     let container_path = "/proc/uptime".into();
     config.mounts = vec![Mount { host_path: source.join("uptime"), container_path, ..Mount::default() }];
     let id = node.start(&sandbox, config).await;
     assert_eq!(node.wait(&id).await.code, 0);
     assert_eq!(node.log("pod", "main/0.log"), "1.00 1.00\n");
+    node.end().await;
+}
+
+/// Secrets in the environment, set-user-id programs of images, memory that containers share.
+async fn what_is_on_disk_is_for_root() {
+    use std::os::unix::fs::PermissionsExt;
+    let node = Node::new().await;
+    let (_, id) = node.running("pod").await;
+    let (data, run) = (&node.options.data_directory, &node.options.run_directory);
+    for (path, expect) in [
+        (data.clone(), 0o700),
+        (data.join("snapshots"), 0o700),
+        (data.join("containers").join(&id.0).join("record.json"), 0o600),
+        (run.join("containers"), 0o700),
+        (run.join("sandboxes"), 0o700),
+    ] {
+        let mode = std::fs::metadata(&path).expect("metadata").permissions().mode();
+        assert_eq!(mode & 0o777, expect, "{}", path.display());
+    }
     node.end().await;
 }
 
