@@ -15,7 +15,7 @@ use crate::plan::{cgroup_path, sandbox_of_cgroup};
 use crate::protocol::{Call, Event, Known, now_ns};
 use crate::record::{self, ContainerRecord, EXIT, RECORD, SandboxRecord, ensure_removed, names};
 use crate::state::{ContainerEntry, Inner, Tables};
-use crate::{Error, record::exit_of_lost};
+use crate::{Error, record::exit_of_lost, spec};
 
 fn io(operation: &'static str) -> impl Fn(std::io::Error) -> Error {
     move |source| Error::Io { operation, source }
@@ -103,12 +103,13 @@ fn bury(inner: &Inner, tables: &mut Tables, inits: &HashSet<String>) {
     }
     let mounts = mount::mounts_below(&inner.layout.run).unwrap_or_default();
     for record in tables.sandboxes.values_mut().filter(|record| !record.stopped) {
-        let ns = inner.layout.sandbox_run(&record.id).join("ns");
-        let pinned = |name: &str| mounts.contains(&ns.join(name));
-        let lost = (!record.config.host_network && !pinned("net"))
-            || (!record.config.host_ipc && !pinned("ipc"))
+        let plan = inner.sandbox_plan(record);
+        // Whoever made it may have come no further than some of them.
+        let mut kept = spec::joined_namespaces(&plan).filter(|name| *name != "pid");
+        let lost = kept.any(|name| !mounts.contains(&plan.namespace(name)))
+            || (plan.ipc && !mounts.contains(&plan.directory.join("shm")))
             // Nobody would hear of the end of a process 1 that is not the supervisor's child.
-            || (record.config.share_process_namespace && !record.config.host_pid && !inits.contains(&record.id));
+            || (plan.process && !inits.contains(&record.id));
         if lost {
             info!(sandbox = %record.id, "found a sandbox whose namespaces are gone");
             record.stopped = true;

@@ -10,6 +10,7 @@ crate::tests![
     an_exit_without_an_agent,
     the_supervisor_is_killed,
     the_supervisor_is_killed_without_an_agent,
+    a_sandbox_that_is_half_made,
     leftovers_are_swept,
     a_second_process_removes_nothing,
     another_runtime_with_the_same_groups_is_refused,
@@ -84,6 +85,23 @@ async fn check_after_supervisor(node: &Node, started: &ContainerId, pid: i32, cr
     assert_eq!(node.log("pod", "again/0.log"), "again\n");
     node.runtime().remove_sandbox(&sandbox.id).await.expect("removed");
     assert_eq!(node.runtime().containers().await.expect("listed").len(), 0);
+}
+
+/// Whatever of a sandbox was not made yet when everything ended: it is no ready one.
+async fn a_sandbox_that_is_half_made() {
+    let mut node = Node::new().await;
+    for missing in ["shm", "ns/uts", "ns/ipc", "ns/net"] {
+        let sandbox = node.sandbox("pod").await;
+        node.runtime = None;
+        kill_supervisor(&node);
+        let path = node.options.run_directory.canonicalize().expect("it is there").join("sandboxes");
+        skiff_linux::mount::ensure_unmounted(&path.join(&sandbox.id.0).join(missing)).expect("unmounted");
+        node.restart_agent().await;
+        let found = node.runtime().sandboxes().await.expect("listed").remove(0);
+        assert_eq!(found.state, SandboxState::NotReady, "without {missing}");
+        node.runtime().remove_sandbox(&sandbox.id).await.expect("removed");
+    }
+    node.end().await;
 }
 
 async fn the_supervisor_is_killed() {
