@@ -8,11 +8,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
-use crate::mark;
+use crate::{mark, process};
 
 /// What a group may use; `None` leaves a value as it is, -1 is no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,6 +66,9 @@ const V1_CONTROLLERS: [&str; 9] =
 
 /// Turned on for the children of each group above ours.
 const V2_CONTROLLERS: [&str; 6] = ["cpu", "memory", "pids", "cpuset", "io", "hugetlb"];
+
+/// Far below the limit of open files.
+const MAX_PIDFDS: usize = 256;
 
 fn at(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
@@ -300,10 +304,7 @@ impl Cgroups {
                 return Ok(processes.len());
             }
         }
-        for pid in &processes {
-            // It may be gone already; its number can't be reused while it is listed and we have not reaped it.
-            let _ = nix::sys::signal::kill(*pid, nix::sys::signal::Signal::SIGKILL);
-        }
+        kill_listed(&processes, || self.processes(path))?;
         Ok(processes.len())
     }
 
@@ -608,6 +609,20 @@ fn collect_processes(directory: &Path, into: &mut Vec<Pid>) -> io::Result<()> {
     subdirectories(directory)?.iter().try_for_each(|child| collect_processes(child, into))
 }
 
+/// Sends SIGKILL to those that are still in the list when it is read again: a number that somebody else reaped may be
+/// another process' by now, but not while a descriptor of ours is that process.
+fn kill_listed(processes: &[Pid], list: impl Fn() -> io::Result<Vec<Pid>>) -> io::Result<()> {
+    for some in processes.chunks(MAX_PIDFDS) {
+        // Those that are gone have none.
+        let open: Vec<_> = some.iter().filter_map(|pid| Some((*pid, process::pidfd_open(*pid).ok()?))).collect();
+        let listed = list()?;
+        for (_, pidfd) in open.iter().filter(|(pid, _)| listed.contains(pid)) {
+            let _ = process::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+        }
+    }
+    Ok(())
+}
+
 fn remove_tree(directory: &Path) -> io::Result<()> {
     match fs::remove_dir(directory) {
         Ok(()) => return Ok(()),
@@ -679,6 +694,22 @@ mod tests {
             ("cpuset.cpus", "0-3"),
         ];
         assert_eq!(plan, expect.map(|(file, value)| (Cow::from(file), value.to_owned())));
+    }
+
+    /// The process is one that got the number of another, which was in the group.
+    #[test]
+    fn who_has_left_the_group_is_not_killed() {
+        let mut sleeper = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let pid = Pid::from_raw(sleeper.id() as i32);
+        kill_listed(&[pid], || Ok(Vec::new())).expect("nobody");
+        // The first signal that ends it is the one that counts.
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("sent");
+        let status = sleeper.wait().expect("reaped");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGTERM));
+        let mut sleeper = std::process::Command::new("sleep").arg("1000").spawn().expect("sleep");
+        let pid = Pid::from_raw(sleeper.id() as i32);
+        kill_listed(&[pid], || Ok(vec![pid])).expect("killed");
+        sleeper.wait().expect("reaped");
     }
 
     #[test]
