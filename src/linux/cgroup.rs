@@ -509,9 +509,10 @@ fn plan_v2(limits: &Limits) -> Vec<Setting> {
     }
     if let Some(bytes) = limits.memory_bytes {
         set("memory", "memory.max", or_max(bytes), false);
-        set("memory", "memory.swap.max", if bytes <= 0 { "max".to_owned() } else { "0".to_owned() }, true);
         set("memory", "memory.oom.group", "1".to_owned(), true);
     }
+    // Nothing of a pod goes to a disk that nobody asked for, with and without a limit.
+    set("memory", "memory.swap.max", "0".to_owned(), true);
     if let Some(pids) = limits.pids {
         set("pids", "pids.max", or_max(pids), false);
     }
@@ -688,12 +689,16 @@ mod tests {
             ("cpu.weight", "100"),
             ("cpu.max", "50000 100000"),
             ("memory.max", "1048576"),
-            ("memory.swap.max", "0"),
             ("memory.oom.group", "1"),
+            ("memory.swap.max", "0"),
             ("pids.max", "max"),
             ("cpuset.cpus", "0-3"),
         ];
         assert_eq!(plan, expect.map(|(file, value)| (Cow::from(file), value.to_owned())));
+        for memory_bytes in [None, Some(-1)] {
+            let plan = plan_v2(&Limits { memory_bytes, ..Limits::default() });
+            assert!(plan.iter().any(|s| s.file == "memory.swap.max" && s.value == "0"), "{plan:?}");
+        }
     }
 
     /// The process is one that got the number of another, which was in the group.

@@ -44,7 +44,12 @@ fn ensure_memory(path: &Path, kind: &str, group: Option<u32>, option: Option<Str
     let owner = group.map_or_else(|| "mode=0777".to_owned(), |group| format!("mode=2777,gid={group}"));
     let options = option.into_iter().fold(owner, |all, more| format!("{all},{more}"));
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some(kind), path, Some(kind), flags, Some(options.as_str())).map_err(io::Error::from)
+    let mounted = |options: &str| mount(Some(kind), path, Some(kind), flags, Some(options));
+    // What is in memory goes to no disk, where the kernel (from 6.4 on) can promise it.
+    match mounted(&format!("{options},noswap")) {
+        Err(Errno::EINVAL) => Ok(mounted(&options)?),
+        other => Ok(other?),
+    }
 }
 
 /// Makes an empty directory for everybody, the group's if there is one. One that is there is the containers' own business.
@@ -216,6 +221,15 @@ mod tests {
         fs::write(pod.join("volumes/memory/x"), "").expect("a file");
         ensure_tmpfs(&pod.join("volumes/memory"), Some(1 << 20), Some(3000)).expect("idempotent");
         assert!(pod.join("volumes/memory/x").exists(), "mounted once");
+        fs::write(pod.join("volumes/memory/x"), "1").expect("a file");
+        let plain = pod.join("plain");
+        fs::create_dir(&plain).expect("a directory");
+        // A kernel that knows the option has it in the table.
+        if mount(Some("tmpfs"), &plain, Some("tmpfs"), MsFlags::empty(), Some("noswap")).is_ok() {
+            let table = fs::read_to_string("/proc/self/mountinfo").expect("the table");
+            let line = table.lines().find(|line| line.contains(&*pod.join("volumes/memory").to_string_lossy()));
+            assert!(line.is_some_and(|line| line.contains("noswap")), "{line:?}");
+        }
         fs::write(pod.join("volumes/memory/x"), "1").expect("a file");
         bind(&other, &pod.join("volumes/host")).expect("a bind mount");
         remove_tree(&pod).expect("removed");
