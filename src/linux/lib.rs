@@ -5,7 +5,7 @@
 //! [`socket`] messages with descriptors, [`mount`] the new mount calls and the table of mounts, [`cgroup`] v1 and v2
 //! behind one set of verbs (device access on v2 by a BPF program), [`seccomp`] profiles compiled to filters,
 //! [`security_module`] AppArmor and SELinux, [`user_namespace`].
-//! systemd: [`bus`]. Directories: [`mark`], [`inotify`]. Networks: [`net`]. The process itself: [`memory`].
+//! systemd: [`bus`]. Directories: [`mark`], [`inotify`], [`walk`]. Networks: [`net`]. The process itself: [`memory`].
 //!
 //! Must not know: Kubernetes.
 #![allow(unsafe_code, reason = "system calls; each block says why it is sound")]
@@ -24,3 +24,4 @@ pub mod seccomp;
 pub mod security_module;
 pub mod socket;
 pub mod user_namespace;
+pub mod walk;

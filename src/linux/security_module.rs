@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use crate::mount;
+use crate::{mount, walk};
 
 /// Which of them are in force.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,29 +62,12 @@ fn write_in_proc(path: &str, text: &str) -> io::Result<()> {
     io::Write::write_all(&mut mount::open_in_proc(path, libc::O_WRONLY)?, text.as_bytes())
 }
 
-/// Gives a file, or a directory with all in it on its file system, an SELinux label.
+/// Gives a file, or a directory with all in it on its file system, an SELinux label. Containers that run already may do
+/// there what they like meanwhile.
 pub fn relabel(path: &Path, label: &str) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    let device = fs::symlink_metadata(path)?.dev();
-    let mut queue = vec![path.to_owned()];
-    while let Some(path) = queue.pop() {
-        let metadata = match fs::symlink_metadata(&path) {
-            // Containers that run already may remove what they like.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            found => found?,
-        };
-        if metadata.dev() != device {
-            continue;
-        }
-        match xattr::set(&path, "security.selinux", label.as_bytes()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
-        }
-        if metadata.is_dir() {
-            queue.extend(fs::read_dir(&path)?.flatten().map(|entry| entry.path()));
-        }
-    }
-    Ok(())
+    walk::visit(path, true, &mut |file, _| {
+        xattr::set_deref(format!("/proc/self/fd/{}", file.as_raw_fd()), "security.selinux", label.as_bytes())
+    })
 }
 
 #[cfg(test)]
@@ -137,5 +121,32 @@ mod tests {
             assert_eq!(label.as_deref(), Some(&b"system_u:object_r:container_file_t:s0"[..]), "{path}");
         }
         assert_eq!(xattr::get("/etc", "security.selinux").expect("read"), None);
+    }
+
+    #[test]
+    fn a_directory_that_becomes_a_link_leads_nowhere() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let directory = tempfile::tempdir().expect("a directory");
+        let [volume, outside] = ["volume", "outside"].map(|name| directory.path().join(name));
+        fs::create_dir_all(volume.join("sub")).expect("a directory");
+        fs::create_dir(&outside).expect("a directory");
+        fs::write(outside.join("secret"), "").expect("a file");
+        std::os::unix::fs::symlink(&outside, volume.join("other")).expect("a link");
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let (here, flags) = (nix::fcntl::AT_FDCWD, nix::fcntl::RenameFlags::RENAME_EXCHANGE);
+                    let turned = nix::fcntl::renameat2(here, &volume.join("sub"), here, &volume.join("other"), flags);
+                    turned.expect("exchanged");
+                }
+            });
+            for _ in 0..500 {
+                drop(relabel(&volume, "system_u:object_r:container_file_t:s0"));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let label = xattr::get(outside.join("secret"), "security.selinux").expect("read");
+        assert_eq!(label, None, "a file outside was labelled");
     }
 }

@@ -1,21 +1,20 @@
 //! Directories of pods: mounts in them, who owns them, and their end. A crash at any moment leaves something that
 //! the next run of the same function finishes.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
+use nix::fcntl::{AtFlags, openat, renameat};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{UnlinkatFlags, fchownat, unlinkat};
 use skiff_linux::mount::ensure_unmounted_below;
+use skiff_linux::walk::{self, DIRECTORY, names};
 
 /// Creates a directory and its parents.
 pub(crate) fn ensure_directory(path: &Path, mode: u32) -> io::Result<()> {
@@ -138,53 +137,19 @@ impl Removal {
     }
 }
 
-const DIRECTORY: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-const ANYTHING: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-
-fn names(directory: &OwnedFd) -> io::Result<Vec<OsString>> {
-    let mut names = Vec::new();
-    // One of its own: the place in the listing belongs to the open file.
-    for entry in Dir::from_fd(openat(directory, ".", DIRECTORY, Mode::empty())?)?.iter() {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(OsString::from_vec(name));
-        }
-    }
-    Ok(names)
-}
-
-/// Deeper than anybody nests volumes, and not as deep as a container can.
-const MAX_GIVEN: usize = 500;
-
-/// Gives a volume to a group: everything in it is readable and writable for the group, and new files stay with it. By
-/// descriptors: a container that has the volume already may change what has which name while we look.
+/// Gives a volume to a group: everything in it is readable and writable for the group, and new files stay with it. A
+/// directory becomes the group's after what is in it: one that is, is so in whole. By descriptors: a container that has
+/// the volume already may change what has which name while we look.
 pub(crate) fn give_to_group(path: &Path, group: u32) -> io::Result<()> {
-    give(&open(path, ANYTHING, Mode::empty())?, group, 0)
-}
-
-fn give(file: &OwnedFd, group: u32, depth: usize) -> io::Result<()> {
-    let meta = fstat(file)?;
-    fchownat(file, "", None, Some(group.into()), AtFlags::AT_EMPTY_PATH)?;
-    let (kind, mode) = (meta.st_mode & libc::S_IFMT, meta.st_mode & 0o7777);
-    if kind == libc::S_IFLNK {
-        return Ok(());
-    }
-    let more = if kind == libc::S_IFDIR { 0o2770 } else { 0o660 };
-    fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), fs::Permissions::from_mode(mode | more))?;
-    if kind == libc::S_IFDIR {
-        if depth == MAX_GIVEN {
-            return Err(io::Error::other("directories are nested too deep to give them to a group"));
+    walk::visit(path, false, &mut |file, meta| {
+        fchownat(file, "", None, Some(group.into()), AtFlags::AT_EMPTY_PATH)?;
+        let (kind, mode) = (meta.st_mode & libc::S_IFMT, meta.st_mode & 0o7777);
+        if kind == libc::S_IFLNK {
+            return Ok(());
         }
-        let directory = openat(file, ".", DIRECTORY, Mode::empty())?;
-        for name in names(&directory)? {
-            match openat(&directory, name.as_os_str(), ANYTHING, Mode::empty()) {
-                Ok(entry) => give(&entry, group, depth + 1)?,
-                Err(Errno::ENOENT) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-    Ok(())
+        let more = if kind == libc::S_IFDIR { 0o2770 } else { 0o660 };
+        fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), fs::Permissions::from_mode(mode | more))
+    })
 }
 
 #[cfg(test)]
@@ -221,7 +186,6 @@ mod tests {
         fs::write(pod.join("volumes/memory/x"), "").expect("a file");
         ensure_tmpfs(&pod.join("volumes/memory"), Some(1 << 20), Some(3000)).expect("idempotent");
         assert!(pod.join("volumes/memory/x").exists(), "mounted once");
-        fs::write(pod.join("volumes/memory/x"), "1").expect("a file");
         let plain = pod.join("plain");
         fs::create_dir(&plain).expect("a directory");
         // A kernel that knows the option has it in the table.
