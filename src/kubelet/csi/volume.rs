@@ -66,6 +66,9 @@ struct Record {
     target_path: PathBuf,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     staging_path: Option<PathBuf>,
+    /// It is the pod's group's in whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    given: bool,
 }
 
 /// The volume of a claim, if a driver has it.
@@ -161,8 +164,12 @@ pub(crate) async fn ensure(
     let republish = about.requires_republish == Some(true);
     let again = (republish || (driver.expands && claimed.is_some()))
         .then(|| skiff_base::time::now() + jiff::SignedDuration::try_from(REPUBLISH).unwrap_or_default());
-    let done = is_published(&paths).map_err(|e| e.to_string())?;
-    if done && again.is_none() {
+    let published = published(&paths).map_err(|e| e.to_string())?;
+    let done = published.is_some();
+    let ownership = persistent::ownership(pod).filter(|_| !driver.mount_group && takes_group(wanted, &about));
+    // One that failed, or was broken off, is taken up again.
+    let ownership = ownership.filter(|_| published.is_none_or(|record| !record.given));
+    if done && again.is_none() && ownership.is_none() {
         return Ok((mounted, None));
     }
     let _turn = ctx.csi.turn(&wanted.driver, &wanted.handle).await;
@@ -170,6 +177,9 @@ pub(crate) async fn ensure(
     let places = Places { staging, target: &paths.target };
     if !done || republish {
         publish(ctx, pod, wanted, &driver, &about, &paths, &places, done).await?;
+    }
+    if let Some(ownership) = ownership {
+        give(&paths, ownership).await?;
     }
     if let Some(claimed) = claimed {
         let expanded = expand::ensure(ctx, pod, &driver, wanted, claimed, &places).await;
@@ -201,18 +211,19 @@ async fn publish(
         volume_lifecycle_mode: if wanted.ephemeral { "Ephemeral" } else { "Persistent" }.to_owned(),
         target_path: paths.target.clone(),
         staging_path: places.staging.map(Path::to_owned),
+        given: false,
     };
     // Known before it exists: whatever happens now is found again.
     leftovers::ensure_ours(&ctx.options.pod_directory(&pod::uid(pod)), 0o750).map_err(|e| e.to_string())?;
-    write_record(paths, &record).map_err(|e| format!("kubernetes.io/csi: failed to save volume info data: {e}"))?;
+    let saved = if done { Ok(()) } else { write_record(paths, &record) };
+    saved.map_err(|e| format!("kubernetes.io/csi: failed to save volume info data: {e}"))?;
     // Before it is attached: nobody detaches what is in use.
     tell_in_use(ctx).await?;
     let context = match wanted.ephemeral || about.attach_required == Some(false) {
         true => BTreeMap::new(),
         false => attached(ctx, wanted).await?,
     };
-    let ownership = persistent::ownership(pod);
-    let group = ownership.map(|ownership| ownership.group);
+    let group = persistent::ownership(pod).map(|ownership| ownership.group);
     if record.staging_path.is_some() && !done && !ctx.csi.is_staged(&wanted.driver, &wanted.handle) {
         tree::ensure_directory(&paths.staging, 0o750).map_err(|e| e.to_string())?;
         let secrets = secrets(ctx, wanted.stage_secret.as_ref()).await?;
@@ -228,14 +239,20 @@ async fn publish(
     attributes.extend(tokens(ctx, pod, about).await?);
     let request = request::publish(driver, wanted, places, &context, &secrets, &attributes, group);
     driver.call("NodePublishVolume", request).await.map_err(|failure| failure.to_string())?;
-    if let Some(ownership) = ownership.filter(|_| !done && !driver.mount_group && takes_group(wanted, about)) {
-        give(paths.target.clone(), ownership).await?;
-    }
     Ok(())
 }
 
-async fn give(target: PathBuf, ownership: Ownership) -> Result<(), String> {
-    let given = tokio::task::spawn_blocking(move || persistent::give(&target, ownership)).await;
+/// Makes the volume the group's, and notes it.
+async fn give(paths: &Paths, ownership: Ownership) -> Result<(), String> {
+    let (directory, target) = (paths.directory.clone(), paths.target.clone());
+    let work = move || {
+        persistent::give(&target, ownership)?;
+        match read_record(&directory)? {
+            Some(record) => save_record(&directory, &Record { given: true, ..record }),
+            None => Ok(()),
+        }
+    };
+    let given = tokio::task::spawn_blocking(work).await;
     given.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(|e| format!("applyFSGroup failed: {e}"))
 }
 
@@ -334,9 +351,19 @@ async fn attached(ctx: &Context, wanted: &Wanted) -> Result<BTreeMap<String, Str
     })
 }
 
-fn is_published(paths: &Paths) -> io::Result<bool> {
-    let mounted = || skiff_linux::mount::mounts_below(&paths.target).map(|points| points.contains(&paths.target));
-    Ok(paths.directory.join(RECORD).exists() && mounted()?)
+/// The record of a volume that is there.
+fn published(paths: &Paths) -> io::Result<Option<Record>> {
+    let mounted = skiff_linux::mount::mounts_below(&paths.target)?.contains(&paths.target);
+    if mounted { read_record(&paths.directory) } else { Ok(None) }
+}
+
+fn read_record(directory: &Path) -> io::Result<Option<Record>> {
+    match fs::read(directory.join(RECORD)) {
+        // One that is damaged is written anew.
+        Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn write_record(paths: &Paths, record: &Record) -> io::Result<()> {
@@ -344,8 +371,12 @@ fn write_record(paths: &Paths, record: &Record) -> io::Result<()> {
     if let Some(parent) = paths.target.parent() {
         tree::ensure_directory(parent, 0o750)?;
     }
+    save_record(&paths.directory, record)
+}
+
+fn save_record(directory: &Path, record: &Record) -> io::Result<()> {
     let text = serde_json::to_vec(record).map_err(io::Error::other)?;
-    skiff_base::file::replace(&paths.directory.join(RECORD), &text, 0o644)
+    skiff_base::file::replace(&directory.join(RECORD), &text, 0o644)
 }
 
 /// The records of a pod, or of whatever else is in a directory like a pod's.
@@ -510,12 +541,16 @@ mod tests {
             volume_lifecycle_mode: "Persistent".into(),
             target_path: paths.target.clone(),
             staging_path: None,
+            given: false,
         };
         write_record(&paths, &record).expect("written");
         let text = fs::read_to_string(paths.directory.join(RECORD)).expect("there");
         assert!(text.contains("\"driverName\":\"d\"") && text.contains("\"specVolID\":\"pv\""), "{text}");
-        assert_eq!(records(&pod), [(paths.directory.clone(), record)]);
-        assert!(!is_published(&paths).expect("looked at"));
+        assert_eq!(records(&pod), [(paths.directory.clone(), record.clone())]);
+        assert!(published(&paths).expect("looked at").is_none());
+        let given = Record { given: true, ..record };
+        save_record(&paths.directory, &given).expect("written");
+        assert_eq!(read_record(&paths.directory).expect("read"), Some(given));
         remove_place(&paths.target).expect("nothing is there");
     }
 }

@@ -207,8 +207,13 @@ pub(crate) fn ensure_local(
         _ => e,
     })?;
     tree::ensure_directory(target, 0o750)?;
-    if is_mounted(target)? {
-        return Ok(());
+    let ownership = ownership.filter(|_| !options.flags.contains(MsFlags::MS_RDONLY));
+    let unfinished = unfinished(target);
+    match (is_mounted(target)?, ownership) {
+        (true, Some(ownership)) if unfinished.exists() => return finish(target, ownership, &unfinished),
+        (true, _) => return Ok(()),
+        (false, Some(_)) => fs::write(&unfinished, [])?,
+        (false, None) => {}
     }
     if kind.file_type().is_block_device() {
         mount_device(path, fs_type.unwrap_or("ext4"), target, options)?;
@@ -217,10 +222,19 @@ pub(crate) fn ensure_local(
     } else {
         return Err(io::Error::other(format!("{:?} is neither a directory nor a block device", path.display())));
     }
-    match ownership {
-        Some(ownership) if !options.flags.contains(MsFlags::MS_RDONLY) => give(target, ownership),
-        _ => Ok(()),
-    }
+    ownership.map_or(Ok(()), |ownership| finish(target, ownership, &unfinished))
+}
+
+/// Beside the place of a volume while it is not the group's in whole; no volume has such a name.
+fn unfinished(target: &Path) -> PathBuf {
+    let mut name = target.as_os_str().to_owned();
+    name.push("~unfinished");
+    name.into()
+}
+
+fn finish(target: &Path, ownership: Ownership, unfinished: &Path) -> io::Result<()> {
+    give(target, ownership)?;
+    fs::remove_file(unfinished)
 }
 
 /// By the kernel's list: a directory that is bound to its place has the device of what is around it.
@@ -342,6 +356,28 @@ mod tests {
         assert_eq!(fs::metadata(data.join("f")).expect("metadata").gid(), 3000);
         skiff_linux::mount::ensure_unmounted_below(&target).expect("unmounted");
         assert!(data.join("f").exists());
+        // What could not be given in whole is not taken for given, neither at once nor by its root.
+        let mut deep = data.join("deep");
+        fs::create_dir(&deep).expect("a directory");
+        for _ in 0..510 {
+            deep.push("d");
+            fs::create_dir(&deep).expect("a directory");
+        }
+        for on_mismatch in [false, true] {
+            std::os::unix::fs::chown(data.join("f"), None, Some(0)).expect("given back");
+            std::os::unix::fs::chown(&data, None, Some(0)).expect("given back");
+            for attempt in 0..2 {
+                let why = ensure(group(on_mismatch)).expect_err("too deep").to_string();
+                assert!(why.contains("too deep"), "{attempt}: {why}");
+            }
+            skiff_linux::mount::ensure_unmounted_below(&target).expect("unmounted");
+        }
+        ensure(group(true)).expect_err("still too deep");
+        fs::remove_dir_all(data.join("deep")).expect("removed");
+        ensure(group(true)).expect("given");
+        assert_eq!(fs::metadata(data.join("f")).expect("metadata").gid(), 3000);
+        assert!(!unfinished(&target).exists());
+        skiff_linux::mount::ensure_unmounted_below(&target).expect("unmounted");
         let none = directory.path().join("none");
         let why = ensure_local(&none, None, &target, &options, None).expect_err("there is none").to_string();
         assert_eq!(why, format!("path {:?} does not exist", none.display()));
