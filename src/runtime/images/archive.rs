@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::layer::{compare, decompress, sha256, unpack_verified};
 use super::manifest::{chain_names, pick_platform};
-use super::{Inner, Reference, Staged, Unpacked, bounded, config_record};
+use super::{Inner, Reference, Unpacked, bounded, config_record};
 
 const JSON_LIMIT: u64 = 8 << 20;
 
@@ -21,18 +21,15 @@ const JSON_LIMIT: u64 = 8 << 20;
 pub type Found = (Unpacked, Vec<String>, Vec<String>);
 
 pub fn import(inner: &Inner, archive: &Path) -> io::Result<Vec<Found>> {
-    let directory = inner.stage()?;
-    let found = Contents::lay_out(archive, &directory).and_then(|contents| {
-        if contents.has("manifest.json") {
-            docker(inner, &contents)
-        } else if contents.has("index.json") {
-            oci(inner, &contents)
-        } else {
-            Err(invalid("neither manifest.json (docker save) nor index.json (OCI) is in it"))
-        }
-    });
-    std::fs::remove_dir_all(&directory)?;
-    found
+    let staged = inner.stage()?;
+    let contents = Contents::lay_out(archive, &staged.path)?;
+    if contents.has("manifest.json") {
+        docker(inner, &contents)
+    } else if contents.has("index.json") {
+        oci(inner, &contents)
+    } else {
+        Err(invalid("neither manifest.json (docker save) nor index.json (OCI) is in it"))
+    }
 }
 
 fn invalid(why: impl Into<String>) -> io::Error {
@@ -211,10 +208,9 @@ fn unpack_image(
         if inner.snapshots().join(&snapshots[index]).exists() {
             continue;
         }
-        let path = inner.stage()?;
-        let implied = unpack_verified(contents.open(name)?, &path, digest.as_deref(), diff_id)
-            .inspect_err(|_| drop(std::fs::remove_dir_all(&path)))?;
-        staged.insert(index, Staged { path, implied });
+        let mut layer = inner.stage()?;
+        layer.implied = unpack_verified(contents.open(name)?, &layer.path, digest.as_deref(), diff_id)?;
+        staged.insert(index, layer);
     }
     inner.publish(staged, &snapshots)?;
     Ok(Unpacked { id: sha256(config), size_bytes, snapshots, config: config_record(&parsed) })
@@ -326,7 +322,11 @@ mod tests {
         let at = bytes.windows(3).position(|w| w == b"one").expect("the layer's file name");
         bytes[at + 512..at + 515].copy_from_slice(b"two");
         let archive = directory.path().join("a.tar");
-        for content in [bytes, b"garbage".to_vec(), Vec::new()] {
+        // Of several layers, those that were whole do not stay either.
+        let mut second = docker_archive("x/y:1", &[layer("one"), layer("two")]);
+        let at = second.windows(3).rposition(|w| w == b"two").expect("the second layer's content");
+        second[at..at + 3].copy_from_slice(b"six");
+        for content in [bytes, second, b"garbage".to_vec(), Vec::new()] {
             std::fs::write(&archive, content).expect("write");
             store.import(&archive).await.expect_err("damaged");
             assert!(store.images().expect("images").is_empty());

@@ -354,8 +354,15 @@ impl ImageStore {
         }
         let mut staged = BTreeMap::new();
         while let Some(done) = downloads.join_next().await {
-            let (index, layer) = done.map_err(|e| PullError::Said(e.to_string()))??;
-            staged.insert(index, layer);
+            match done.unwrap_or_else(|e| Err(PullError::Said(e.to_string()))) {
+                Ok((index, layer)) => staged.insert(index, layer),
+                Err(error) => {
+                    drop(downloads);
+                    // Large ones take their time to go.
+                    drop(tokio::task::spawn_blocking(move || drop(staged)).await);
+                    return Err(error);
+                }
+            };
         }
         let sizes = manifest.layers().iter().map(Descriptor::size);
         let size_bytes = sizes.fold(config_bytes.len() as u64, u64::saturating_add);
@@ -461,11 +468,16 @@ impl Inner {
     }
 
     /// An empty directory for a layer that is being unpacked.
-    fn stage(&self) -> io::Result<PathBuf> {
-        let path = self.snapshots().join(format!("tmp-{}", uuid::Uuid::new_v4().simple()));
+    fn stage(&self) -> io::Result<Staged> {
+        let path = self.unnamed();
         std::fs::create_dir(&path)?;
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
-        Ok(path)
+        Ok(Staged { path, implied: Vec::new() })
+    }
+
+    /// A place for what is not a snapshot yet, or not any more.
+    fn unnamed(&self) -> PathBuf {
+        self.snapshots().join(format!("tmp-{}", uuid::Uuid::new_v4().simple()))
     }
 
     /// Makes staged layers durable and gives them their names, lowest first.
@@ -486,9 +498,7 @@ impl Inner {
             match std::fs::rename(&layer.path, root.join(&names[index])) {
                 Ok(()) => {}
                 // Another pull that shares the layer was first.
-                Err(e) if matches!(e.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
-                    std::fs::remove_dir_all(&layer.path)?;
-                }
+                Err(e) if matches!(e.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {}
                 Err(e) => return Err(e),
             }
         }
@@ -568,10 +578,21 @@ impl Record {
     }
 }
 
-/// A layer that is unpacked and verified, and has no name yet.
+/// A layer that has no name yet, and is gone with this handle unless it got one.
 struct Staged {
     path: PathBuf,
     implied: unpack::Implied,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(path = %self.path.display(), %error, "what is left of a layer is removed at the next start");
+            }
+            _ => {}
+        }
+    }
 }
 
 enum PullError {
@@ -654,15 +675,9 @@ async fn download_layer(
     let feed = feed(&session, &digest, layer.size(), sender);
     let expect = digest.clone();
     let unpacked = tokio::task::spawn_blocking(move || {
-        let path = inner.stage()?;
-        match unpack_verified(ChannelReader::new(receiver), &path, Some(&expect), &diff_id) {
-            Ok(implied) => Ok(Staged { path, implied }),
-            Err(error) => {
-                // What is left of it is removed at the next start if it can't be now.
-                drop(std::fs::remove_dir_all(&path));
-                Err(error)
-            }
-        }
+        let mut staged = inner.stage()?;
+        staged.implied = unpack_verified(ChannelReader::new(receiver), &staged.path, Some(&expect), &diff_id)?;
+        io::Result::Ok(staged)
     });
     let ((), unpacked) = tokio::join!(feed, unpacked);
     match unpacked {
