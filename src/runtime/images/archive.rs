@@ -314,6 +314,28 @@ mod tests {
         assert!(matches!(again.layers(&ImageId(images[0].id.0.clone())), Err(crate::Error::ImageNotFound(_))));
     }
 
+    /// What is to go has no name any more, and takes its time when the store is free again.
+    #[tokio::test]
+    async fn layers_go_while_nobody_waits() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = ImageStore::open(directory.path(), None).expect("open");
+        let archive = directory.path().join("a.tar");
+        std::fs::write(&archive, docker_archive("web:v1", &[layer("one"), layer("two")])).expect("write");
+        store.import(&archive).await.expect("imported");
+        let mut records = store.inner.lock_records().expect("records");
+        records.by_id.clear();
+        let surplus = store.inner.collect(&records).expect("collected");
+        drop(records);
+        let names = || {
+            let all = std::fs::read_dir(directory.path().join("snapshots")).expect("listing");
+            all.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name")).collect::<Vec<_>>()
+        };
+        assert!(names().len() == 2 && names().iter().all(|name| name.starts_with("tmp-")), "{:?}", names());
+        assert!(store.images().expect("nobody holds it").is_empty());
+        drop(surplus);
+        assert_eq!(names(), Vec::<String>::new());
+    }
+
     #[tokio::test]
     async fn a_damaged_archive_leaves_nothing() {
         let directory = tempfile::tempdir().expect("a temporary directory");

@@ -16,7 +16,7 @@
 //!
 //! Invariants: a directory in `snapshots/` that is not a `tmp-…` is complete, verified and synced; a
 //! record names only such directories and is written after them. So a crash leaves at most a `tmp-…` or a part of a record,
-//! removed at the next start, or a snapshot without a record, removed by [`ImageStore::collect`].
+//! removed at the next start, or a snapshot without a record, removed with the next image that is.
 //!
 //! Must not know: containers, and who uses an image (callers say what to keep).
 
@@ -278,18 +278,10 @@ impl ImageStore {
             }
             std::fs::remove_file(inner.record_path(&record.id)).map_err(failed)?;
             records.by_id.remove(&record.id);
-            inner.collect(&records.by_id).map_err(failed)
-        })
-        .await
-    }
-
-    /// Removes snapshots that no record names.
-    pub async fn collect(&self) -> Result<(), Error> {
-        let inner = self.inner.clone();
-        blocking(move || {
-            let failed = |source| Error::Io { operation: "collect snapshots", source };
-            let records = inner.lock_records().map_err(failed)?;
-            inner.collect(&records.by_id).map_err(failed)
+            let surplus = inner.collect(&records);
+            // Large ones take their time to go, and nobody waits for that.
+            drop(records);
+            surplus.map(drop).map_err(failed)
         })
         .await
     }
@@ -303,7 +295,9 @@ impl ImageStore {
         reference: &Reference,
         auth: Option<&RegistryAuth>,
     ) -> Result<Image, PullError> {
-        let _bringing = self.inner.bring().map_err(|source| Error::Io { operation: "lock image store", source })?;
+        let inner = self.inner.clone();
+        let bring = move || inner.bring().map_err(|source| Error::Io { operation: "lock image store", source });
+        let _bringing = blocking(bring).await?;
         let registries = match &self.inner.registries_file {
             Some(file) => Registries::load(file)?,
             None => Registries::default(),
@@ -540,18 +534,23 @@ impl Inner {
         skiff_base::file::replace(&self.record_path(&record.id), &bytes, 0o644)
     }
 
-    fn collect(&self, records: &BTreeMap<String, Record>) -> io::Result<()> {
+    /// Takes their names from snapshots that no record names; they go with what comes back.
+    fn collect(&self, records: &Records) -> io::Result<Vec<Staged>> {
         // Layers of a pull under way have no record yet; what is left over is found the next time.
-        let Some(_alone) = self.alone()? else { return Ok(()) };
-        let needed: BTreeSet<&str> = records.values().flat_map(|r| r.snapshots.iter().map(String::as_str)).collect();
+        let Some(_alone) = self.alone()? else { return Ok(Vec::new()) };
+        let needed = records.by_id.values().flat_map(|r| r.snapshots.iter().map(String::as_str));
+        let needed: BTreeSet<&str> = needed.collect();
+        let mut surplus = Vec::new();
         for entry in std::fs::read_dir(self.snapshots())? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if !name.starts_with("tmp-") && !needed.contains(name.as_str()) {
-                std::fs::remove_dir_all(entry.path())?;
+                let unnamed = Staged { path: self.unnamed(), implied: Vec::new() };
+                std::fs::rename(entry.path(), &unnamed.path)?;
+                surplus.push(unnamed);
             }
         }
-        Ok(())
+        Ok(surplus)
     }
 }
 
