@@ -176,10 +176,8 @@ async fn pull(place: &PlaceArgs, given: &Given) -> Result<ExitCode> {
 
 async fn remove_images(place: &PlaceArgs, given: &Given) -> Result<ExitCode> {
     let store = store(place)?;
-    let in_use: Vec<_> = match connect(place).await? {
-        Some(runtime) => runtime.containers().await?.into_iter().map(|container| container.image).collect(),
-        None => Vec::new(),
-    };
+    let agent = place.data_dir.join("agent");
+    let in_use = skiff_runtime::images_in_use(&agent)?;
     let images = store.images()?;
     let chosen: Vec<&Image> = match (given.has("all") || given.has("prune"), given.words.as_slice()) {
         (true, _) => images.iter().filter(|image| !in_use.contains(&image.id) && !image.pinned).collect(),
@@ -187,7 +185,8 @@ async fn remove_images(place: &PlaceArgs, given: &Given) -> Result<ExitCode> {
         (false, words) => words.iter().map(|word| find_image(&images, word)).collect::<Result<_>>()?,
     };
     for image in chosen {
-        store.remove(&image.id.0, &in_use).await?;
+        let agent = agent.clone();
+        store.remove(&image.id.0, move || skiff_runtime::images_in_use(&agent)).await?;
         let names = if image.tags.is_empty() { &image.digests } else { &image.tags };
         names.iter().for_each(|name| println!("Deleted: {name}"));
     }

@@ -45,12 +45,9 @@ async fn images(place: &PlaceArgs, command: ImagesCommand) -> Result<()> {
             Ok(())
         }
         ImagesCommand::Rm { references } => {
-            let in_use: Vec<_> = match connect(place).await? {
-                Some(runtime) => runtime.containers().await?.into_iter().map(|c| c.image).collect(),
-                None => Vec::new(),
-            };
             for reference in references {
-                store.remove(&reference, &in_use).await?;
+                let agent = place.data_dir.join("agent");
+                store.remove(&reference, move || skiff_runtime::images_in_use(&agent)).await?;
                 println!("removed {reference}");
             }
             Ok(())

@@ -106,15 +106,15 @@ impl Collector {
 
     /// The images, and which of them are in use now.
     async fn look(&mut self, ctx: &Context) -> Option<(Vec<Image>, HashSet<String>)> {
-        let (images, containers) = match tokio::join!(ctx.engine.images(), ctx.engine.containers()) {
-            (Ok(images), Ok(containers)) => (images, containers),
+        let (images, in_use) = match tokio::join!(ctx.engine.images(), ctx.engine.images_in_use()) {
+            (Ok(images), Ok(in_use)) => (images, in_use),
             (Err(e), _) | (_, Err(e)) => {
                 tracing::warn!(error = %chain(&e), "what uses images is not known");
                 return None;
             }
         };
         let now = time::now();
-        let in_use: HashSet<String> = containers.into_iter().map(|c| c.image.0).collect();
+        let in_use: HashSet<String> = in_use.into_iter().map(|id| id.0).collect();
         self.seen.retain(|id, _| images.iter().any(|image| image.id.0 == *id));
         for image in &images {
             let seen = self.seen.entry(image.id.0.clone()).or_insert(Seen { first: now, used: None });

@@ -19,9 +19,12 @@ pub(crate) trait Engine: Send + Sync + 'static {
     async fn image(&self, reference: &str) -> Result<Option<Image>, Error>;
     async fn images(&self) -> Result<Vec<Image>, Error>;
     async fn pull(&self, reference: &str, auth: Option<&RegistryAuth>) -> Result<Image, Error>;
-    /// Fails where a container needs it.
+    /// Fails where it is in use.
     async fn remove_image(&self, id: &ImageId) -> Result<(), Error>;
+    /// Those that containers or volumes need.
+    async fn images_in_use(&self) -> Result<Vec<ImageId>, Error>;
     async fn mount_image(&self, id: &ImageId, target: &Path) -> Result<(), Error>;
+    async fn mounted_image(&self, target: &Path) -> Result<Option<ImageId>, Error>;
 
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox, Error>;
     async fn stop_sandbox(&self, id: &SandboxId) -> Result<(), Error>;
@@ -84,8 +87,16 @@ impl Engine for Machine {
         self.runtime.remove_image(&id.0).await
     }
 
+    async fn images_in_use(&self) -> Result<Vec<ImageId>, Error> {
+        self.runtime.images_in_use().await
+    }
+
     async fn mount_image(&self, id: &ImageId, target: &Path) -> Result<(), Error> {
         self.runtime.mount_image(id, target).await
+    }
+
+    async fn mounted_image(&self, target: &Path) -> Result<Option<ImageId>, Error> {
+        self.runtime.mounted_image(target).await
     }
 
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox, Error> {

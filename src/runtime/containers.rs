@@ -85,6 +85,9 @@ impl Runtime {
         {
             let (inner, record) = (inner.clone(), record.clone());
             blocking(move || {
+                // Nobody removes its images before its record says that they are in use.
+                let _held = inner.images.hold().map_err(io("lock image store"))?;
+                record.config.needs().iter().try_for_each(|id| inner.images.layers(id).map(drop))?;
                 let directory = inner.layout.container_data(&record.id);
                 std::fs::create_dir_all(&directory).map_err(io("create container directory"))?;
                 std::fs::create_dir_all(inner.layout.container_run(&record.id))

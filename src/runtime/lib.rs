@@ -9,7 +9,7 @@
 //!
 //! Bottom-up: [`types`](self) is CRI's vocabulary; [`images`] pulls, imports and unpacks; `plan` decides what a container
 //! is, `identity` who runs in it, `spec` how OCI says it; `protocol` is what agent and supervisor tell each other,
-//! `record` what they leave on disk; `supervisor` is the other process; `link` is our end of its socket, `state` what we
+//! `record` what they leave on disk, `in_use` which images that needs; `supervisor` is the other process; `link` is our end of its socket, `state` what we
 //! know, `recover` how records, host and supervisor come together again after a crash; `runtime`, `sandboxes`,
 //! `containers` and `execs` are the handle's calls.
 //!
@@ -23,6 +23,7 @@ mod containers;
 mod execs;
 mod identity;
 pub mod images;
+mod in_use;
 mod link;
 mod plan;
 mod protocol;
@@ -35,6 +36,7 @@ mod state;
 mod supervisor;
 mod types;
 
+pub use in_use::images_in_use;
 pub use runtime::Runtime;
 pub use supervisor::supervisor_main;
 pub use types::*;

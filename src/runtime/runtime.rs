@@ -13,6 +13,7 @@ use tokio::sync::broadcast;
 use tracing::{info, warn};
 
 use crate::images::ImageStore;
+use crate::in_use::{self, MOUNTED};
 use crate::link::Link;
 use crate::plan::cgroup_path;
 use crate::protocol::{Call, Layout};
@@ -104,18 +105,40 @@ impl Runtime {
     }
 
     pub async fn remove_image(&self, reference_or_id: &str) -> Result<(), Error> {
-        let in_use: Vec<ImageId> =
-            self.inner.tables().containers.values().flat_map(|entry| entry.record.config.needs()).collect();
-        self.inner.images.remove(reference_or_id, &in_use).await
+        let data = self.inner.layout.data.clone();
+        self.inner.images.remove(reference_or_id, move || in_use::images_in_use(&data)).await
+    }
+
+    /// The images that can't be removed now.
+    pub async fn images_in_use(&self) -> Result<Vec<ImageId>, Error> {
+        let data = self.inner.layout.data.clone();
+        blocking(move || in_use::images_in_use(&data).map_err(io("see which images are in use"))).await
+    }
+
+    /// The image that [`Runtime::mount_image`] shows there.
+    pub async fn mounted_image(&self, target: &Path) -> Result<Option<ImageId>, Error> {
+        let (data, target) = (self.inner.layout.data.clone(), target.to_owned());
+        blocking(move || {
+            let mounted = mount::mounts_below(&target).map_err(io("read the table of mounts"))?.contains(&target);
+            Ok(in_use::mounted(&data, &target).filter(|_| mounted))
+        })
+        .await
     }
 
     /// Shows the files of an image at a directory, read-only, none of them to be executed; nothing if they are there.
-    /// Removed by an unmount.
+    /// Removed by an unmount; until then the image stays.
     pub async fn mount_image(&self, id: &ImageId, target: &Path) -> Result<(), Error> {
-        let layers = self.inner.images.layers(id)?.lower_directories;
-        let target = target.to_owned();
+        let (inner, id, target) = (self.inner.clone(), id.clone(), target.to_owned());
         blocking(move || {
-            if mount::mounts_below(&target).map_err(io("read the table of mounts"))?.contains(&target) {
+            let _nobody = inner.images.hold_alone().map_err(io("lock image store"))?;
+            let noted = in_use::mounted(&inner.layout.data, &target).is_some();
+            let mounted = mount::mounts_below(&target).map_err(io("read the table of mounts"))?.contains(&target);
+            if mounted && noted {
+                return Ok(());
+            }
+            let layers = inner.images.layers(&id)?.lower_directories;
+            in_use::note(&inner.layout.data, &id, &target).map_err(io("note a mounted image"))?;
+            if mounted {
                 return Ok(());
             }
             std::fs::create_dir_all(&target).map_err(io("create directory"))?;
@@ -247,7 +270,7 @@ fn kill_all(options: &RuntimeOptions) -> Result<(), Error> {
         // Others may have things there.
         let _ = std::fs::remove_dir(&run);
     }
-    for directory in ["sandboxes", "containers"].map(|name| layout.data.join(name)) {
+    for directory in ["sandboxes", "containers", MOUNTED].map(|name| layout.data.join(name)) {
         errors.extend(ensure_removed(&directory).err().map(|error| format!("{}: {error}", directory.display())));
     }
     if errors.is_empty() {

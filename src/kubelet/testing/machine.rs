@@ -33,6 +33,8 @@ pub(crate) struct Machine {
     pub(crate) configs: BTreeMap<ContainerId, ContainerConfig>,
     /// What was done, in order.
     pub(crate) log: Vec<String>,
+    /// Images that are mounted.
+    pub(crate) shown: BTreeMap<PathBuf, ImageId>,
     /// Images that can't be pulled.
     pub(crate) broken: Vec<String>,
     /// Containers keep the limits that they have.
@@ -139,9 +141,18 @@ impl Engine for FakeMachine {
         Ok(())
     }
 
-    async fn mount_image(&self, id: &ImageId, _: &Path) -> Result<(), Error> {
+    async fn images_in_use(&self) -> Result<Vec<ImageId>, Error> {
+        Ok(Vec::new())
+    }
+
+    async fn mount_image(&self, id: &ImageId, target: &Path) -> Result<(), Error> {
         self.log(format!("mount {}", id.0));
+        self.lock().shown.insert(target.to_owned(), id.clone());
         Ok(())
+    }
+
+    async fn mounted_image(&self, target: &Path) -> Result<Option<ImageId>, Error> {
+        Ok(self.lock().shown.get(target).cloned())
     }
 
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox, Error> {

@@ -221,16 +221,21 @@ async fn ensure_image(
 ) -> Result<Mounted, String> {
     let path = ctx.options.pod_directory(&pod::uid(pod)).join("volumes/kubernetes.io~image").join(name);
     let reference = source.reference.as_deref().unwrap_or_default();
-    let mounted = mount::mounts_below(&path).map_err(|e| e.to_string())?.contains(&path);
-    let known = if mounted { ctx.engine.image(reference).await.map_err(|e| chain(&e).to_string())? } else { None };
-    let image = match known {
-        Some(image) => image,
-        None => image::ensure_for_volume(ctx, pod, source, &objects.pull_secrets(pod))
-            .await
-            .map_err(|e| format!("{}: {}", e.reason, e.message))?,
+    let failed = |e: skiff_runtime::Error| chain(&e).to_string();
+    let mut known = ctx.engine.mounted_image(&path).await.map_err(failed)?;
+    if known.is_none() && mount::mounts_below(&path).map_err(|e| e.to_string())?.contains(&path) {
+        // An earlier version has mounted it, and did not note what.
+        known = ctx.engine.image(reference).await.map_err(failed)?.map(|image| image.id);
+    }
+    let id = match known {
+        Some(id) => id,
+        None => {
+            let image = image::ensure_for_volume(ctx, pod, source, &objects.pull_secrets(pod)).await;
+            image.map_err(|e| format!("{}: {}", e.reason, e.message))?.id
+        }
     };
-    ctx.engine.mount_image(&image.id, &path).await.map_err(|e| chain(&e).to_string())?;
-    Ok(Mounted { relabel: false, image: Some(image.id), ..Mounted::ours(&path, true) })
+    ctx.engine.mount_image(&id, &path).await.map_err(failed)?;
+    Ok(Mounted { relabel: false, image: Some(id), ..Mounted::ours(&path, true) })
 }
 
 async fn tokens(

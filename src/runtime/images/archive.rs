@@ -305,13 +305,63 @@ mod tests {
 
         let again = ImageStore::open(directory.path(), None).expect("open again");
         assert_eq!(again.images().expect("images").len(), 2);
-        let in_use = again.remove("web:v1", &[images[0].id.clone()]).await.expect_err("in use");
+        let id = images[0].id.clone();
+        let in_use = again.remove("web:v1", move || Ok(vec![id])).await.expect_err("in use");
         assert!(in_use.to_string().contains("used by a container"), "{in_use}");
         // The other handle, as another process would, sees what this one did.
-        again.remove("web:v1", &[]).await.expect("removed");
+        again.remove("web:v1", || Ok(Vec::new())).await.expect("removed");
         assert!(!lower[0].exists() && lower[1].exists());
         assert_eq!(store.images().expect("images").len(), 1);
         assert!(matches!(again.layers(&ImageId(images[0].id.0.clone())), Err(crate::Error::ImageNotFound(_))));
+    }
+
+    /// Whoever has looked at an image, and not said yet that it uses it, is waited for.
+    #[tokio::test]
+    async fn an_image_that_comes_into_use_stays() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = ImageStore::open(directory.path(), None).expect("open");
+        let archive = directory.path().join("a.tar");
+        std::fs::write(&archive, docker_archive("web:v1", &[layer("one")])).expect("write");
+        let image = store.import(&archive).await.expect("imported").remove(0);
+        let users = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let held = store.hold().expect("held");
+        let removal = {
+            let (store, users) = (store.clone(), users.clone());
+            tokio::spawn(
+                async move { store.remove("web:v1", move || Ok(users.lock().expect("no panic").clone())).await },
+            )
+        };
+        tokio::task::yield_now().await;
+        users.lock().expect("no panic").push(image.id.clone());
+        drop(held);
+        removal.await.expect("no panic").expect_err("in use");
+        store.layers(&image.id).expect("it is there");
+    }
+
+    #[tokio::test]
+    async fn damaged_records_keep_what_they_may_need() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = ImageStore::open(directory.path(), None).expect("open");
+        let archive = directory.path().join("a.tar");
+        let mut images = Vec::new();
+        for (tag, layers) in [("a:1", [layer("one"), layer("two")]), ("b:1", [layer("six"), layer("ten")])] {
+            std::fs::write(&archive, docker_archive(tag, &layers)).expect("write");
+            images.extend(store.import(&archive).await.expect("imported"));
+        }
+        let layers = |image: &crate::Image| store.layers(&image.id).expect("layers").lower_directories;
+        let (first, second) = (layers(&images[0]), layers(&images[1]));
+        // One of its layers is lost: what runs of the other one goes on.
+        std::fs::remove_dir_all(&first[0]).expect("removed");
+        let again = ImageStore::open(directory.path(), None).expect("open again");
+        assert_eq!(again.images().expect("images").len(), 1);
+        again.remove("b:1", || Ok(Vec::new())).await.expect("removed");
+        assert!(first[1].exists() && !second[0].exists() && !second[1].exists());
+        // A record that says nothing may need any of them.
+        std::fs::write(&archive, docker_archive("b:1", &[layer("six"), layer("ten")])).expect("write");
+        again.import(&archive).await.expect("imported");
+        std::fs::write(directory.path().join("content/images/0.json"), "{").expect("write");
+        again.remove("b:1", || Ok(Vec::new())).await.expect("removed");
+        assert!(again.images().expect("images").is_empty() && second[0].exists());
     }
 
     /// What is to go has no name any more, and takes its time when the store is free again.

@@ -12,7 +12,8 @@
 //!
 //! Several processes may have the store open (`skiff server`, `skiff ctr`): records are replaced as whole
 //! files and read again when their directory changes; who brings layers holds `content/lock` shared, who
-//! collects them holds it alone.
+//! collects them holds it alone. Who begins to use an image holds `content/use` shared until that is written down, who
+//! removes one holds it alone.
 //!
 //! Invariants: a directory in `snapshots/` that is not a `tmp-…` is complete, verified and synced; a
 //! record names only such directories and is written after them. So a crash leaves at most a `tmp-…` or a part of a record,
@@ -47,7 +48,8 @@ use tracing::{info, warn};
 pub use reference::Reference;
 
 use crate::{Error, Image, ImageConfig, ImageId, RegistryAuth};
-use layer::{ChannelReader, sha256, unpack_verified};
+pub(crate) use layer::sha256;
+use layer::{ChannelReader, unpack_verified};
 use manifest::{chain_names, pick_platform};
 use registries::Registries;
 use registry::Session;
@@ -87,7 +89,17 @@ struct Inner {
 #[derive(Default)]
 struct Records {
     by_id: BTreeMap<String, Record>,
+    damaged: Damaged,
     read_at: Option<SystemTime>,
+}
+
+/// What is left of images that can't be used for new containers; earlier ones may still run of them.
+#[derive(Default)]
+struct Damaged {
+    /// Layers of images that lack others.
+    snapshots: BTreeSet<String>,
+    /// A record does not say which layers it needs.
+    unreadable: bool,
 }
 
 /// One image on disk.
@@ -250,11 +262,19 @@ impl ImageStore {
     }
 
     /// Removes one name of an image, and the image when it was the last one (or an id was given).
-    /// Snapshots go unless another image or one of `in_use` needs them.
-    pub async fn remove(&self, reference_or_id: &str, in_use: &[ImageId]) -> Result<(), Error> {
-        let (inner, asked, in_use) = (self.inner.clone(), reference_or_id.to_owned(), in_use.to_vec());
+    /// Snapshots go unless another image needs them. `in_use`: the images that have to stay; it is asked while nobody
+    /// begins to use one ([`ImageStore::hold`]).
+    pub async fn remove(
+        &self,
+        reference_or_id: &str,
+        in_use: impl FnOnce() -> io::Result<Vec<ImageId>> + Send + 'static,
+    ) -> Result<(), Error> {
+        let (store, asked) = (self.clone(), reference_or_id.to_owned());
         blocking(move || {
             let failed = |source| Error::Io { operation: "remove image", source };
+            let inner = &store.inner;
+            let _nobody = store.hold_alone().map_err(failed)?;
+            let in_use = in_use().map_err(failed)?;
             let mut records = inner.lock_records().map_err(failed)?;
             let record = find(&records.by_id, &asked)?.ok_or_else(|| Error::ImageNotFound(asked.clone()))?.clone();
             let mut left = record.clone();
@@ -273,7 +293,7 @@ impl ImageStore {
             if in_use.iter().any(|id| id.0 == record.id) {
                 return Err(Error::Failed {
                     operation: "remove image",
-                    why: format!("{asked} is used by a container"),
+                    why: format!("{asked} is used by a container or a volume"),
                 });
             }
             std::fs::remove_file(inner.record_path(&record.id)).map_err(failed)?;
@@ -284,6 +304,20 @@ impl ImageStore {
             surplus.map(drop).map_err(failed)
         })
         .await
+    }
+
+    /// Held from a look at an image until it is written down who uses it: no image is removed meanwhile.
+    pub(crate) fn hold(&self) -> io::Result<File> {
+        let file = self.inner.lock_file("use")?;
+        file.lock_shared()?;
+        Ok(file)
+    }
+
+    /// As [`ImageStore::hold`], and nobody else holds it.
+    pub(crate) fn hold_alone(&self) -> io::Result<File> {
+        let file = self.inner.lock_file("use")?;
+        file.lock()?;
+        Ok(file)
     }
 
     fn records(&self) -> Result<MutexGuard<'_, Records>, Error> {
@@ -389,20 +423,20 @@ impl Inner {
         self.images().join(format!("{}.json", id.trim_start_matches("sha256:")))
     }
 
-    fn lock_file(&self) -> io::Result<File> {
-        File::options().create(true).append(true).open(self.data_directory.join("content/lock"))
+    fn lock_file(&self, name: &str) -> io::Result<File> {
+        File::options().create(true).append(true).open(self.data_directory.join("content").join(name))
     }
 
     /// Held while layers are brought here: nobody collects them before their record is written.
     fn bring(&self) -> io::Result<File> {
-        let file = self.lock_file()?;
+        let file = self.lock_file("lock")?;
         file.lock_shared()?;
         Ok(file)
     }
 
     /// Held while layers are removed; `None` while someone brings some.
     fn alone(&self) -> io::Result<Option<File>> {
-        let file = self.lock_file()?;
+        let file = self.lock_file("lock")?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(std::fs::TryLockError::WouldBlock) => Ok(None),
@@ -429,13 +463,14 @@ impl Inner {
         if records.read_at != Some(changed) {
             // File times tick coarsely: a change right after this one could look like it.
             let settled = changed.elapsed().is_ok_and(|age| age > TIMESTAMP_TICK);
-            *records = Records { by_id: self.load()?, read_at: settled.then_some(changed) };
+            let (by_id, damaged) = self.load()?;
+            *records = Records { by_id, damaged, read_at: settled.then_some(changed) };
         }
         Ok(records)
     }
 
-    fn load(&self) -> io::Result<BTreeMap<String, Record>> {
-        let mut records = BTreeMap::new();
+    fn load(&self) -> io::Result<(BTreeMap<String, Record>, Damaged)> {
+        let (mut records, mut damaged) = (BTreeMap::new(), Damaged::default());
         for entry in std::fs::read_dir(self.images())? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -448,17 +483,17 @@ impl Inner {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            let record: Option<Record> = serde_json::from_slice(&bytes).ok();
-            match record.filter(|r| r.snapshots.iter().all(|name| self.snapshots().join(name).is_dir())) {
-                Some(record) => {
+            match serde_json::from_slice::<Record>(&bytes) {
+                Ok(record) if record.snapshots.iter().all(|name| self.snapshots().join(name).is_dir()) => {
                     records.insert(record.id.clone(), record);
+                    continue;
                 }
-                None => {
-                    warn!(record = %path.display(), "an image's record or layers are damaged; it has to be pulled again")
-                }
+                Ok(record) => damaged.snapshots.extend(record.snapshots),
+                Err(_) => damaged.unreadable = true,
             }
+            warn!(record = %path.display(), "an image's record or layers are damaged; it has to be pulled again");
         }
-        Ok(records)
+        Ok((records, damaged))
     }
 
     /// An empty directory for a layer that is being unpacked.
@@ -538,8 +573,12 @@ impl Inner {
     fn collect(&self, records: &Records) -> io::Result<Vec<Staged>> {
         // Layers of a pull under way have no record yet; what is left over is found the next time.
         let Some(_alone) = self.alone()? else { return Ok(Vec::new()) };
-        let needed = records.by_id.values().flat_map(|r| r.snapshots.iter().map(String::as_str));
-        let needed: BTreeSet<&str> = needed.collect();
+        if records.damaged.unreadable {
+            warn!("layers that no image needs stay: a record does not say which ones it needs");
+            return Ok(Vec::new());
+        }
+        let needed = records.by_id.values().flat_map(|r| &r.snapshots).chain(&records.damaged.snapshots);
+        let needed: BTreeSet<&str> = needed.map(String::as_str).collect();
         let mut surplus = Vec::new();
         for entry in std::fs::read_dir(self.snapshots())? {
             let entry = entry?;

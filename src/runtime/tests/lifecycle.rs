@@ -294,6 +294,10 @@ async fn images_as_volumes() {
     node.runtime().mount_image(&image, &view).await.expect("mounted");
     node.runtime().mount_image(&image, &view).await.expect("mounted already");
     assert_eq!(skiff_linux::mount::mounts_below(&view).expect("mounts").len(), 1);
+    // It stays for the volume alone, whatever container is still to come.
+    assert_eq!(node.runtime().mounted_image(&view).await.expect("asked"), Some(image.clone()));
+    let error = node.runtime().remove_image(&image.0).await.expect_err("in use").to_string();
+    assert!(error.contains("used by a container or a volume"), "{error}");
     let change = |config: &mut skiff_runtime::ContainerConfig| {
         config.images = vec![image.clone()];
         config.mounts =
@@ -302,8 +306,12 @@ async fn images_as_volumes() {
     let (_, log) = node.run("pod", change, "exec 2>&1; cat /mnt/etc/secret; touch /mnt/x; /mnt/bin/busybox true").await;
     let expect = "for root\ntouch: /mnt/x: Read-only file system\nsh: /mnt/bin/busybox: Permission denied\n";
     assert_eq!(log, expect);
-    assert!(node.runtime().remove_image(&image.0).await.is_err());
     skiff_linux::mount::ensure_unmounted_below(&view).expect("unmounted");
+    assert_eq!(node.runtime().mounted_image(&view).await.expect("asked"), None);
+    assert!(node.runtime().remove_image(&image.0).await.is_err(), "a container that has ended needs it");
+    let sandbox = node.runtime().sandboxes().await.expect("listed").remove(0);
+    node.runtime().remove_sandbox(&sandbox.id).await.expect("removed");
+    node.runtime().remove_image(&image.0).await.expect("nobody needs it");
     node.end().await;
 }
 
