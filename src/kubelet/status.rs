@@ -85,10 +85,12 @@ pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
         phase = if ended == "Failed" { "Failed" } else { "Succeeded" };
     }
     let conditions = conditions(seen, phase, &inits, &mains);
+    // They belong to the phase, whoever told them: an agent that ended a pod may be gone.
+    let same = Some(last).filter(|last| last.phase.as_deref() == Some(phase));
     PodStatus {
         phase: Some(phase.to_owned()),
-        reason: failed.map(|(reason, _)| reason.to_owned()),
-        message: failed.map(|(_, message)| message.to_owned()),
+        reason: failed.map(|(reason, _)| reason.to_owned()).or_else(|| same.and_then(|last| last.reason.clone())),
+        message: failed.map(|(_, message)| message.to_owned()).or_else(|| same.and_then(|last| last.message.clone())),
         conditions: Some(conditions),
         host_ip: Some(seen.host_ip.to_string()),
         host_ips: Some(vec![HostIP { ip: seen.host_ip.to_string() }]),
@@ -656,18 +658,18 @@ mod tests {
     fn an_evicted_pod_says_for_whom_when_it_has_ended() {
         let pod = json!({"metadata": {}, "spec": {"containers": [{"name": "m"}]}});
         let pod: Pod = serde_json::from_value(pod).expect("a pod");
-        let status = |state, terminal| {
+        let status = |last: &PodStatus, state, terminal, why| {
             plan_status(&Seen {
                 pod: &pod,
-                last: &PodStatus::default(),
+                last,
                 slots: &BTreeMap::from([("m".to_owned(), slot(state))]),
                 sandbox_ready: false,
                 pod_ips: &[],
                 host_ip: "192.0.2.1".parse().expect("an address"),
                 terminal,
-                failed: Some(("Evicted", "why")),
+                failed: why,
                 rejected: false,
-                disrupted: Some("why"),
+                disrupted: why.map(|(_, message)| message),
                 whole: None,
                 resize_pending: None,
                 resizing: None,
@@ -676,16 +678,20 @@ mod tests {
             })
         };
         let is_told = |status: &PodStatus| status.conditions.iter().flatten().any(|c| c.type_ == "DisruptionTarget");
-        let ends = status(up(), false);
+        let (begun, why) = (PodStatus::default(), Some(("Evicted", "why")));
+        let ends = status(&begun, up(), false, why);
         assert_eq!(
             (ends.phase.as_deref(), ends.reason.as_deref(), ends.message.as_deref()),
             (Some("Running"), None, None)
         );
         assert!(!is_told(&ends));
-        let status = status(Some(exit(143)), true);
-        let told = status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget").expect("the condition");
+        let ended = status(&ends, Some(exit(143)), true, why);
+        let told = ended.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget").expect("the condition");
         assert_eq!((told.status.as_str(), told.reason.as_deref()), ("True", Some("TerminationByKubelet")));
-        assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+        assert_eq!((ended.phase.as_deref(), ended.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+        // The next agent does not know why, and takes nothing back.
+        let next = status(&ended, Some(exit(143)), true, None);
+        assert_eq!((next.reason, next.message), (ended.reason, ended.message));
     }
 
     #[test]
