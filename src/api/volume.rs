@@ -267,6 +267,12 @@ pub fn attachment_name(handle: &str, driver: &str, node: &str) -> String {
     format!("csi-{}", digest(&format!("{handle}{driver}{node}")))
 }
 
+/// Whether an attachment has a name of that kind: one with another name was made by somebody else.
+pub fn is_attachment_name(name: &str) -> bool {
+    let digest = name.strip_prefix("csi-").unwrap_or_default();
+    digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// How a node's status names a volume that is in use.
 pub fn name_in_use(driver: &str, handle: &str) -> String {
     format!("kubernetes.io/csi/{driver}^{handle}")
@@ -362,6 +368,10 @@ mod tests {
         // sha256 of "volumedrivernode".
         let name = attachment_name("volume", "driver", "node");
         assert_eq!((name.len(), &name[..4]), (68, "csi-"));
+        assert!(is_attachment_name(&name));
+        for foreign in ["", "csi-", "by-hand", &name[4..], &name[..67], &name.to_uppercase()] {
+            assert!(!is_attachment_name(foreign), "{foreign}");
+        }
         assert_eq!(digest(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 

@@ -1,6 +1,7 @@
 //! Attaches volumes of CSI drivers to the nodes of the pods that use them, and detaches them when no pod there wants them
 //! any more and the node says that it has let go: by VolumeAttachment objects, which the driver's attacher acts on. A node
-//! that can't say so keeps them for a while, or until somebody says that it is out of service.
+//! that can't say so keeps them for a while, or until somebody says that it is out of service. Attachments that somebody
+//! else made, which their names tell, are none of its business.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -19,7 +20,7 @@ use crate::{Context, drive, pod};
 
 /// How long a node that is not ready keeps what nobody there wants, upstream's `maxWaitForUnmountDuration`.
 const MAX_WAIT: Duration = Duration::from_secs(6 * 60);
-/// Attachments by their volume.
+/// Our attachments by their volume.
 const BY_VOLUME: &str = "volume";
 /// Volumes by the claim that they refer to.
 const BY_CLAIM: &str = "attach-claim";
@@ -31,8 +32,10 @@ pub fn start(context: &Context) {
     let drivers = context.informers.lister::<CSIDriver>();
     let nodes = context.informers.lister::<Node>();
     index_pods(&pods);
-    attachments
-        .add_index(BY_VOLUME, |attachment| attachment.spec.source.persistent_volume_name.clone().into_iter().collect());
+    attachments.add_index(BY_VOLUME, |attachment| {
+        let ours = attachment.metadata.name.as_deref().is_some_and(rules::is_attachment_name);
+        attachment.spec.source.persistent_volume_name.clone().filter(|_| ours).into_iter().collect()
+    });
     volumes.add_index(BY_CLAIM, |volume| claim_of(volume).filter(|_| is_csi(volume)).into_iter().collect());
     let queue: Queue<ObjectKey> = Queue::new(AttachDetach::NAME);
     let controller = Arc::new(AttachDetach {
@@ -404,11 +407,31 @@ mod tests {
             stage.put(volume(name, driver));
             stage.put(pod(name));
         }
+        let attachment = |name: &str, volume: &str, node: &str| {
+            json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": name},
+                "spec": {"attacher": "x", "nodeName": node, "source": {"persistentVolumeName": volume}}})
+        };
+        let foreign = ["of-none", "of-this"];
+        stage.put(attachment("of-none", "none", "m"));
+        stage.put(attachment("of-this", "b", "elsewhere"));
+        let leftover = rules::attachment_name("none", "attaching", "m");
+        stage.put(attachment(&leftover, "none", "m"));
         start(&context);
-        let all = |fake: &skiff_client::fake::FakeTransport| fake.objects("/apis/storage.k8s.io/v1/volumeattachments");
-        stage.until("the volume is attached", |fake| !all(fake).is_empty()).await;
+        let everything =
+            |fake: &skiff_client::fake::FakeTransport| fake.objects("/apis/storage.k8s.io/v1/volumeattachments");
+        let all = |fake: &skiff_client::fake::FakeTransport| {
+            let mut all = everything(fake);
+            all.retain(|one| foreign.iter().all(|name| one["metadata"]["name"] != *name));
+            all
+        };
+        let ours = rules::attachment_name("b", "attaching", "m");
+        stage
+            .until("the volume is attached, and one that is gone is not", |fake| {
+                let all = all(fake);
+                all.len() == 1 && all[0]["metadata"]["name"] == ours.as_str()
+            })
+            .await;
         let mut attachment: Value = all(&stage.fake).remove(0);
-        assert_eq!(attachment["metadata"]["name"], rules::attachment_name("b", "attaching", "m").as_str());
         attachment["apiVersion"] = json!("storage.k8s.io/v1");
         attachment["kind"] = json!("VolumeAttachment");
         attachment["status"] = json!({"attached": true});
@@ -420,6 +443,7 @@ mod tests {
         assert_eq!(all(&stage.fake).len(), 1, "the other driver attaches nothing");
         stage.delete("/api/v1/namespaces/n/pods/b").await;
         stage.until("the volume is detached", |fake| all(fake).is_empty()).await;
+        assert_eq!(everything(&stage.fake).len(), foreign.len(), "those of others stay");
         stage.end().await;
     }
 }
