@@ -173,8 +173,7 @@ impl DaemonSets {
         rules: &Rules<'_>,
         revisions: &Revisions,
     ) -> Result<Option<Duration>> {
-        let generation = set.metadata.generation.unwrap_or(0);
-        let (status, wait) = plan::plan_status(places, rules, generation, revisions.collisions);
+        let (status, wait) = plan::plan_status(set, places, rules, revisions.collisions);
         if set.status.as_ref() != Some(&status) {
             let mut fresh = set.clone();
             fresh.status = Some(status);

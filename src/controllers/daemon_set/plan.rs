@@ -165,12 +165,17 @@ fn roll_with_surge(plan: &mut Plan, places: &[Place], desired: i32, rules: &Rule
 
 /// The counts, and how long it takes until another pod is available.
 pub fn plan_status(
+    set: &DaemonSet,
     places: &[Place],
     rules: &Rules<'_>,
-    generation: i64,
     collisions: i32,
 ) -> (DaemonSetStatus, Option<Duration>) {
-    let mut status = DaemonSetStatus::default();
+    let mut status = DaemonSetStatus {
+        observed_generation: Some(set.metadata.generation.unwrap_or(0)),
+        // There are none of its own: others' are theirs.
+        conditions: set.status.as_ref().and_then(|status| status.conditions.clone()),
+        ..DaemonSetStatus::default()
+    };
     let (mut updated, mut available, mut wait) = (0, 0, None::<Duration>);
     for place in places {
         if !place.should_run {
@@ -196,6 +201,5 @@ pub fn plan_status(
     status.number_available = count(available);
     status.number_unavailable = count(status.desired_number_scheduled - available);
     status.collision_count = count(collisions);
-    status.observed_generation = Some(generation);
     (status, wait)
 }

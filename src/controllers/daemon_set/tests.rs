@@ -129,7 +129,7 @@ fn taints_keep_away_and_drive_off() {
         let places = places(&set(json!({})), &[node("n", taint)], &pods);
         let made = plan(&places, &rules(None, None));
         assert_eq!((made.create.len(), made.delete.len()), (create, delete), "{taint} {have}");
-        let (status, _) = plan_status(&places, &rules(None, None), 3, 0);
+        let (status, _) = plan_status(&set(json!({})), &places, &rules(None, None), 0);
         assert_eq!(status.number_misscheduled, i32::from(have), "{taint} {have}");
     }
 }
@@ -138,10 +138,17 @@ fn taints_keep_away_and_drive_off() {
 fn counts() {
     let nodes = ["n", "m", "o"].map(|name| node(name, ""));
     let pods: Vec<Arc<Pod>> = [("a", "n", "old", '+'), ("b", "m", "new", '-')].iter().map(pod).collect();
-    let (status, _) = plan_status(&places(&set(json!({})), &nodes, &pods), &rules(None, None), 3, 0);
+    let mut set = set(json!({}));
+    set.metadata.generation = Some(3);
+    let foreign = json!([{"type": "Watched", "status": "True", "reason": "Set", "message": "by somebody else"}]);
+    let old = json!({"currentNumberScheduled": 9, "desiredNumberScheduled": 9, "numberMisscheduled": 9, "numberReady": 9,
+        "conditions": foreign});
+    set.status = Some(serde_json::from_value(old).expect("a status"));
+    let (status, _) = plan_status(&set, &places(&set, &nodes, &pods), &rules(None, None), 0);
     assert_eq!(
         serde_json::to_value(status).expect("a status"),
         json!({"desiredNumberScheduled": 3, "currentNumberScheduled": 2, "numberReady": 1, "numberAvailable": 1,
+            "conditions": foreign,
             "numberUnavailable": 2, "updatedNumberScheduled": 1, "numberMisscheduled": 0, "observedGeneration": 3})
     );
 }
