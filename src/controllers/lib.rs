@@ -6,8 +6,8 @@
 //! upstream name; each has a `start(&Context)` that makes its caches, queue and workers, a reconciler,
 //! and pure `plan_*` functions that decide.
 //!
-//! `replicas` (ReplicaSet and ReplicationController, one engine), `deployment`, `endpoints` (Endpoints
-//! and EndpointSlices), `namespace` and `garbage` (both ask `discovery` what there is), `node_ipam`,
+//! `replicas` (ReplicaSet and ReplicationController, one engine), `deployment`, `endpoints` (Endpoints, EndpointSlices
+//! and the mirrors of one in the other), `namespace` and `garbage` (both ask `discovery` what there is), `node_ipam`,
 //! `node_lifecycle`, `pod_gc`, `service_account`, `root_ca`, `cluster_role_aggregation`, `resource_quota`, `disruption`,
 //! `job`, `daemon_set`, `stateful_set`, `cron_job`, `ttl_after_finished`, `tokens` (of secrets), `token_cleaner`,
 //! `bootstrap_signer`, `certificates` (signing requests), `horizontal_pod_autoscaler`,

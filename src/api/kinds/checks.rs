@@ -104,7 +104,7 @@ pub(crate) fn file_mode(mode: Option<i32>, path: &Path<'_>, errors: &mut Errors)
 }
 
 /// An address as old readers take it: with leading zeros, which mean nothing to them and eights to others.
-pub(crate) fn sloppy_ip(value: &str) -> Option<IpAddr> {
+pub fn sloppy_ip(value: &str) -> Option<IpAddr> {
     value.parse().ok().or_else(|| without_zeros(value).parse::<Ipv4Addr>().ok().map(IpAddr::V4))
 }
 

@@ -35,6 +35,7 @@ mod warnings;
 
 use std::sync::Arc;
 
+pub use self::checks::sloppy_ip;
 use crate::strategy::Descriptor;
 
 /// All kinds that the executable knows by itself, in discovery's order.

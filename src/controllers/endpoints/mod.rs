@@ -1,8 +1,11 @@
-//! Tells which pods answer for a service: EndpointSlices, and the older Endpoints.
+//! Tells which pods answer for a service: EndpointSlices, and the older Endpoints. Endpoints that somebody made by hand
+//! are told as EndpointSlices too.
 //!
-//! `backend` is what a pod is to a service, `slices` and `subsets` plan the two forms.
+//! `backend` is what a pod is to a service, `slices` and `subsets` plan the two forms; `mirror` makes the one of the other.
 
 mod backend;
+mod mirror;
+mod mirroring;
 mod slices;
 mod subsets;
 
@@ -16,7 +19,7 @@ use skiff_api::ObjectKey;
 use skiff_api::selector::LabelSelector;
 use skiff_client::{Change, Client, DeleteOptions, EventKind, EventRecorder, Lister, Next, Queue, Reconciler, Result};
 
-use self::slices::{MANAGED_BY, MANAGER, SERVICE_NAME, plan_slices};
+use self::slices::{Changes, MANAGED_BY, MANAGER, SERVICE_NAME, plan_slices};
 use self::subsets::plan_endpoints;
 use crate::service_account::is_closing;
 use crate::{Context, drive};
@@ -30,6 +33,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 pub fn start(context: &Context) {
     start_slices(context);
     start_endpoints(context);
+    mirroring::start(context);
 }
 
 /// Queues the services that a change of a pod concerns.
@@ -65,9 +69,10 @@ fn pods_of(service: &Service, key: &ObjectKey, pods: &Lister<Pod>) -> Vec<Arc<Po
     pods
 }
 
-fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+/// The service of a slice that is the manager's.
+fn service_of(slice: &EndpointSlice, manager: &str) -> Option<ObjectKey> {
     let labels = slice.metadata.labels.as_ref()?;
-    let name = labels.get(SERVICE_NAME).filter(|_| labels.get(MANAGED_BY).is_some_and(|manager| manager == MANAGER))?;
+    let name = labels.get(SERVICE_NAME).filter(|_| labels.get(MANAGED_BY).is_some_and(|is| is == manager))?;
     Some(ObjectKey::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name))
 }
 
@@ -125,18 +130,40 @@ fn slice_revision(slice: &EndpointSlice) -> u64 {
     slice.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
+/// Carries out what is planned for the slices of a service.
+async fn apply_slices(client: &Client, key: &ObjectKey, changes: &Changes, noted: &Written) -> Result<()> {
+    let api = client.namespaced::<EndpointSlice>(&key.namespace);
+    let mut written = Vec::new();
+    for slice in &changes.create {
+        written.push(api.create(slice).await?);
+        noted.note(key, written.iter().map(place).collect());
+    }
+    for slice in &changes.update {
+        written.push(api.update(slice).await?);
+        noted.note(key, written.iter().map(place).collect());
+    }
+    for slice in &changes.delete {
+        let name = slice.metadata.name.as_deref().unwrap_or_default();
+        match api.delete(name, &DeleteOptions::default()).await {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn start_slices(context: &Context) {
     let services = context.informers.lister::<Service>();
     let pods = context.informers.lister::<Pod>();
     let nodes = context.informers.lister::<Node>();
     let slices = context.informers.lister::<EndpointSlice>();
-    slices.add_index(BY_SERVICE, |slice| service_of(slice).map(|key| key.to_string()).into_iter().collect());
+    slices.add_index(BY_SERVICE, |slice| service_of(slice, MANAGER).map(|key| key.to_string()).into_iter().collect());
     let queue = Queue::new(Slices::NAME);
     watch_pods(&services, &pods, &queue);
     let adding = queue.clone();
     slices.subscribe(move |change| {
         // Also one that was changed or deleted by someone else.
-        if let Some(key) = service_of(change.object()) {
+        if let Some(key) = service_of(change.object(), MANAGER) {
             adding.add(key);
         }
     });
@@ -174,7 +201,6 @@ impl Reconciler for Slices {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next> {
         let existing = self.slices.indexed(BY_SERVICE, &key.to_string());
-        let api = self.client.namespaced::<EndpointSlice>(&key.namespace);
         let service = self.services.get(key);
         let Some(service) = service.filter(|service| service.metadata.deletion_timestamp.is_none()) else {
             // The garbage collector deletes what the service has owned.
@@ -191,27 +217,7 @@ impl Reconciler for Slices {
             node.metadata.labels.as_ref()?.get(ZONE).cloned()
         };
         let changes = plan_slices(&service, &pods_of(&service, key, &self.pods), &existing, zone);
-        let outcome = async {
-            let mut written = Vec::new();
-            for slice in &changes.create {
-                written.push(api.create(slice).await?);
-                self.written.note(key, written.iter().map(place).collect());
-            }
-            for slice in &changes.update {
-                written.push(api.update(slice).await?);
-                self.written.note(key, written.iter().map(place).collect());
-            }
-            for slice in &changes.delete {
-                let name = slice.metadata.name.as_deref().unwrap_or_default();
-                match api.delete(name, &DeleteOptions::default()).await {
-                    Ok(()) => {}
-                    Err(error) if error.is_not_found() => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(())
-        };
-        match outcome.await {
+        match apply_slices(&self.client, key, &changes, &self.written).await {
             Ok(()) => Ok(Next::Done),
             Err(error) if is_closing(&error) => Ok(Next::Done),
             Err(error) => {

@@ -14,7 +14,7 @@ use crate::owner;
 use crate::pod::is_ready;
 
 /// Endpoints in one slice.
-pub const MOST: usize = 100;
+const MOST: usize = 100;
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub const MANAGER: &str = "endpointslice-controller.k8s.io";
@@ -35,18 +35,26 @@ pub fn plan_slices(
     zone: impl Fn(&str) -> Option<String>,
 ) -> Changes {
     let mut changes = Changes::default();
-    let families = families(service);
+    let (families, template) = (families(service), template(service));
     for ipv6 in [false, true] {
         let family = if ipv6 { "IPv6" } else { "IPv4" };
-        let mine: Vec<&Arc<EndpointSlice>> = existing.iter().filter(|slice| slice.address_type == family).collect();
+        let mine = of_family(existing, family);
         if families.contains(&family) {
-            let groups = groups(service, pods, ipv6, &zone);
-            plan_family(service, family, groups, &mine, &mut changes);
+            let mut groups = groups(service, pods, ipv6, &zone);
+            if groups.is_empty() {
+                // One slice tells that there is nothing; without any, nothing would be known.
+                groups.insert(Vec::new(), Vec::new());
+            }
+            plan_family(&template, family, groups, MOST, &mine, &mut changes);
         } else {
             changes.delete.extend(mine.into_iter().cloned());
         }
     }
     changes
+}
+
+pub fn of_family<'a>(slices: &'a [Arc<EndpointSlice>], family: &str) -> Vec<&'a Arc<EndpointSlice>> {
+    slices.iter().filter(|slice| slice.address_type == family).collect()
 }
 
 fn families(service: &Service) -> Vec<&str> {
@@ -61,7 +69,7 @@ fn families(service: &Service) -> Vec<&str> {
 }
 
 /// The endpoints, by the ports that they answer on (which differ where a port is named), in the order of pods.
-type Groups = BTreeMap<Vec<Port>, Vec<Endpoint>>;
+pub type Groups = BTreeMap<Vec<Port>, Vec<Endpoint>>;
 
 fn groups(service: &Service, pods: &[Arc<Pod>], ipv6: bool, zone: &impl Fn(&str) -> Option<String>) -> Groups {
     let mut groups = Groups::new();
@@ -91,17 +99,15 @@ fn groups(service: &Service, pods: &[Arc<Pod>], ipv6: bool, zone: &impl Fn(&str)
     groups
 }
 
-fn plan_family(
-    service: &Service,
+/// `template` is what a new slice's metadata is, `most` how many endpoints a slice holds.
+pub fn plan_family(
+    template: &ObjectMeta,
     family: &str,
-    mut groups: Groups,
+    groups: Groups,
+    most: usize,
     existing: &[&Arc<EndpointSlice>],
     changes: &mut Changes,
 ) {
-    if groups.is_empty() {
-        // One slice tells that there is nothing; without any, nothing would be known.
-        groups.insert(Vec::new(), Vec::new());
-    }
     let mut by_ports: HashMap<Vec<Port>, Vec<&Arc<EndpointSlice>>> = HashMap::new();
     for slice in existing {
         by_ports.entry(slice_ports(slice)).or_default().push(slice);
@@ -110,7 +116,7 @@ fn plan_family(
     let mut spare = Vec::new();
     for (ports, endpoints) in groups {
         let slices = by_ports.remove(&ports).unwrap_or_default();
-        for draft in distribute(ports, endpoints, slices) {
+        for draft in distribute(ports, endpoints, most, slices) {
             match draft.slice {
                 Some(slice) if draft.is_surplus => spare.push(slice),
                 _ => drafts.push(draft),
@@ -123,12 +129,12 @@ fn plan_family(
         // A slice that is no longer needed is better used again than deleted.
         match draft.slice.or_else(|| spare.pop()) {
             Some(slice) => {
-                let next = shape(service, family, draft.ports, draft.endpoints, Some(slice));
+                let next = shape(template, family, draft.ports, draft.endpoints, Some(slice));
                 if next != **slice {
                     changes.update.push(next);
                 }
             }
-            None => changes.create.push(shape(service, family, draft.ports, draft.endpoints, None)),
+            None => changes.create.push(shape(template, family, draft.ports, draft.endpoints, None)),
         }
     }
     changes.delete.extend(spare.into_iter().cloned());
@@ -149,12 +155,13 @@ struct Draft<'a> {
 fn distribute<'a>(
     ports: Vec<Port>,
     endpoints: Vec<Endpoint>,
+    most: usize,
     mut slices: Vec<&'a Arc<EndpointSlice>>,
 ) -> Vec<Draft<'a>> {
     slices.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     let key = |endpoint: &Endpoint| {
-        let uid = endpoint.target_ref.as_ref().and_then(|reference| reference.uid.clone());
-        uid.unwrap_or_else(|| endpoint.addresses.join(","))
+        let uid = endpoint.target_ref.as_ref().and_then(|reference| reference.uid.as_deref());
+        format!("{} {}", uid.unwrap_or_default(), endpoint.addresses.join(","))
     };
     let order: Vec<String> = endpoints.iter().map(key).collect();
     let mut wanted: HashMap<String, Endpoint> =
@@ -162,14 +169,14 @@ fn distribute<'a>(
     let mut drafts: Vec<Draft<'a>> = Vec::new();
     for slice in slices {
         let old = slice.endpoints.as_deref().unwrap_or_default();
-        let kept: Vec<Endpoint> = old.iter().filter_map(|endpoint| wanted.remove(&key(endpoint))).take(MOST).collect();
+        let kept: Vec<Endpoint> = old.iter().filter_map(|endpoint| wanted.remove(&key(endpoint))).take(most).collect();
         let is_touched = kept != old;
         drafts.push(Draft { slice: Some(slice), ports: ports.clone(), endpoints: kept, is_touched, is_surplus: false });
     }
     let mut rest = order.iter().filter_map(|key| wanted.remove(key)).peekable();
     for touched in [true, false] {
         for draft in drafts.iter_mut().filter(|draft| draft.is_touched == touched) {
-            while draft.endpoints.len() < MOST
+            while draft.endpoints.len() < most
                 && let Some(endpoint) = rest.next()
             {
                 draft.endpoints.push(endpoint);
@@ -177,7 +184,7 @@ fn distribute<'a>(
         }
     }
     while rest.peek().is_some() || drafts.is_empty() {
-        let endpoints: Vec<Endpoint> = rest.by_ref().take(MOST).collect();
+        let endpoints: Vec<Endpoint> = rest.by_ref().take(most).collect();
         drafts.push(Draft { slice: None, ports: ports.clone(), endpoints, is_touched: true, is_surplus: false });
     }
     let some = drafts.iter().any(|draft| !draft.endpoints.is_empty());
@@ -200,24 +207,24 @@ fn slice_ports(slice: &EndpointSlice) -> Vec<Port> {
 }
 
 fn shape(
-    service: &Service,
+    template: &ObjectMeta,
     family: &str,
     ports: Vec<Port>,
     endpoints: Vec<Endpoint>,
     old: Option<&Arc<EndpointSlice>>,
 ) -> EndpointSlice {
-    let mut slice = old.map(|old| (**old).clone()).unwrap_or_else(|| EndpointSlice {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{}-", service.metadata.name.as_deref().unwrap_or_default())),
-            namespace: service.metadata.namespace.clone(),
-            owner_references: Some(vec![owner::reference_to(service)]),
-            ..ObjectMeta::default()
-        },
-        ..EndpointSlice::default()
-    });
+    let mut slice = match old {
+        Some(old) => (**old).clone(),
+        None => EndpointSlice { metadata: template.clone(), ..EndpointSlice::default() },
+    };
     family.clone_into(&mut slice.address_type);
-    slice.metadata.labels = Some(labels(service));
-    slice.metadata.annotations = annotations(service);
+    slice.metadata.labels.clone_from(&template.labels);
+    slice.metadata.annotations.clone_from(&template.annotations);
+    let owners = slice.metadata.owner_references.as_deref().unwrap_or_default();
+    if !template.owner_references.iter().flatten().all(|owner| owners.contains(owner)) {
+        // What it is made from was made anew.
+        slice.metadata.owner_references.clone_from(&template.owner_references);
+    }
     let shaped = |port: Port| EndpointPort {
         // The API's default: there is no port without a name here.
         name: Some(port.name.unwrap_or_default()),
@@ -243,6 +250,17 @@ fn shape(
     slice
 }
 
+fn template(service: &Service) -> ObjectMeta {
+    ObjectMeta {
+        generate_name: Some(format!("{}-", service.metadata.name.as_deref().unwrap_or_default())),
+        namespace: service.metadata.namespace.clone(),
+        owner_references: Some(vec![owner::reference_to(service)]),
+        labels: Some(labels(service)),
+        annotations: annotations(&service.metadata),
+        ..ObjectMeta::default()
+    }
+}
+
 fn labels(service: &Service) -> BTreeMap<String, String> {
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.remove(HEADLESS);
@@ -254,9 +272,9 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
     labels
 }
 
-/// The service's, but for what is about its manifest.
-pub fn annotations(service: &Service) -> Option<BTreeMap<String, String>> {
-    let mut annotations = service.metadata.annotations.clone()?;
+/// Those of what a slice is made from, but for what is about its manifest.
+pub fn annotations(meta: &ObjectMeta) -> Option<BTreeMap<String, String>> {
+    let mut annotations = meta.annotations.clone()?;
     annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
     annotations.remove("endpoints.kubernetes.io/last-change-trigger-time");
     if annotations.is_empty() { None } else { Some(annotations) }

@@ -38,7 +38,7 @@ pub fn plan_endpoints(service: &Service, pods: &[Arc<Pod>], old: Option<&Endpoin
     }
     labels.insert(MANAGED_BY.into(), MANAGER.into());
     next.metadata.labels = Some(labels);
-    let mut annotations = annotations(service).unwrap_or_default();
+    let mut annotations = annotations(&service.metadata).unwrap_or_default();
     annotations.remove(OVER_CAPACITY);
     if truncated {
         annotations.insert(OVER_CAPACITY.into(), "truncated".into());
