@@ -1,22 +1,34 @@
-//! `pods/log`: passed on from the kubelet of the pod's node as it arrives.
+//! `pods/log`: passed on from the kubelet of the pod's node as it arrives, over a WebSocket too.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use futures::StreamExt;
+use http::{Method, StatusCode, header};
 use skiff_api::ApiError;
 use skiff_api::field::{Errors, Path};
 use skiff_base::chain;
 
 use crate::call::{Call, Query, Target, encode};
 use crate::path::create::key_of;
+use crate::path::socket;
 use crate::proxy::choose_container;
 use crate::proxy::forward::{Upstream, outbound, text_of};
 use crate::registry::Row;
-use crate::reply::Reply;
+use crate::reply::{Payload, Reply};
 use crate::server::Server;
 
 const STREAMS: [&str; 3] = ["All", "Stderr", "Stdout"];
+
+/// Those of a client's request for another protocol.
+const SOCKET_HEADERS: [header::HeaderName; 6] = [
+    header::CONNECTION,
+    header::UPGRADE,
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_VERSION,
+    header::SEC_WEBSOCKET_PROTOCOL,
+    header::SEC_WEBSOCKET_EXTENSIONS,
+];
 
 /// Upstream's `ValidatePodLogOptions`.
 fn check_options(query: &Query, pod: &str) -> Result<(), ApiError> {
@@ -82,7 +94,12 @@ impl Server {
     async fn ask_kubelet(&self, call: &Call, kubelet: &Upstream, path: &str) -> Result<Reply, ApiError> {
         let url = format!("https://{}{path}", kubelet.address());
         let fail = |error: &dyn std::fmt::Display| ApiError::internal(format!("Get {url:?}: {error}"));
-        let request = outbound(call, Method::GET, path, kubelet).map_err(|e| fail(&e))?;
+        let asked = socket::asked(call)?;
+        let mut request = outbound(call, Method::GET, path, kubelet).map_err(|e| fail(&e))?;
+        // Whatever the client wants to go on with, it is with us; a kubelet gives plain bytes.
+        for name in SOCKET_HEADERS {
+            request.headers_mut().remove(name);
+        }
         let (response, sender) = self.send_upstream(kubelet, request).await.map_err(|e| fail(&chain(&e)))?;
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS || !status.is_success() {
@@ -91,6 +108,12 @@ impl Server {
             let code = if status.is_client_error() { status.as_u16() } else { 500 };
             return Err(ApiError::new(code, if code == 500 { "InternalError" } else { reason }, text));
         }
-        Ok(self.pass_back(call, response, sender))
+        let reply = self.pass_back(call, response, sender);
+        let Some(upgrade) = asked else { return Ok(reply) };
+        let pieces = match reply.body {
+            Payload::Pieces(pieces) => pieces,
+            Payload::Whole(bytes) => futures::stream::iter([Ok(bytes)]).boxed(),
+        };
+        Ok(socket::reply_bytes(self, call, &upgrade, pieces))
     }
 }

@@ -15,7 +15,7 @@ pub(crate) mod ownership;
 pub(crate) mod patch;
 pub(crate) mod scale;
 mod signing;
-mod socket;
+pub(crate) mod socket;
 pub(crate) mod special;
 pub(crate) mod update;
 mod watch;

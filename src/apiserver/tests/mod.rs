@@ -34,14 +34,18 @@ mod writes;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
 use skiff_base::Scope;
-use skiff_client::{HttpTransport, Transport};
+use skiff_client::{HttpTransport, Transport, Upgraded};
 use skiff_pki::{ClusterPki, ServerNames, kubeconfig};
 use skiff_store::{Options, Store};
+use skiff_streaming::Role;
+use skiff_streaming::websocket::{Decoder, Event};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::{ApiServer, ApiServerOptions, volatile_keys};
 
@@ -189,4 +193,49 @@ pub(crate) fn pod(name: &str) -> Value {
 pub(crate) async fn with_account(cluster: &Cluster) -> Value {
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
     cluster.create("/api/v1/namespaces/default/serviceaccounts", account).await
+}
+
+pub(crate) const SOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+/// Asks for a WebSocket, with subprotocols if there are any; the answer's headers, or the status of a refusal.
+pub(crate) async fn web_socket(
+    cluster: &Cluster,
+    path: &str,
+    protocols: &str,
+) -> Result<(HeaderMap, impl AsyncRead + AsyncWrite + Unpin + use<>), StatusCode> {
+    let mut request = Request::get(path)
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", SOCKET_KEY);
+    if !protocols.is_empty() {
+        request = request.header("sec-websocket-protocol", protocols);
+    }
+    match cluster.admin().upgrade(request.body(()).expect("a request")).await.expect("an answer") {
+        Upgraded::Switched(answer, io) => Ok((answer.headers().clone(), io)),
+        Upgraded::Refused(answer) => Err(answer.status()),
+    }
+}
+
+/// All messages of a WebSocket, how many pongs came between, and the code of the goodbye.
+pub(crate) async fn until_goodbye(mut io: impl AsyncRead + Unpin) -> (Vec<Vec<u8>>, usize, Option<u16>) {
+    let (mut decoder, mut input) = (Decoder::new(Role::Client), bytes::BytesMut::new());
+    let (mut message, mut messages, mut pongs) = (Vec::new(), Vec::new(), 0);
+    loop {
+        match decoder.next(&mut input).expect("frames") {
+            Some(Event::Data { last, bytes, .. }) => {
+                message.extend_from_slice(&bytes);
+                if last {
+                    messages.push(std::mem::take(&mut message));
+                }
+            }
+            Some(Event::Pong) => pongs += 1,
+            Some(Event::Ping(_)) => {}
+            Some(Event::Close(code)) => return (messages, pongs, code),
+            None => {
+                let read = tokio::time::timeout(Duration::from_secs(10), io.read_buf(&mut input)).await;
+                assert!(read.expect("in time").expect("bytes") > 0, "it ends without a goodbye");
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use skiff_api::Gvr;
 use skiff_client::{Body, Feed, Selector, Transport, Update};
 
-use super::{CONFIG_MAPS, Cluster, config_map, labelled};
+use super::{CONFIG_MAPS, Cluster, config_map, labelled, until_goodbye, web_socket};
 
 pub(super) const METADATA: &str = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io,application/json";
 pub(super) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
@@ -391,51 +391,31 @@ async fn watches_see_the_same_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_a_web_socket_each_frame_is_a_message() {
-    use skiff_client::Upgraded;
     use skiff_streaming::Role;
-    use skiff_streaming::websocket::{CLOSE_NORMAL, Decoder, Event, accept_key, encode_ping};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use skiff_streaming::websocket::{CLOSE_NORMAL, accept_key, encode_ping};
+    use tokio::io::AsyncWriteExt;
 
     let cluster = Cluster::start().await;
     for name in ["a", "b"] {
         cluster.create(CONFIG_MAPS, config_map(name)).await;
     }
-    let key = "dGhlIHNhbXBsZSBub25jZQ==";
-    let request = Request::get(format!("{CONFIG_MAPS}?watch=true&timeoutSeconds=2"))
-        .header("connection", "Upgrade")
-        .header("upgrade", "websocket")
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", key)
-        .header("sec-websocket-protocol", "watch.example");
-    let asked = cluster.admin().upgrade(request.body(()).expect("a request")).await.expect("an answer");
-    let Upgraded::Switched(answer, mut io) = asked else { panic!("refused") };
-    assert_eq!(answer.headers()["sec-websocket-accept"], accept_key(key));
-    assert_eq!(answer.headers()["sec-websocket-protocol"], "watch.example");
+    let path = format!("{CONFIG_MAPS}?watch=true&timeoutSeconds=2");
+    let (headers, mut io) = web_socket(&cluster, &path, "watch.example").await.expect("it is served");
+    assert_eq!(headers["sec-websocket-accept"], accept_key(super::SOCKET_KEY));
+    assert_eq!(headers["sec-websocket-protocol"], "watch.example");
     let mut ping = bytes::BytesMut::new();
     encode_ping(Role::Client, &mut ping);
     io.write_all(&ping).await.expect("a ping");
     cluster.create(CONFIG_MAPS, config_map("c")).await;
-    let (mut decoder, mut input) = (Decoder::new(Role::Client), bytes::BytesMut::new());
-    let (mut message, mut seen, mut pongs) = (Vec::new(), Vec::new(), 0);
-    let code = loop {
-        match decoder.next(&mut input).expect("frames") {
-            Some(Event::Data { last, bytes, .. }) => {
-                message.extend_from_slice(&bytes);
-                if last {
-                    let frame: Value = serde_json::from_slice(&std::mem::take(&mut message)).expect("one frame");
-                    seen.push(format!("{} {}", frame["type"], frame["object"]["metadata"]["name"]).replace('"', ""));
-                }
-            }
-            Some(Event::Pong) => pongs += 1,
-            Some(Event::Ping(_)) => {}
-            Some(Event::Close(code)) => break code,
-            None => {
-                let read = tokio::time::timeout(LIMIT, io.read_buf(&mut input)).await.expect("in time").expect("bytes");
-                assert!(read > 0, "it ends without a goodbye");
-            }
-        }
-    };
+    let (messages, pongs, code) = until_goodbye(io).await;
     assert_eq!((code, pongs), (Some(CLOSE_NORMAL), 1));
+    let seen: Vec<String> = messages
+        .iter()
+        .map(|message| {
+            let frame: Value = serde_json::from_slice(message).expect("one frame");
+            format!("{} {}", frame["type"], frame["object"]["metadata"]["name"]).replace('"', "")
+        })
+        .collect();
     assert_eq!(seen, ["ADDED a", "ADDED b", "ADDED c"]);
     cluster.stop().await;
 }
