@@ -67,7 +67,7 @@ impl Server {
         let container = choose_container(&pod, call.query.get("container"))?;
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
         if node.is_empty() {
-            return Ok(Reply::new(200, "text/plain", Bytes::new()));
+            return Ok(Reply::new(204, "text/plain", Bytes::new()));
         }
         let kubelet = self.kubelet(node)?;
         let mut path = format!("/containerLogs/{}/{}/{container}", target.namespace, target.name);

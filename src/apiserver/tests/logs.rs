@@ -63,7 +63,7 @@ async fn come_from_the_nodes_kubelet() {
          limitBytes: Invalid value: 0: must be greater than 0]"
     );
     let log = format!("{pods}/p/log?follow=true&tailLines=5&timestamps=true&pretty=x");
-    assert_eq!(cluster.ask("GET", &log, Value::Null).await, (200, json!("")), "no node yet");
+    assert_eq!(cluster.ask("GET", &log, Value::Null).await, (204, json!("")), "no node yet");
 
     let (address, served) = kubelet(&cluster, "200 OK").await;
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}});
