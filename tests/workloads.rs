@@ -102,8 +102,10 @@ spec:
 #[test]
 fn sets_keep_their_pods_and_roll() {
     let machine = Machine::with_server();
-    machine.apply(&set("DaemonSet", "agent", "", "busybox:1.36"));
-    machine.apply(&set("StatefulSet", "web", "  serviceName: web\n  replicas: 2", "busybox:1.36"));
+    let agent = set("DaemonSet", "agent", "", "busybox:1.36");
+    let web = set("StatefulSet", "web", "  serviceName: web\n  replicas: 2", "busybox:1.36");
+    machine.apply(&agent);
+    machine.apply(&web);
     for one in ["daemonset/agent", "statefulset/web"] {
         kubectl(&machine, &["rollout", "status", one, "--timeout=60s"]);
     }
@@ -113,6 +115,19 @@ fn sets_keep_their_pods_and_roll() {
     assert_eq!(words(&on).len(), 1, "{on} on {NODE}");
     let row = words(kubectl(&machine, &["get", "daemonset", "agent", "--no-headers"]).trim());
     assert_eq!(row[..7], ["agent", "1", "1", "1", "1", "1", "<none>"], "{row:?}");
+
+    for (kind, name, manifest) in [("daemonset", "agent", &agent), ("statefulset", "web", &web)] {
+        // Made anew without its pods: they are its own again, and stay.
+        let label = format!("app={name}");
+        let pods = || machine.jsonpath(&["pods", "-l", &label], "{.items[*].metadata.uid}").expect("pods");
+        let before = pods();
+        kubectl(&machine, &["delete", kind, name, "--cascade=orphan"]);
+        machine.apply(manifest);
+        kubectl(&machine, &["rollout", "status", &format!("{kind}/{name}"), "--timeout=60s"]);
+        assert_eq!(pods(), before, "{kind}");
+        let revisions = machine.jsonpath(&["controllerrevisions", "-l", &label], "{.items[*].metadata.name}");
+        assert_eq!(words(&revisions.expect("revisions")).len(), 1, "{kind}");
+    }
 
     for one in ["daemonset/agent", "statefulset/web"] {
         kubectl(&machine, &["set", "env", one, "VERSION=2"]);

@@ -6,13 +6,15 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use skiff_api::selector::LabelSelector;
 use skiff_client::{Client, DeleteOptions, Lister, Result};
 
 use crate::deployment::hash;
 use crate::owner;
-use crate::pod_control::{BY_CONTROLLER, Owner};
+use crate::pod_control::{BY_CONTROLLER, ORPHANS, Owner};
 
 /// The label of pods by which their revision is known.
 pub const REVISION_LABEL: &str = "controller-revision-hash";
@@ -85,6 +87,7 @@ fn plan_surplus(all: &[Arc<ControllerRevision>], live: &[&str], limit: usize) ->
 impl History {
     pub fn new(client: Client, revisions: Lister<ControllerRevision>, style: Style) -> Self {
         revisions.add_index(BY_CONTROLLER, owner::controller_uid::<ControllerRevision>);
+        revisions.add_index(ORPHANS, owner::orphan_namespace::<ControllerRevision>);
         Self { client, revisions, style }
     }
 
@@ -92,10 +95,19 @@ impl History {
         self.revisions.synced().await;
     }
 
-    /// The owner's revisions, with one for its template now.
-    pub async fn ensure<O: Owner>(&self, owner: &O, template: &PodTemplateSpec, collisions: i32) -> Result<Revisions> {
+    /// The owner's revisions, with one for its template now. Those that another owner of the same pods has left behind
+    /// are taken over, as the pods are: else these would be of no known revision, and replaced.
+    pub async fn ensure<O: Owner + Serialize + DeserializeOwned>(
+        &self,
+        owner: &O,
+        selector: &LabelSelector,
+        template: &PodTemplateSpec,
+        collisions: i32,
+    ) -> Result<Revisions> {
         let meta = owner.metadata();
-        let mut all = self.revisions.indexed(BY_CONTROLLER, meta.uid.as_deref().unwrap_or_default());
+        let mut candidates = self.revisions.indexed(BY_CONTROLLER, meta.uid.as_deref().unwrap_or_default());
+        candidates.extend(self.revisions.indexed(ORPHANS, meta.namespace.as_deref().unwrap_or_default()));
+        let mut all = owner::claim(&self.client, owner, selector, candidates).await?;
         all.sort_by_key(|revision| (revision.revision, revision.metadata.creation_timestamp.clone()));
         let data = data_of(template);
         let api = self.client.namespaced::<ControllerRevision>(meta.namespace.as_deref().unwrap_or_default());
@@ -110,7 +122,7 @@ impl History {
                 fresh
             }
             Step::Make(number) => {
-                let made = Arc::new(self.make(owner, template, &data, number, &mut collisions).await?);
+                let made = self.make(owner, selector, template, &data, number, &mut collisions).await?;
                 all.push(made.clone());
                 made
             }
@@ -118,14 +130,15 @@ impl History {
         Ok(Revisions { all, update, collisions })
     }
 
-    async fn make<O: Owner>(
+    async fn make<O: Owner + Serialize + DeserializeOwned>(
         &self,
         owner: &O,
+        selector: &LabelSelector,
         template: &PodTemplateSpec,
         data: &Value,
         number: i64,
         collisions: &mut i32,
-    ) -> Result<ControllerRevision> {
+    ) -> Result<Arc<ControllerRevision>> {
         let meta = owner.metadata();
         let api = self.client.namespaced::<ControllerRevision>(meta.namespace.as_deref().unwrap_or_default());
         loop {
@@ -148,13 +161,16 @@ impl History {
             match api.create(&revision).await {
                 Err(error) if error.is_already_exists() && *collisions < COLLISIONS_MAX => {
                     let existing = api.get(&name).await?;
-                    let ours = owner::controller(&existing.metadata).map(|r| Some(&r.uid)) == Some(meta.uid.as_ref());
-                    if ours && existing.data.as_ref().is_some_and(|d| d.0 == *data) {
-                        return Ok(existing);
+                    if existing.data.as_ref().is_some_and(|d| d.0 == *data) {
+                        // The cache lags; it may be left behind too.
+                        let claimed = owner::claim(&self.client, owner, selector, vec![Arc::new(existing)]).await?;
+                        if let Some(ours) = claimed.into_iter().next() {
+                            return Ok(ours);
+                        }
                     }
                     *collisions += 1;
                 }
-                outcome => return outcome,
+                outcome => return outcome.map(Arc::new),
             }
         }
     }

@@ -203,7 +203,7 @@ impl Reconciler for DaemonSets {
             return Ok(Next::Done);
         }
         let collisions = set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
-        let revisions = self.history.ensure(&*set, &spec.template, collisions).await?;
+        let revisions = self.history.ensure(&*set, &selector, &spec.template, collisions).await?;
         let candidates = pod_control::candidates(&self.pods, &*set);
         let pods = owner::claim(&self.client, &*set, &selector, candidates).await?;
         let strategy = spec.update_strategy.as_ref();

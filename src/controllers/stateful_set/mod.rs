@@ -180,7 +180,8 @@ impl Reconciler for StatefulSets {
         let named = candidates.into_iter().filter(|pod| pods::ordinal_of(&set, pod).is_some()).collect();
         let pods = owner::claim(&self.client, &*set, &selector, named).await?;
         let status = set.status.clone().unwrap_or_default();
-        let revisions = self.history.ensure(&*set, &spec.template, status.collision_count.unwrap_or(0)).await?;
+        let collisions = status.collision_count.unwrap_or(0);
+        let revisions = self.history.ensure(&*set, &selector, &spec.template, collisions).await?;
         let by_name = |name: &str| revisions.all.iter().find(|revision| name_of(revision) == name).cloned();
         let current = status.current_revision.as_deref().and_then(by_name).unwrap_or_else(|| revisions.update.clone());
         let observed = Observed {

@@ -188,6 +188,44 @@ async fn makes_and_replaces_pods_in_order() {
     stage.end().await;
 }
 
+#[tokio::test]
+async fn a_set_that_is_made_anew_takes_over_what_the_old_one_left() {
+    let stage = Stage::new();
+    let object = |uid: &str| {
+        let mut object = serde_json::to_value(set(json!({"replicas": 1}))).expect("a set");
+        object["metadata"]["uid"] = json!(uid);
+        object
+    };
+    stage.put(object("first"));
+    super::start(&stage.context());
+    let pods = |fake: &skiff_client::fake::FakeTransport| fake.objects("/api/v1/pods");
+    let revisions = |fake: &skiff_client::fake::FakeTransport| fake.objects("/apis/apps/v1/controllerrevisions");
+    stage.until("a pod", |fake| pods(fake).len() == 1).await;
+    // As `kubectl delete --cascade=orphan` leaves them.
+    stage.delete("/apis/apps/v1/namespaces/x/statefulsets/w").await;
+    for mut left in pods(&stage.fake).into_iter().chain(revisions(&stage.fake)) {
+        left["metadata"]["ownerReferences"] = json!([]);
+        stage.put(left);
+    }
+    let uid = pods(&stage.fake)[0]["metadata"]["uid"].clone();
+    stage.put(object("second"));
+    let owners = |objects: &[Value]| -> Vec<Value> {
+        objects.iter().map(|object| object["metadata"]["ownerReferences"][0]["uid"].clone()).collect()
+    };
+    stage.until("the pod is taken over", |fake| owners(&pods(fake)) == ["second"]).await;
+    stage
+        .until("and told of", |fake| {
+            let sets = fake.objects("/apis/apps/v1/statefulsets");
+            let status = &sets[0]["status"];
+            status["replicas"] == 1
+                && status["currentRevision"] == pods(fake)[0]["metadata"]["labels"]["controller-revision-hash"]
+        })
+        .await;
+    assert_eq!(owners(&revisions(&stage.fake)), ["second"], "its revision too");
+    assert_eq!(pods(&stage.fake)[0]["metadata"]["uid"], uid, "it is the same");
+    stage.end().await;
+}
+
 #[test]
 fn claims_go_with_the_set_or_the_pod() {
     let check = |policy: Value, owners: Value, condemned: bool, expect: Option<&[&str]>| {
