@@ -183,13 +183,18 @@ fn roll(plan: &mut Plan, observed: &Observed<'_>, spec: &StatefulSetSpec, replic
     let missing = range(spec).filter(|ordinal| !replicas.contains_key(ordinal)).count();
     let broken = replicas.values().filter(|pod| !observed.is_healthy(pod)).count();
     let unavailable = i32::try_from(missing + broken).unwrap_or(i32::MAX);
-    let mut left = max - unavailable;
+    let mut left = (max - unavailable).max(0);
     for (_, pod) in replicas.range(first..).rev() {
         if pod.metadata.deletion_timestamp.is_some() || revision_of(pod) == observed.update {
             if !observed.is_healthy(pod) && max == 1 {
                 return;
             }
             continue;
+        }
+        if max == 1 {
+            // Whatever the others are like, as upstream: a template that works replaces one that does not.
+            plan.steps.push(Step::Delete(pod.clone()));
+            return;
         }
         // One that is not available anyway takes nothing away.
         let costs = i32::from(observed.is_healthy(pod));
@@ -198,9 +203,6 @@ fn roll(plan: &mut Plan, observed: &Observed<'_>, spec: &StatefulSetSpec, replic
         }
         left -= costs;
         plan.steps.push(Step::Delete(pod.clone()));
-        if max == 1 {
-            return;
-        }
     }
 }
 

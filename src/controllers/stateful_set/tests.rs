@@ -72,6 +72,11 @@ fn pods_come_and_go_in_order() {
 #[test]
 fn new_templates_go_from_the_top() {
     let rolling = |rolling: Value| json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": rolling}});
+    let parallel = |of: Value| {
+        let mut spec = rolling(of);
+        spec["podManagementPolicy"] = json!("Parallel");
+        spec
+    };
     for (what, spec, pods, expect) in [
         ("the last", json!({}), "old+ old+ old+", vec!["-2"]),
         ("waits", json!({}), "old+ old+ new-", vec![]),
@@ -80,6 +85,12 @@ fn new_templates_go_from_the_top() {
         ("a part", rolling(json!({"partition": 2})), "old+ old+ new+", vec![]),
         ("two at once", rolling(json!({"maxUnavailable": 2})), "old+ old+ old+", vec!["-2", "-1"]),
         ("by hand", json!({"updateStrategy": {"type": "OnDelete"}}), "old+ old+ old+", vec![]),
+        ("broken ones are waited for", json!({}), "old- old- old-", vec![]),
+        ("unless they are all for themselves", parallel(json!({})), "old- old- old-", vec!["-2"]),
+        ("one below is broken", parallel(json!({})), "old+ old- old+", vec!["-2"]),
+        ("one above is broken", parallel(json!({})), "old- old- new-", vec![]),
+        ("broken ones cost nothing", parallel(json!({"maxUnavailable": 2})), "old- old- old-", vec!["-2", "-1", "-0"]),
+        ("and leave no room", parallel(json!({"maxUnavailable": 2})), "old- old+ old-", vec!["-2"]),
     ] {
         let pods: Vec<Arc<Pod>> = pods
             .split(' ')
