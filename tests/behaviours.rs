@@ -2,7 +2,7 @@
 //! is to be seen of it from outside: by the API, in files, in cgroups, in `/proc`.
 //!
 //! One server, a few rows at a time; a row that fails does not keep the others from being looked at. One row or a
-//! topic alone: `SKIFF_BEHAVIOUR=part-of-the-name cargo test --test behaviours`.
+//! topic alone, or some: `SKIFF_BEHAVIOUR=part-of-the-name,another cargo test --test behaviours`.
 
 mod harness;
 
@@ -13,7 +13,7 @@ use std::process::{Child, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use harness::{Machine, skiff};
+use harness::{Machine, patience, skiff};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use skiff_api::jsonpath::JsonPath;
@@ -128,7 +128,8 @@ struct Seen {
 impl Seen {
     /// Looks again with each change until there is a value; `Err` is what was seen last.
     fn wait<T>(&self, mut look: impl FnMut(&[Value], &[Value]) -> Result<T, String>) -> Result<T, String> {
-        let deadline = Instant::now() + LIMIT;
+        let limit = patience(LIMIT);
+        let deadline = Instant::now() + limit;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let last = match look(&state.0, &state.1) {
@@ -137,7 +138,7 @@ impl Seen {
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(format!("not within {LIMIT:?}; last seen: {last}"));
+                return Err(format!("not within {limit:?}; last seen: {last}"));
             }
             state = self.more.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -325,7 +326,7 @@ impl Run<'_> {
 
 /// A few looks, for what the API does not tell of.
 fn retried(mut look: impl FnMut() -> Result<(), String>) -> Result<(), String> {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + patience(LIMIT);
     loop {
         match look() {
             Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(200)),
@@ -441,9 +442,11 @@ fn pods_behave() {
     names.dedup();
     assert_eq!(names.len(), rows.len(), "each row has a name of its own");
     if let Ok(wanted) = std::env::var("SKIFF_BEHAVIOUR") {
-        rows.retain(|(topic, row)| row.name.contains(&wanted) || topic.contains(&wanted));
+        let wanted: Vec<&str> = wanted.split(',').collect();
+        let has = |(topic, row): &(String, Behaviour), part: &str| format!("{topic}/{}", row.name).contains(part);
+        rows.retain(|row| wanted.iter().any(|part| has(row, part)));
+        assert_eq!(wanted.iter().find(|part| !rows.iter().any(|row| has(row, part))), None, "no such row");
     }
-    assert!(!rows.is_empty(), "no such row");
     let machine = Machine::with_server();
     let seen = Arc::new(Seen::default());
     let mut watches = [watch(&machine, &seen, "pods"), watch(&machine, &seen, "events")];

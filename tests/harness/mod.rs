@@ -30,9 +30,16 @@ pub const REGISTRY: &str = "docker.io";
 /// How many machines run at a time, over all test processes.
 const SLOTS: usize = 2;
 
+/// A limit on this machine: `SKIFF_TEST_SLOWER` says how much slower it is than those that the limits were made for.
+pub fn patience(limit: Duration) -> Duration {
+    let slower = std::env::var("SKIFF_TEST_SLOWER").map_or(1, |times| times.parse().expect("a number of times"));
+    limit * slower
+}
+
 /// Waits until `look` gives a value; fails with what it saw last.
 #[track_caller]
 pub fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let limit = patience(limit);
     let deadline = Instant::now() + limit;
     loop {
         match look() {
@@ -115,7 +122,8 @@ impl Machine {
     }
 
     pub fn wait_ready(&self) {
-        let output = self.command(skiff()).args(["wait", "--timeout", "60s"]).output().expect("run skiff wait");
+        let limit = format!("{}s", patience(Duration::from_secs(60)).as_secs());
+        let output = self.command(skiff()).args(["wait", "--timeout", &limit]).output().expect("run skiff wait");
         assert!(output.status.success(), "{}\nserver log:\n{}", text(&output), self.log());
     }
 
@@ -181,7 +189,7 @@ impl Machine {
     /// Waits until a JSONPath shows a value.
     #[track_caller]
     pub fn until(&self, what: &[&str], path: &str, expect: &str) {
-        let limit = Duration::from_secs(60);
+        let limit = patience(Duration::from_secs(60));
         let deadline = Instant::now() + limit;
         loop {
             let seen = self.jsonpath(what, path);
