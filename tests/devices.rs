@@ -13,6 +13,7 @@ use std::time::Duration;
 use grpc::{Answer, Listening, all, block, number, text};
 use harness::{Machine, eventually};
 use nix::sys::signal::Signal;
+use skiff_api::quantity::Quantity;
 use tokio::sync::mpsc;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -261,12 +262,62 @@ fn runs_on(machine: &Machine, pod: &str, expect: &str) {
     });
 }
 
+/// A limit of all pods together, by its names on v1 and v2.
+fn of_all_pods(machine: &Machine, names: [&str; 2]) -> String {
+    let groups = machine.cgroup_directories();
+    let files = groups.iter().flat_map(|group| names.map(|name| group.join("kubepods").join(name)));
+    files.map(std::fs::read_to_string).find_map(Result::ok).expect("the limit").trim().to_owned()
+}
+
+#[test]
+fn what_is_reserved_is_not_for_pods() {
+    let mut machine = Machine::new();
+    // Disks of the building machine may be fuller than nodes like.
+    let disk = "--kubelet-arg=eviction-hard=";
+    machine.start(&[disk, "--kubelet-arg=system-reserved=cpu=250m,memory=1Gi", "--kubelet-arg=kube-reserved=pid=1000"]);
+    machine.wait_ready();
+    let amounts = |resource: &str| -> [Quantity; 2] {
+        ["capacity", "allocatable"].map(|list| {
+            let text = machine.jsonpath(&["node", "node-1"], &format!("{{.status.{list}.{resource}}}"));
+            text.expect("an amount").parse().expect("a quantity")
+        })
+    };
+    let [all, left] = amounts("cpu");
+    assert_eq!(all.milli_value() - left.milli_value(), 250);
+    let [all, left] = amounts("memory");
+    assert_eq!(all.value() - left.value(), 1 << 30);
+    let memory = ["memory.limit_in_bytes", "memory.max"];
+    assert_eq!(of_all_pods(&machine, memory).parse(), Ok(left.value()));
+    let limit = |name: &str| -> u64 {
+        std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name))
+            .expect("a limit")
+            .trim()
+            .parse()
+            .expect("a number")
+    };
+    let processes = limit("pid_max").min(limit("threads-max"));
+    assert_eq!(of_all_pods(&machine, ["pids.max"; 2]).parse(), Ok(processes - 1000));
+    // What is no longer reserved is given back.
+    machine.end_server(Signal::SIGTERM);
+    machine.start(&[disk]);
+    machine.wait_ready();
+    assert!(of_all_pods(&machine, memory).parse::<i64>().map_or(true, |bytes| bytes > all.value()));
+    assert_eq!(of_all_pods(&machine, ["pids.max"; 2]), "max");
+    machine.end_server(Signal::SIGTERM);
+    let mut server = machine.command(harness::skiff());
+    let output = server.args(["server", "--kubelet-arg=kube-reserved=memory=100Ti"]).output().expect("run skiff");
+    let told = harness::text(&output);
+    assert!(!output.status.success(), "{told}");
+    assert!(told.contains("Resource \"memory\" has a reservation of 100Ti but capacity of"), "{told}");
+}
+
 #[test]
 fn containers_have_cpus_for_themselves() {
     let mut machine = Machine::new();
     let online = std::fs::read_to_string("/sys/devices/system/cpu/online").expect("CPUs");
     assert!(online.trim() != "0", "the test needs two CPUs");
-    let flags = ["--kubelet-arg=cpu-manager-policy=static", "--kubelet-arg=reserved-cpus=0"];
+    let flags =
+        ["--kubelet-arg=cpu-manager-policy=static", "--kubelet-arg=reserved-cpus=0", "--kubelet-arg=eviction-hard="];
     machine.start(&flags);
     machine.wait_ready();
     let cpus = machine.jsonpath(&["node", "node-1"], "{.status.capacity.cpu} {.status.allocatable.cpu}");

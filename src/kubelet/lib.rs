@@ -54,6 +54,7 @@ mod pressure;
 mod probe;
 mod pulled;
 mod quantity;
+mod reserved;
 mod resize;
 mod resources;
 mod sandbox;

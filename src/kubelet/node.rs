@@ -15,18 +15,17 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use serde_json::json;
-use skiff_api::names;
+use skiff_api::{names, quantity};
 use skiff_base::{Backoff, chain, time};
 use skiff_client::{Client, Error, EventKind, EventRecorder, PatchKind};
 use skiff_runtime::Image;
 
 use crate::context::Context;
-use crate::cpus::CpuSet;
 use crate::devices::Counts;
 use crate::options::Options;
-use crate::pressure::Condition;
+use crate::pressure::{self, Condition};
 use crate::settings::Settings;
-use crate::{sandbox, userns};
+use crate::{reserved, sandbox, userns};
 
 /// The version of Kubernetes that is spoken, and whose it is.
 pub const VERSION: &str = concat!("v1.36.0+skiff", env!("CARGO_PKG_VERSION"));
@@ -50,9 +49,11 @@ pub(crate) struct MachineFacts {
     pub(crate) cpus: i64,
     pub(crate) memory_bytes: i64,
     pub(crate) disk_bytes: i64,
+    /// How many there may be.
+    pub(crate) processes: i64,
     user_namespaces: bool,
     /// Those set aside, by the size of a page.
-    huge_pages: BTreeMap<u64, u64>,
+    pub(crate) huge_pages: BTreeMap<u64, u64>,
     machine_id: String,
     system_uuid: String,
     boot_id: String,
@@ -80,6 +81,7 @@ impl MachineFacts {
             cpus,
             memory_bytes: memory_kib * 1024,
             disk_bytes,
+            processes: pressure::processes(Path::new("/proc")).and_then(|n| i64::try_from(n).ok()).unwrap_or(i64::MAX),
             user_namespaces: userns::is_supported(),
             huge_pages: skiff_linux::cgroup::huge_pages(),
             machine_id: text("/etc/machine-id"),
@@ -91,28 +93,39 @@ impl MachineFacts {
     }
 
     pub(crate) fn capacity(&self, max_pods: u32) -> BTreeMap<String, Quantity> {
-        let mut capacity: BTreeMap<String, Quantity> = [
-            ("cpu", self.cpus.to_string()),
-            ("memory", format!("{}Ki", self.memory_bytes / 1024)),
-            ("ephemeral-storage", format!("{}Ki", self.disk_bytes / 1024)),
-            ("pods", max_pods.to_string()),
-        ]
-        .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
-        .into();
+        let own = ["cpu", "memory", "ephemeral-storage"].into_iter();
+        let mut capacity: BTreeMap<String, Quantity> = own
+            .filter_map(|name| Some((name.to_owned(), Quantity(self.amount(name)?.to_string()))))
+            .chain([("pods".to_owned(), Quantity(max_pods.to_string()))])
+            .collect();
         let huge =
             |(size, count): (&u64, &u64)| (format!("hugepages-{}", binary(*size)), Quantity(binary(size * count)));
         capacity.extend(self.huge_pages.iter().map(huge));
         capacity
     }
 
-    /// What pods may have of it: memory that is set aside as huge pages is nothing else, and some CPUs may be
-    /// reserved.
+    /// What pods may have of it.
     pub(crate) fn allocatable(&self, settings: &Settings) -> BTreeMap<String, Quantity> {
-        let huge: u64 = self.huge_pages.iter().map(|(size, count)| size * count).sum();
-        let left = self.memory_bytes.saturating_sub(i64::try_from(huge).unwrap_or(i64::MAX)).max(0);
-        let reserved = settings.exclusive_cpus_but.as_ref().map_or(0, CpuSet::len);
-        let cpus = self.cpus.saturating_sub(i64::try_from(reserved).unwrap_or(i64::MAX)).max(0);
-        Self { memory_bytes: left, cpus, ..self.clone() }.capacity(settings.max_pods)
+        let mut left = self.capacity(settings.max_pods);
+        for (name, withheld) in reserved::withheld(self, settings) {
+            if let (Some(amount), Some(all)) = (left.get_mut(&name), self.amount(&name)) {
+                let rest = all.minus(withheld);
+                amount.0 = if rest.is_negative() { quantity::Quantity::ZERO } else { rest }.to_string();
+            }
+        }
+        left
+    }
+
+    /// One of the machine's own resources.
+    pub(crate) fn amount(&self, name: &str) -> Option<quantity::Quantity> {
+        let (amount, format) = match name {
+            "cpu" => (self.cpus, quantity::Format::DecimalSi),
+            "memory" => (self.memory_bytes, quantity::Format::BinarySi),
+            "ephemeral-storage" => (self.disk_bytes, quantity::Format::BinarySi),
+            "pid" => (self.processes, quantity::Format::DecimalSi),
+            _ => return None,
+        };
+        Some(quantity::Quantity::from_int(amount, format))
     }
 }
 
@@ -486,9 +499,9 @@ mod tests {
         let text = |list: &BTreeMap<String, Quantity>, name: &str| list[name].0.clone();
         assert_eq!(
             [text(&all, "hugepages-2Mi"), text(&all, "hugepages-1Gi"), text(&all, "memory")],
-            ["1Gi", "0", "8388608Ki"]
+            ["1Gi", "0", "8Gi"]
         );
-        assert_eq!([text(&given, "hugepages-2Mi"), text(&given, "memory")], ["1Gi", "7340032Ki"]);
+        assert_eq!([text(&given, "hugepages-2Mi"), text(&given, "memory")], ["1Gi", "7068Mi"]);
     }
 
     #[test]

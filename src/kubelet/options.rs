@@ -113,6 +113,10 @@ pub enum Error {
     Runtime(#[source] skiff_runtime::Error),
     #[error("ids for user namespaces: {0}")]
     UserNamespaces(String),
+    #[error("{0}")]
+    Reserved(String),
+    #[error("hold all pods to what is not reserved")]
+    Limits(#[source] skiff_runtime::Error),
     #[error("stopped before the node was registered")]
     Stopped,
 }

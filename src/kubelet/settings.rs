@@ -9,6 +9,7 @@ use skiff_api::duration;
 use skiff_api::quantity::Quantity;
 
 use crate::cpus::CpuSet;
+use crate::reserved::{self, Amounts};
 
 /// What of the machine may run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,6 +111,9 @@ pub struct Settings {
     pub(crate) max_pods: u32,
     /// Containers may have CPUs for themselves, but for these; `None`: all share all.
     pub(crate) exclusive_cpus_but: Option<CpuSet>,
+    /// What is not for pods.
+    pub(crate) kube_reserved: Amounts,
+    pub(crate) system_reserved: Amounts,
     /// How long pods may take when the machine goes down: seconds from a priority on, the lowest first. None: the node
     /// takes no part in that.
     pub(crate) shutdown: Vec<(i32, i64)>,
@@ -129,6 +133,8 @@ impl Default for Settings {
             pod_manifest_path: None,
             max_pods: 110,
             exclusive_cpus_but: None,
+            kube_reserved: Amounts::new(),
+            system_reserved: Amounts::new(),
             shutdown: Vec::new(),
         };
         let more = Some(Amount::Share(0.10));
@@ -156,7 +162,7 @@ impl Settings {
     pub fn parse(arguments: &[String]) -> Result<Self, String> {
         let mut settings = Self::default();
         let (mut soft, mut graces, mut reclaims) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut static_cpus, mut reserved) = (false, CpuSet::default());
+        let (mut static_cpus, mut reserved_cpus) = (false, CpuSet::default());
         let (mut all, mut critical) = (None, None);
         for argument in arguments {
             let (name, value) = argument
@@ -194,7 +200,14 @@ impl Settings {
                 "pod-manifest-path" => settings.pod_manifest_path = Some(PathBuf::from(value)),
                 "cpu-manager-policy" if ["none", "static"].contains(&value) => static_cpus = value == "static",
                 "cpu-manager-policy" => return Err(wrong("policy: there are none and static")),
-                "reserved-cpus" => reserved = value.parse::<CpuSet>().map_err(|why| format!("{name}: {why}"))?,
+                "reserved-cpus" => reserved_cpus = value.parse::<CpuSet>().map_err(|why| format!("{name}: {why}"))?,
+                "kube-reserved" | "system-reserved" => {
+                    let amounts = reserved::parse(value).map_err(|why| format!("{name}: {why}"))?;
+                    match name {
+                        "kube-reserved" => settings.kube_reserved = amounts,
+                        _ => settings.system_reserved = amounts,
+                    }
+                }
                 "max-pods" => settings.max_pods = value.parse().map_err(|_| wrong("number of pods"))?,
                 "shutdown-grace-period" => all = Some(time()?),
                 "shutdown-grace-period-critical-pods" => critical = Some(time()?),
@@ -217,13 +230,13 @@ impl Settings {
             let given = reclaims.iter().find(|(of, _)| *of == threshold.signal).map(|(_, amount)| *amount);
             threshold.min_reclaim = given.or(threshold.min_reclaim);
         }
-        match (static_cpus, reserved.is_empty()) {
+        match (static_cpus, reserved_cpus.is_empty()) {
             (true, true) => {
                 return Err(
                     "cpu-manager-policy=static needs reserved-cpus: CPUs that no container has for itself".to_owned()
                 );
             }
-            (true, false) => settings.exclusive_cpus_but = Some(reserved),
+            (true, false) => settings.exclusive_cpus_but = Some(reserved_cpus),
             (false, false) => return Err("reserved-cpus is for cpu-manager-policy=static".to_owned()),
             (false, true) => {}
         }
@@ -255,6 +268,9 @@ impl Settings {
             let own = self.thresholds.iter().filter(|t| t.is_hard == is_hard);
             own.map(|t| (t.signal.name().to_owned(), t.value.show().into())).collect()
         };
+        let amounts = |of: &Amounts| -> Map<String, Value> {
+            of.iter().map(|(name, amount)| (name.clone(), amount.to_string().into())).collect()
+        };
         let value = json!({
             "evictionHard": of(true), "evictionSoft": of(false),
             "evictionPressureTransitionPeriod": seconds(self.pressure_transition),
@@ -263,6 +279,7 @@ impl Settings {
             "imageMinimumGCAge": seconds(self.image_min_age), "maxPods": self.max_pods,
             "staticPodPath": self.pod_manifest_path,
             "cpuManagerPolicy": if self.exclusive_cpus_but.is_some() { "static" } else { "none" },
+            "kubeReserved": amounts(&self.kube_reserved), "systemReserved": amounts(&self.system_reserved),
             "reservedSystemCPUs": self.exclusive_cpus_but.as_ref().map(CpuSet::to_string),
             "shutdownGracePeriodByPodPriority": self.shutdown.iter().map(|(priority, seconds)| {
                 json!({"priority": priority, "shutdownGracePeriodSeconds": seconds})
@@ -275,7 +292,7 @@ impl Settings {
     }
 }
 
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 19] = [
     "eviction-hard",
     "eviction-soft",
     "eviction-soft-grace-period",
@@ -290,6 +307,8 @@ const KNOWN: [&str; 17] = [
     "max-pods",
     "cpu-manager-policy",
     "reserved-cpus",
+    "kube-reserved",
+    "system-reserved",
     "shutdown-grace-period",
     "shutdown-grace-period-critical-pods",
     "shutdown-grace-period-by-pod-priority",

@@ -25,6 +25,7 @@ use crate::plugins;
 use crate::pods::Pods;
 use crate::pressure;
 use crate::pulled::Pulled;
+use crate::reserved;
 use crate::server;
 use crate::shutdown;
 use crate::source::Sources;
@@ -71,6 +72,13 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
             .map_err(|source| Error::Directory { path: directory.clone(), source })?;
     }
     let facts = MachineFacts::read(&options.root_directory);
+    reserved::check(&facts, &options.settings).map_err(Error::Reserved)?;
+    match runtime.limit_pods(&reserved::limits_of_pods(&facts, &options.settings)).await {
+        Err(error) if !reserved::is_anything(&options.settings) => {
+            tracing::warn!(error = %chain(&error), "the limits of all pods together stay as they are");
+        }
+        limited => limited.map_err(Error::Limits)?,
+    }
     let tls = server::tls(&options)?;
     let listener = TcpListener::bind(options.listen).await.map_err(|source| listen_error(options.listen, source))?;
     let mut options = options;

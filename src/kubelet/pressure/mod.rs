@@ -347,13 +347,18 @@ fn observe(proc: &Path, nodefs: &Path, imagefs: &Path) -> Observations {
             seen.insert(inodes, observed(inodes_free, all));
         }
     }
-    let text = |name: &str| std::fs::read_to_string(proc.join(name)).unwrap_or_default();
-    let limits = ["sys/kernel/pid_max", "sys/kernel/threads-max"].map(|name| text(name).trim().parse::<u64>().ok());
-    let running = text("loadavg").split_whitespace().nth(3).and_then(|n| n.split_once('/')?.1.parse::<u64>().ok());
-    if let (Some(limit), Some(running)) = (limits.into_iter().flatten().min(), running) {
+    let running = std::fs::read_to_string(proc.join("loadavg")).unwrap_or_default();
+    let running = running.split_whitespace().nth(3).and_then(|n| n.split_once('/')?.1.parse::<u64>().ok());
+    if let (Some(limit), Some(running)) = (processes(proc), running) {
         seen.insert(Signal::PidAvailable, observed(limit.saturating_sub(running), limit));
     }
     seen
+}
+
+/// How many processes and threads there may be.
+pub(crate) fn processes(proc: &Path) -> Option<u64> {
+    let limit = |name: &str| std::fs::read_to_string(proc.join(name)).ok()?.trim().parse().ok();
+    ["sys/kernel/pid_max", "sys/kernel/threads-max"].into_iter().filter_map(limit).min()
 }
 
 fn observed(available: u64, capacity: u64) -> Observed {
