@@ -170,6 +170,44 @@ fn a_running_pod_takes_more_containers_and_other_resources() {
     assert!(refused.expect_err("refused").contains("resource limits cannot be removed"));
 }
 
+/// "Advertise Extended Resources for a Node", as the documentation has it.
+#[test]
+fn resources_that_are_told_of_by_hand_are_given_to_pods() {
+    let mut machine = Machine::with_server();
+    let patch = |machine: &Machine, patch: &str| {
+        machine.kubectl(&["patch", "node", "node-1", "--subresource=status", "--type=json", "-p", patch]);
+    };
+    let add = r#"[{"op": "add", "path": "/status/capacity/example.com~1dongle", "value": "4"}]"#;
+    let dongles = r"{.status.capacity.example\.com/dongle} {.status.allocatable.example\.com/dongle}";
+    patch(&machine, add);
+    machine.until(&["node", "node-1"], dongles, "4 4");
+    let asks = |name: &str, count: u32, more: &str| {
+        let resources = format!("resources: {{limits: {{example.com/dongle: {count}}}}}");
+        pod(name, more, &resources, "exec sleep 3600")
+    };
+    machine.apply(&asks("first", 3, ""));
+    machine.until(&["pod", "first"], "{.status.phase}", "Running");
+    machine.apply(&(asks("second", 2, "") + &asks("bound", 2, "nodeName: node-1")));
+    let message = "{.status.conditions[?(@.type==\"PodScheduled\")].message}";
+    eventually("the second has to wait", LIMIT, || {
+        let told = machine.jsonpath(&["pod", "second"], message)?;
+        if told.contains("1 Insufficient example.com/dongle.") { Ok(()) } else { Err(told) }
+    });
+    machine.until(&["pod", "bound"], "{.status.reason}", "OutOfexample.com/dongle");
+    let message =
+        "Pod was rejected: Node didn't have enough resource: example.com/dongle, requested: 2, used: 3, capacity: 4";
+    assert_eq!(machine.jsonpath(&["pod", "bound"], "{.status.message}").as_deref(), Ok(message));
+    // They outlive the agent, and an end of the pod.
+    machine.end_server(nix::sys::signal::Signal::SIGKILL);
+    machine.start(&[]);
+    machine.wait_ready();
+    machine.until(&["node", "node-1"], dongles, "4 4");
+    machine.kubectl(&["delete", "pod", "first"]);
+    machine.until(&["pod", "second"], "{.status.phase}", "Running");
+    patch(&machine, r#"[{"op": "remove", "path": "/status/capacity/example.com~1dongle"}]"#);
+    machine.until(&["node", "node-1"], dongles, " ");
+}
+
 #[test]
 fn a_lost_process_1_begins_the_pod_anew() {
     let machine = Machine::with_server();

@@ -1,5 +1,6 @@
 //! Whether this node takes a pod that it has not begun to run: a pure function of the pod and the node.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 
@@ -16,7 +17,7 @@ use crate::resources::{self, Qos};
 /// Why a pod is not taken, in upstream's words: reason and message of its status and of the event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rejection {
-    pub(crate) reason: &'static str,
+    pub(crate) reason: Cow<'static, str>,
     pub(crate) message: String,
 }
 
@@ -54,22 +55,22 @@ pub(crate) fn admit(pod: &Pod, host: &Host, pressure: &BTreeSet<Condition>) -> R
     if !bears(pod, pressure) {
         let names: Vec<&str> = pressure.iter().map(|condition| condition.name()).collect();
         let message = format!("The node had condition: [{}]. ", names.join(" "));
-        return Err(Rejection { reason: "Evicted", message });
+        return Err(Rejection { reason: "Evicted".into(), message });
     }
     if pod.metadata.labels.as_ref().and_then(|labels| labels.get(OS_LABEL)).is_some_and(|os| os != "linux") {
         let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label".to_owned();
-        return Err(Rejection { reason: "PodOSSelectorNodeLabelDoesNotMatch", message });
+        return Err(Rejection { reason: "PodOSSelectorNodeLabelDoesNotMatch".into(), message });
     }
     if pod::spec(pod).os.as_ref().is_some_and(|os| os.name != "linux") {
         let message = "Failed to admit pod as the OS field doesn't match node OS".to_owned();
-        return Err(Rejection { reason: "PodOSNotSupported", message });
+        return Err(Rejection { reason: "PodOSNotSupported".into(), message });
     }
     if let Err(why) = check_sysctls(pod, host) {
-        return Err(Rejection { reason: "SysctlForbidden", message: format!("forbidden sysctl: {why}") });
+        return Err(Rejection { reason: "SysctlForbidden".into(), message: format!("forbidden sysctl: {why}") });
     }
     if !host.app_armor && needs_app_armor(pod) {
         let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned();
-        return Err(Rejection { reason: "AppArmor", message });
+        return Err(Rejection { reason: "AppArmor".into(), message });
     }
     Ok(())
 }
@@ -93,12 +94,12 @@ pub(crate) fn fits(pod: &Pod, node: &Node) -> Result<(), Rejection> {
 }
 
 fn failed(predicate: &'static str, why: &str) -> Rejection {
-    Rejection { reason: predicate, message: format!("Predicate {predicate} failed: {why}") }
+    Rejection { reason: predicate.into(), message: format!("Predicate {predicate} failed: {why}") }
 }
 
 /// While the machine goes down.
 pub(crate) fn goes_down() -> Rejection {
-    Rejection { reason: "NodeShutdown", message: "Pod was rejected as the node is shutting down.".to_owned() }
+    Rejection { reason: "NodeShutdown".into(), message: "Pod was rejected as the node is shutting down.".to_owned() }
 }
 
 struct Facts<'a>(&'a Node);
@@ -169,17 +170,24 @@ fn bears(pod: &Pod, pressure: &BTreeSet<Condition>) -> bool {
 }
 
 impl Rejection {
+    fn unexpected(message: String) -> Self {
+        Self { reason: "UnexpectedAdmissionError".into(), message }
+    }
+
     pub(crate) fn of_devices(why: String) -> Self {
-        let message = format!("Allocate failed due to {why}, which is unexpected");
-        Self { reason: "UnexpectedAdmissionError", message }
+        Self::unexpected(format!("Allocate failed due to {why}, which is unexpected"))
+    }
+
+    /// No room can be made for a critical pod.
+    pub(crate) fn of_preemption(why: &str) -> Self {
+        Self::unexpected(format!("Unexpected error while attempting to recover from admission failure: {why}"))
     }
 }
 
 /// A pod that a client put on the node past the scheduler, and that asks for more than is left.
 impl From<Lack> for Rejection {
     fn from(lack: Lack) -> Self {
-        let reason = if lack.resource == "cpu" { "OutOfcpu" } else { "OutOfmemory" };
-        Self { reason, message: lack.to_string() }
+        Self { reason: format!("OutOf{}", lack.resource).into(), message: lack.to_string() }
     }
 }
 
@@ -298,7 +306,7 @@ mod tests {
         let annotated: Pod = serde_json::from_value(json!({"spec": {"containers": []},
             "metadata": {"annotations": {"container.apparmor.security.beta.kubernetes.io/c": "runtime/default"}}}))
         .expect("a pod");
-        assert_eq!(admit(&annotated, &bare, &BTreeSet::new()).map_err(|r| r.reason), Err("AppArmor"));
+        assert_eq!(admit(&annotated, &bare, &BTreeSet::new()).map_err(|r| r.reason), Err("AppArmor".into()));
     }
 
     #[test]
@@ -377,7 +385,7 @@ mod tests {
         ports.take(&uid("a"), &web).expect("its own");
         ports.take(&uid("b"), &names).expect("of another protocol");
         for other in [&web, &local] {
-            assert_eq!(ports.take(&uid("c"), other).map_err(|r| r.reason), Err("NodePorts"));
+            assert_eq!(ports.take(&uid("c"), other).map_err(|r| r.reason), Err("NodePorts".into()));
         }
         ports.release(&uid("a"));
         ports.take(&uid("c"), &local).expect("free again");

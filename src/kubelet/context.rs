@@ -6,10 +6,11 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::CSIDriver;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use skiff_api::ObjectKey;
 use skiff_base::Scope;
 use skiff_client::{Client, EventKind, EventRecorder, Lister};
 use skiff_runtime::ContainerId;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::admit::{self, Ports};
 use crate::cpus::Cpus;
@@ -20,9 +21,10 @@ use crate::metrics::Counters;
 use crate::node;
 use crate::options::Options;
 use crate::pod::{self, PodUid, Role};
+use crate::preempt;
 use crate::pressure::Pressure;
 use crate::pulled::Pulled;
-use crate::resize::Shares;
+use crate::resize::{self, Capacity, Shares};
 use crate::source::Sources;
 use crate::token::Tokens;
 use crate::userns::UserNamespaces;
@@ -66,6 +68,8 @@ pub(crate) struct Context {
     pub(crate) goes_down: AtomicBool,
     /// This node, as the API has it.
     pub(crate) nodes: Lister<Node>,
+    /// For critical pods that the node has no room for.
+    pub(crate) preemptions: mpsc::Sender<preempt::Request>,
     /// What pods have of the node's ports.
     pub(crate) ports: Ports,
     /// Told when an image came or went, and of whatever else the node's status tells.
@@ -80,6 +84,18 @@ impl Context {
 
     pub(crate) fn node_event(&self, kind: EventKind, reason: &str, message: impl Into<String>) {
         self.recorder.record(node::reference(&self.options.node_name), kind, reason, message);
+    }
+
+    /// This node, as far as the API has told of it.
+    pub(crate) fn node(&self) -> Option<Arc<Node>> {
+        self.nodes.get(&ObjectKey::cluster(&self.options.node_name))
+    }
+
+    /// What the node has for all pods together.
+    pub(crate) fn capacity(&self) -> Capacity {
+        let node = self.node();
+        let told = node.as_ref().and_then(|node| node.status.as_ref()?.allocatable.as_ref());
+        resize::capacity(&self.allocatable, told, |name| self.devices.knows(name))
     }
 
     pub(crate) fn ready(&self) -> node::Readiness {

@@ -9,7 +9,7 @@
 //! `collect` removes images. Beside: `local_path` makes volumes of this node's directories.
 //! Above: `worker`, one for each pod; `pods` hands events to them and ends what has no pod,
 //! `static_pods` brings those that the API server only sees; `node` registers and keeps
-//! the heartbeat; `pressure` ends pods when the machine runs out of something; `logs`, `stream`, `stats`, `metrics`, `auth` (who may ask), `connections` and `server` answer on port 10250. `shutdown` is for
+//! the heartbeat; `pressure` ends pods when the machine runs out of something, `preempt` when a critical one has no room; `logs`, `stream`, `stats`, `metrics`, `auth` (who may ask), `connections` and `server` answer on port 10250. `shutdown` is for
 //! the end of the machine, when no agent runs.
 //!
 //! Invariants: a pod's containers are decided on by its worker alone; a UID never goes back to an earlier phase;
@@ -50,6 +50,7 @@ mod pod;
 #[cfg(test)]
 mod pod_fields;
 mod pods;
+mod preempt;
 mod pressure;
 mod probe;
 mod pulled;

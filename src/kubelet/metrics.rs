@@ -68,6 +68,10 @@ struct Counts {
     probes: BTreeMap<ProbeKey, u64>,
     /// By signal.
     evictions: BTreeMap<&'static str, u64>,
+    /// By the resource that was missing.
+    preemptions: BTreeMap<String, u64>,
+    /// When the machine began to go down, and when that was done, in seconds since 1970.
+    shutdown: [f64; 2],
     started_containers: u64,
     start_errors: u64,
 }
@@ -83,6 +87,19 @@ impl Counters {
 
     pub(crate) fn evicted(&self, signal: &'static str) {
         *self.lock().evictions.entry(signal).or_default() += 1;
+    }
+
+    pub(crate) fn preempted(&self, resource: &str) {
+        *self.lock().preemptions.entry(resource.to_owned()).or_default() += 1;
+    }
+
+    /// Pods begin to end with the machine.
+    pub(crate) fn shutdown_began(&self, at: f64) {
+        self.lock().shutdown = [at, 0.0];
+    }
+
+    pub(crate) fn shutdown_ended(&self, at: f64) {
+        self.lock().shutdown[1] = at;
     }
 
     pub(crate) fn started_container(&self, good: bool) {
@@ -136,6 +153,16 @@ impl Counters {
             out.family(name, "counter", "[ALPHA] Cumulative number of pod evictions by eviction signal");
             for (signal, count) in &counts.evictions {
                 out.line(name, &[("eviction_signal", signal)], *count as f64);
+            }
+            let name = "kubelet_preemptions";
+            out.family(name, "counter", "[ALPHA] Cumulative number of pod preemptions by preemption resource");
+            for (resource, count) in &counts.preemptions {
+                out.line(name, &[("preemption_signal", resource)], *count as f64);
+            }
+            for (at, what) in counts.shutdown.iter().zip(["start", "end"]) {
+                let name = format!("kubelet_graceful_shutdown_{what}_time_seconds");
+                let help = format!("[ALPHA] Last graceful shutdown {what} time since unix epoch in seconds");
+                out.one(&name, "gauge", &help, *at);
             }
         }
         let name = "kubernetes_build_info";

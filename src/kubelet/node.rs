@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
-use serde_json::json;
+use serde_json::{Value, json};
 use skiff_api::{names, quantity};
 use skiff_base::{Backoff, chain, time};
 use skiff_client::{Client, Error, EventKind, EventRecorder, PatchKind};
@@ -25,7 +25,7 @@ use crate::devices::Counts;
 use crate::options::Options;
 use crate::pressure::{self, Condition};
 use crate::settings::Settings;
-use crate::{reserved, sandbox, userns};
+use crate::{reserved, resources, sandbox, userns};
 
 /// The version of Kubernetes that is spoken, and whose it is.
 pub const VERSION: &str = concat!("v1.36.0+skiff", env!("CARGO_PKG_VERSION"));
@@ -220,6 +220,11 @@ pub(crate) fn plan_status(options: &Options, seen: &Seen<'_>, old: &NodeStatus, 
         capacity.insert(name.clone(), Quantity(all.to_string()));
         allocatable.insert(name.clone(), Quantity(free.to_string()));
     }
+    // What somebody has told of by hand is there for pods, all of it.
+    for (name, amount) in told_by_others(old, |name| devices.contains_key(name)) {
+        capacity.insert(name.clone(), amount.clone());
+        allocatable.insert(name.clone(), amount.clone());
+    }
     let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
     NodeStatus {
         addresses: Some(vec![
@@ -319,7 +324,9 @@ pub(crate) async fn ensure(
     let ready = if is_ready(&node) { Ok(()) } else { seen.ready };
     let mut devices = seen.devices.clone();
     if fresh_devices {
-        devices.extend(told_devices(&node).map(|name| (name.clone(), [0, 0])));
+        let told = node.status.iter().flat_map(|status| told_by_others(status, |_| false));
+        let zero: Vec<(String, [usize; 2])> = told.map(|(name, _)| (name.clone(), [0, 0])).collect();
+        devices.extend(zero);
     }
     write_status(client, options, &node, &Seen { ready, devices: &devices, ..*seen }).await
 }
@@ -330,10 +337,29 @@ fn is_rebooted(node: &Node, facts: &MachineFacts) -> bool {
     info.is_some_and(|info| !info.boot_id.is_empty() && info.boot_id != facts.boot_id)
 }
 
-/// The resources that the API has of the node beside those that every node has.
-fn told_devices(node: &Node) -> impl Iterator<Item = &String> {
-    let capacity = node.status.iter().flat_map(|status| status.capacity.iter().flatten());
-    capacity.map(|(name, _)| name).filter(|name| names::is_extended_resource(name))
+/// Resources of the node that the API has, and neither the machine nor a plugin.
+fn told_by_others(status: &NodeStatus, is_given: impl Fn(&str) -> bool) -> impl Iterator<Item = (&String, &Quantity)> {
+    let capacity = status.capacity.iter().flatten();
+    capacity.filter(move |(name, _)| names::is_extended_resource(name) && !is_given(name))
+}
+
+/// What pods may have of the node by an earlier word, and the node has no more.
+fn outdated<'a>(
+    list: Option<&'a BTreeMap<String, Quantity>>,
+    capacity: &BTreeMap<String, Quantity>,
+) -> impl Iterator<Item = &'a String> {
+    let is_counted = |name: &str| names::is_extended_resource(name) || resources::page_size(name).is_some();
+    let gone = move |name: &&String| is_counted(name) && !capacity.contains_key(*name);
+    list.into_iter().flatten().map(|(name, _)| name).filter(gone)
+}
+
+/// Whether somebody has told of resources, or of their end, and pods do not have that yet.
+pub(crate) fn is_unsettled(status: &NodeStatus, is_given: impl Fn(&str) -> bool) -> bool {
+    let (none, allocatable) = (BTreeMap::new(), status.allocatable.as_ref());
+    let capacity = status.capacity.as_ref().unwrap_or(&none);
+    let differs = |(name, amount)| allocatable.and_then(|list| list.get(name)) != Some(amount);
+    let gone = |name: &String| names::is_extended_resource(name) && !is_given(name);
+    outdated(allocatable, capacity).any(gone) || told_by_others(status, &is_given).any(differs)
 }
 
 pub(crate) fn is_ready(node: &Node) -> bool {
@@ -363,8 +389,19 @@ pub(crate) async fn write_status(
     if is_same(&old, &new) {
         return Ok(node.clone());
     }
-    let patch = json!({"status": new});
-    client.all::<Node>().patch_status(&options.node_name, PatchKind::Strategic, &patch).await
+    client.all::<Node>().patch_status(&options.node_name, PatchKind::Strategic, &plan_patch(&old, &new)).await
+}
+
+/// What is gone is named: amounts that are not told stay.
+fn plan_patch(old: &NodeStatus, new: &NodeStatus) -> Value {
+    let (none, mut patch) = (BTreeMap::new(), json!({"status": new}));
+    let capacity = new.capacity.as_ref().unwrap_or(&none);
+    for (field, list) in [("capacity", &old.capacity), ("allocatable", &old.allocatable)] {
+        for name in outdated(list.as_ref(), capacity) {
+            patch["status"][field][name] = Value::Null;
+        }
+    }
+    patch
 }
 
 /// Equal but for the times of heartbeats, and for what others write.
@@ -379,6 +416,7 @@ fn is_same(old: &NodeStatus, new: &NodeStatus) -> bool {
     // Others may have added resources of their own.
     let amounts = |old: &Option<BTreeMap<String, Quantity>>, new: &Option<BTreeMap<String, Quantity>>| {
         new.iter().flatten().all(|(name, amount)| old.as_ref().and_then(|old| old.get(name)) == Some(amount))
+            && new.as_ref().is_none_or(|new| outdated(old.as_ref(), new).next().is_none())
     };
     conditions(old) == conditions(new)
         && images(old) == images(new)
@@ -502,6 +540,40 @@ mod tests {
             ["1Gi", "0", "8Gi"]
         );
         assert_eq!([text(&given, "hugepages-2Mi"), text(&given, "memory")], ["1Gi", "7068Mi"]);
+    }
+
+    #[test]
+    fn resources_that_are_told_of_by_hand() {
+        let status = |capacity: Value, allocatable: Value| -> NodeStatus {
+            serde_json::from_value(json!({"capacity": capacity, "allocatable": allocatable})).expect("a status")
+        };
+        let dongles = |count: &str| json!({"example.com/dongle": count});
+        let gpu = json!({"example.com/gpu": "9"});
+        for (capacity, allocatable, unsettled) in [
+            (json!({"cpu": "1"}), json!({}), false),
+            (dongles("4"), json!({}), true),
+            (dongles("4"), dongles("3"), true),
+            (dongles("4"), dongles("4"), false),
+            (json!({}), dongles("4"), true),
+            // A plugin's.
+            (gpu.clone(), json!({}), false),
+            (json!({}), gpu.clone(), false),
+        ] {
+            let told = status(capacity.clone(), allocatable.clone());
+            assert_eq!(is_unsettled(&told, |name| name == "example.com/gpu"), unsettled, "{capacity} {allocatable}");
+        }
+        let new =
+            status(json!({"cpu": "2", "example.com/dongle": "4"}), json!({"cpu": "2", "example.com/dongle": "4"}));
+        let old = status(
+            json!({"cpu": "2", "example.com/dongle": "4", "hugepages-2Mi": "0"}),
+            json!({"cpu": "2", "hugepages-2Mi": "0", "example.com/gone": "1"}),
+        );
+        assert!(!is_same(&old, &new) && is_same(&new, &new));
+        let patch = plan_patch(&old, &new);
+        let capacity = json!({"cpu": "2", "example.com/dongle": "4", "hugepages-2Mi": null});
+        let mut allocatable = capacity.clone();
+        allocatable["example.com/gone"] = Value::Null;
+        assert_eq!((&patch["status"]["capacity"], &patch["status"]["allocatable"]), (&capacity, &allocatable));
     }
 
     #[test]

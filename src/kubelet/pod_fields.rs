@@ -105,7 +105,13 @@ const ROWS: &[(&str, &str, Verdict)] = &[
     ("Sysctl", "*", Honoured("one that is neither safe nor allowed by --allowed-unsafe-sysctls rejects the pod")),
     ("Container", "*", H),
     ("ResourceRequirements", "claims", Elsewhere("resourceClaims of the pod, which are refused")),
-    ("ResourceRequirements", "*", Honoured("cpu, memory, ephemeral-storage, huge pages, and devices of plugins")),
+    (
+        "ResourceRequirements",
+        "*",
+        Honoured(
+            "cpu, memory, ephemeral-storage, huge pages, and whatever else the node is said to have, by plugins or by hand",
+        ),
+    ),
     ("FileKeySelector", "*", H),
     ("LifecycleHandler", "tcpSocket", Elsewhere("nobody, nor upstream: the API server lets none pass")),
     ("Volume", "name", H),

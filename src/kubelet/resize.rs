@@ -1,10 +1,12 @@
-//! Other resources for a pod that runs: whether the node has them, and what has to be done for them.
+//! What pods are promised of the node, and other resources for a pod that runs: whether the node has them, and what has to be
+//! done for them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use serde::Serialize;
+use skiff_api::names;
 use tokio::sync::watch;
 
 use crate::pod::{self, PodUid, Role};
@@ -16,16 +18,48 @@ pub(crate) type Allocation = BTreeMap<String, ResourceRequirements>;
 /// No container has this name.
 pub(crate) const WHOLE: &str = "";
 
-/// Thousandths of CPUs, bytes of memory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What a pod asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Share {
     pub(crate) cpu_milli: i64,
     pub(crate) memory_bytes: i64,
+    /// Whole units of whatever else: disk, huge pages, devices.
+    pub(crate) others: BTreeMap<String, i64>,
 }
+
+impl Share {
+    /// One pod takes one pod's place.
+    pub(crate) fn of(&self, resource: &str) -> i64 {
+        match resource {
+            "pods" => 1,
+            "cpu" => self.cpu_milli,
+            "memory" => self.memory_bytes,
+            other => self.others.get(other).copied().unwrap_or(0),
+        }
+    }
+
+    /// What is asked for, in the order in which the first lack is told.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        ["pods", "cpu", "memory"].into_iter().chain(self.others.keys().map(String::as_str))
+    }
+}
+
+/// What the node has for pods: thousandths of CPUs, else whole units. Of what it does not name it has none to count.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Capacity(pub(crate) BTreeMap<String, i64>);
+
+impl Capacity {
+    /// `None`: nobody counts it.
+    fn of(&self, resource: &str) -> Option<i64> {
+        self.0.get(resource).copied().or_else(|| resources::page_size(resource).map(|_| 0))
+    }
+}
+
+type Promised = HashMap<PodUid, Share>;
 
 /// What the pods of the node have been promised.
 pub(crate) struct Shares {
-    promised: Mutex<HashMap<PodUid, Share>>,
+    promised: Mutex<Promised>,
     freed: watch::Sender<()>,
 }
 
@@ -36,15 +70,23 @@ impl Default for Shares {
 }
 
 impl Shares {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Promised> {
+        self.promised.lock().expect("no holder of this lock panics")
+    }
+
     pub(crate) fn promise(&self, uid: &PodUid, share: Share) {
-        let old = self.promised.lock().expect("no holder of this lock panics").insert(uid.clone(), share);
-        if old.is_some_and(|old| old.cpu_milli > share.cpu_milli || old.memory_bytes > share.memory_bytes) {
+        let mut promised = self.lock();
+        let less = promised.get(uid).is_some_and(|old| old.names().any(|name| old.of(name) > share.of(name)));
+        promised.insert(uid.clone(), share);
+        drop(promised);
+        if less {
             self.freed.send_replace(());
         }
     }
 
     pub(crate) fn release(&self, uid: &PodUid) {
-        if self.promised.lock().expect("no holder of this lock panics").remove(uid).is_some() {
+        let released = self.lock().remove(uid);
+        if released.is_some() {
             self.freed.send_replace(());
         }
     }
@@ -54,13 +96,9 @@ impl Shares {
         self.freed.subscribe()
     }
 
-    /// What all others have been promised.
-    fn others(&self, uid: &PodUid) -> Share {
-        let promised = self.promised.lock().expect("no holder of this lock panics");
-        promised.iter().filter(|(other, _)| *other != uid).fold(Share::default(), |sum, (_, share)| Share {
-            cpu_milli: sum.cpu_milli + share.cpu_milli,
-            memory_bytes: sum.memory_bytes + share.memory_bytes,
-        })
+    /// What a pod has been promised.
+    pub(crate) fn of(&self, uid: &PodUid) -> Option<Share> {
+        self.lock().get(uid).cloned()
     }
 }
 
@@ -75,31 +113,38 @@ pub(crate) enum Fit {
 }
 
 impl Shares {
-    pub(crate) fn fit(&self, uid: &PodUid, wanted: Share, capacity: Share) -> Fit {
-        let lines =
-            [("cpu", wanted.cpu_milli, capacity.cpu_milli), ("memory", wanted.memory_bytes, capacity.memory_bytes)];
-        for (name, wanted, capacity) in lines {
+    /// For what may be resized.
+    pub(crate) fn fit(&self, uid: &PodUid, wanted: &Share, capacity: &Capacity) -> Fit {
+        for name in RESIZABLE {
+            let (wanted, capacity) = (wanted.of(name), capacity.of(name).unwrap_or(i64::MAX));
             if wanted > capacity {
                 return Fit::Infeasible(format!(
                     "Node didn't have enough capacity: {name}, requested: {wanted}, capacity: {capacity}"
                 ));
             }
         }
-        match lack(self.others(uid), wanted, capacity) {
+        let lacks = lacks(&self.lock(), uid, wanted, capacity);
+        match lacks.into_iter().find(|lack| RESIZABLE.contains(&lack.resource.as_str())) {
             Some(lack) => Fit::Deferred(lack.to_string()),
             None => Fit::Yes,
         }
     }
 
-    /// Promises a new pod what it asks for, where the node has that.
-    pub(crate) fn take(&self, uid: &PodUid, wanted: Share, capacity: Share) -> Result<(), Lack> {
-        match lack(self.others(uid), wanted, capacity) {
-            Some(lack) => Err(lack),
-            None => {
-                self.promise(uid, wanted);
-                Ok(())
-            }
+    /// Promises a new pod what it asks for, where the node has that; else all that it lacks.
+    pub(crate) fn take(&self, uid: &PodUid, wanted: Share, capacity: &Capacity) -> Result<(), Vec<Lack>> {
+        let mut promised = self.lock();
+        let lacks = lacks(&promised, uid, &wanted, capacity);
+        if lacks.is_empty() {
+            promised.insert(uid.clone(), wanted);
+            Ok(())
+        } else {
+            Err(lacks)
         }
+    }
+
+    /// What the node has too little of for a pod and all others.
+    pub(crate) fn lacks(&self, uid: &PodUid, wanted: &Share, capacity: &Capacity) -> Vec<Lack> {
+        lacks(&self.lock(), uid, wanted, capacity)
     }
 }
 
@@ -107,30 +152,32 @@ impl Shares {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("Node didn't have enough resource: {resource}, requested: {wanted}, used: {used}, capacity: {capacity}")]
 pub(crate) struct Lack {
-    pub(crate) resource: &'static str,
-    wanted: i64,
-    used: i64,
-    capacity: i64,
+    pub(crate) resource: String,
+    pub(crate) wanted: i64,
+    pub(crate) used: i64,
+    pub(crate) capacity: i64,
 }
 
-/// The first resource that does not suffice; what nobody asks for is not looked at.
-fn lack(others: Share, wanted: Share, capacity: Share) -> Option<Lack> {
-    let lines = [
-        ("cpu", wanted.cpu_milli, others.cpu_milli, capacity.cpu_milli),
-        ("memory", wanted.memory_bytes, others.memory_bytes, capacity.memory_bytes),
-    ];
-    lines.into_iter().find_map(|(resource, wanted, used, capacity)| {
-        (wanted > 0 && wanted + used > capacity).then_some(Lack { resource, wanted, used, capacity })
-    })
+/// What nobody asks for is not looked at.
+fn lacks(promised: &Promised, uid: &PodUid, wanted: &Share, capacity: &Capacity) -> Vec<Lack> {
+    let lack = |resource: &str| {
+        let (wanted, capacity) = (wanted.of(resource), capacity.of(resource)?);
+        let others = promised.iter().filter(|(other, _)| *other != uid);
+        let used = others.fold(0_i64, |sum, (_, share)| sum.saturating_add(share.of(resource)));
+        let lack = Lack { resource: resource.to_owned(), wanted, used, capacity };
+        (wanted > 0 && wanted.saturating_add(used) > capacity).then_some(lack)
+    };
+    wanted.names().filter_map(lack).collect()
 }
 
-pub(crate) fn capacity(
-    allocatable: &BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>,
-) -> Share {
-    Share {
-        cpu_milli: allocatable.get("cpu").map_or(i64::MAX, quantity::milli),
-        memory_bytes: allocatable.get("memory").map_or(i64::MAX, quantity::value),
-    }
+type Amounts = BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>;
+
+/// Of what the node has by itself, and of what is told of it by the API: resources that somebody else has told of, but for
+/// those that `is_given` out one by one.
+pub(crate) fn capacity(own: &Amounts, told: Option<&Amounts>, is_given: impl Fn(&str) -> bool) -> Capacity {
+    let told = told.into_iter().flatten().filter(|(name, _)| names::is_extended_resource(name) && !is_given(name));
+    let amount = |name: &str, amount| if name == "cpu" { quantity::milli(amount) } else { quantity::value(amount) };
+    Capacity(own.iter().chain(told).map(|(name, of)| (name.clone(), amount(name, of))).collect())
 }
 
 /// Main containers and sidecars: those whose resources may change.
@@ -234,15 +281,22 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn capacity_of(amounts: &[(&str, i64)]) -> Capacity {
+        Capacity(amounts.iter().map(|(name, amount)| ((*name).to_owned(), *amount)).collect())
+    }
+
+    fn uid(name: &str) -> PodUid {
+        PodUid(name.to_owned())
+    }
+
     #[test]
     fn what_fits() {
         let shares = Shares::default();
-        let share = |cpu_milli, memory_bytes| Share { cpu_milli, memory_bytes };
-        let uid = |name: &str| PodUid(name.to_owned());
+        let share = |cpu_milli, memory_bytes| Share { cpu_milli, memory_bytes, ..Share::default() };
         let freed = shares.freed();
         shares.promise(&uid("other"), share(1500, 100));
         assert!(!freed.has_changed().expect("open"));
-        let capacity = share(2000, 1000);
+        let capacity = capacity_of(&[("cpu", 2000), ("memory", 1000)]);
         for (wanted, expected) in [
             (share(500, 900), Fit::Yes),
             (
@@ -256,14 +310,56 @@ mod tests {
                 Fit::Infeasible("Node didn't have enough capacity: memory, requested: 1001, capacity: 1000".to_owned()),
             ),
         ] {
-            assert_eq!(shares.fit(&uid("own"), wanted, capacity), expected);
+            assert_eq!(shares.fit(&uid("own"), &wanted, &capacity), expected);
         }
-        let lack = shares.take(&uid("own"), share(600, 10), capacity).expect_err("too much");
-        assert_eq!((lack.resource, shares.take(&uid("own"), share(0, 10), capacity)), ("cpu", Ok(())));
-        assert!(shares.take(&uid("third"), share(0, 900), capacity).is_err());
+        let lacks = shares.take(&uid("own"), share(600, 10), &capacity).expect_err("too much");
+        assert_eq!(lacks.iter().map(|lack| lack.resource.as_str()).collect::<Vec<_>>(), ["cpu"]);
+        assert_eq!(shares.take(&uid("own"), share(0, 10), &capacity), Ok(()));
+        assert!(shares.take(&uid("third"), share(0, 900), &capacity).is_err());
         shares.release(&uid("other"));
         assert!(freed.has_changed().expect("open"));
-        assert_eq!(shares.fit(&uid("own"), share(600, 10), capacity), Fit::Yes);
+        assert_eq!(shares.fit(&uid("own"), &share(600, 10), &capacity), Fit::Yes);
+    }
+
+    #[test]
+    fn whatever_else_is_counted() {
+        let quantity = |name: &str, amount: &str| {
+            (name.to_owned(), k8s_openapi::apimachinery::pkg::api::resource::Quantity(amount.to_owned()))
+        };
+        let own = [("cpu", "2"), ("pods", "2"), ("ephemeral-storage", "1Ki"), ("hugepages-2Mi", "4Mi")];
+        let own: Amounts = own.map(|(name, amount)| quantity(name, amount)).into();
+        let told = [("cpu", "9"), ("example.com/dongle", "2"), ("example.com/gpu", "1")];
+        let told: Amounts = told.map(|(name, amount)| quantity(name, amount)).into();
+        // One that a plugin gives is the plugin's to count.
+        let capacity = capacity(&own, Some(&told), |name| name == "example.com/gpu");
+        let mut expected = capacity_of(&[("cpu", 2000), ("pods", 2), ("ephemeral-storage", 1024)]);
+        expected.0.extend(capacity_of(&[("hugepages-2Mi", 4 << 20), ("example.com/dongle", 2)]).0);
+        assert_eq!(capacity, expected);
+        let share = |name: &str, amount| Share { others: [(name.to_owned(), amount)].into(), ..Share::default() };
+        let shares = Shares::default();
+        shares.promise(&uid("other"), share("example.com/dongle", 1));
+        for (wanted, expected) in [
+            (share("example.com/dongle", 1), ""),
+            (share("example.com/dongle", 2), "example.com/dongle, requested: 2, used: 1, capacity: 2"),
+            (share("hugepages-2Mi", 8 << 20), "hugepages-2Mi, requested: 8388608, used: 0, capacity: 4194304"),
+            (share("hugepages-1Gi", 1 << 30), "hugepages-1Gi, requested: 1073741824, used: 0, capacity: 0"),
+            (share("ephemeral-storage", 2048), "ephemeral-storage, requested: 2048, used: 0, capacity: 1024"),
+            // Nobody on the node counts these.
+            (share("example.com/gpu", 5), ""),
+            (share("example.com/elsewhere", 5), ""),
+        ] {
+            let lacks = shares.lacks(&uid("own"), &wanted, &capacity);
+            let told = lacks.first().map(Lack::to_string).unwrap_or_default();
+            let expected = if expected.is_empty() {
+                String::new()
+            } else {
+                format!("Node didn't have enough resource: {expected}")
+            };
+            assert_eq!(told, expected);
+        }
+        shares.promise(&uid("third"), Share::default());
+        let lacks = shares.take(&uid("own"), share("hugepages-2Mi", 8 << 20), &capacity).expect_err("full");
+        assert_eq!(lacks.iter().map(|lack| lack.resource.as_str()).collect::<Vec<_>>(), ["pods", "hugepages-2Mi"]);
     }
 
     #[test]

@@ -182,6 +182,7 @@ pub(crate) fn requests(pod: &Pod) -> Share {
     Share {
         cpu_milli: cpu.unwrap_or(0) + overhead(pod, "cpu").map_or(0, quantity::milli),
         memory_bytes: memory.unwrap_or(0) + overhead(pod, "memory").map_or(0, quantity::value),
+        others: other_requests(pod),
     }
 }
 
@@ -370,7 +371,7 @@ mod tests {
             (group.cpu_shares, group.cpu_quota_us, group.memory_limit_bytes),
             (Some(512), Some(100_000), Some(1 << 30))
         );
-        assert_eq!(requests(&pod), Share { cpu_milli: 500, memory_bytes: 512 << 20 });
+        assert_eq!(requests(&pod), Share { cpu_milli: 500, memory_bytes: 512 << 20, ..Share::default() });
         // A limit of its own, else the pod's; of what the pod asks for beyond, each has the same part.
         let memory = 1 << 30;
         let [a, b] = [0, 1].map(|n| container(&pod, &pod::spec(&pod).containers[n], memory));

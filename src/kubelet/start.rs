@@ -12,7 +12,7 @@ use skiff_linux::security_module::SecurityModules;
 use skiff_network::{Cidr, Network, NetworkOptions};
 use skiff_runtime::{Image, Runtime};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::admit;
 use crate::context::Context;
@@ -23,6 +23,7 @@ use crate::node::{self, MachineFacts};
 use crate::options::{Error, Options};
 use crate::plugins;
 use crate::pods::Pods;
+use crate::preempt;
 use crate::pressure;
 use crate::pulled::Pulled;
 use crate::reserved;
@@ -117,7 +118,8 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         .map_err(|source| Error::Directory { path: options.data_directory.clone(), source })?;
     let user_namespaces = UserNamespaces::open(&options, Path::new("/etc")).map_err(Error::UserNamespaces)?;
     let streams = Streams::new(runtime.clone());
-    heal_status(&nodes, status_changed.clone());
+    heal_status(&nodes, &devices, status_changed.clone());
+    let (preemptions, wishes) = mpsc::channel(preempt::WAITING);
     let ctx = Arc::new(Context {
         engine: Arc::new(Machine { runtime, network: network.clone() }),
         recorder,
@@ -147,11 +149,12 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         nodes,
         ports: Default::default(),
         status_changed: status_changed.clone(),
+        preemptions,
         scope: scope.clone(),
         client,
         options,
     });
-    let pods = run(&ctx, &network, &pods, streams, node, facts, listener, tls, images).await?;
+    let pods = run(&ctx, &network, &pods, streams, node, facts, listener, tls, images, wishes).await?;
     Ok(Kubelet { ctx, pods, network })
 }
 
@@ -174,6 +177,7 @@ async fn run(
     listener: TcpListener,
     tls: tokio_rustls::TlsAcceptor,
     images: Vec<Image>,
+    wishes: mpsc::Receiver<preempt::Request>,
 ) -> Result<Arc<Pods>, Error> {
     let live: Vec<String> = ctx.engine.sandboxes().await.map_err(Error::Runtime)?.into_iter().map(|s| s.id.0).collect();
     network.retain(&live).await.map_err(Error::Network)?;
@@ -218,6 +222,7 @@ async fn run(
     devices::serve(ctx).await;
     devices::serve_pod_resources(ctx, all.clone());
     ctx.scope.spawn(cpus::keep(ctx.clone()));
+    ctx.scope.spawn(preempt::keep(ctx.clone(), all.clone(), wishes));
     ctx.scope.spawn(pressure::keep(ctx.clone(), all.clone()));
     ctx.scope.spawn(shutdown::follow(ctx.clone(), all.clone(), shutdown::Places::default()));
     server::spawn(ctx, all.clone(), streams, listener, tls);
@@ -274,11 +279,14 @@ async fn pod_cidr(scope: &Scope, options: &Options, node: Node, nodes: &Lister<N
 }
 
 /// Has the status written again when the node was taken for lost: after a while without heartbeats the
-/// node controller writes `Unknown`, and only the node itself can take that back.
-fn heal_status(nodes: &Lister<Node>, tell: Arc<Notify>) {
+/// node controller writes `Unknown`, and only the node itself can take that back. And when somebody has told of resources
+/// of the node.
+fn heal_status(nodes: &Lister<Node>, devices: &Arc<Devices>, tell: Arc<Notify>) {
+    let devices = devices.clone();
     nodes.subscribe(move |change| {
-        let conditions = change.object().status.iter().flat_map(|status| status.conditions.iter().flatten());
-        if conditions.into_iter().any(|condition| condition.status == "Unknown") {
+        let Some(status) = &change.object().status else { return };
+        let lost = status.conditions.iter().flatten().any(|condition| condition.status == "Unknown");
+        if lost || node::is_unsettled(status, |name| devices.knows(name)) {
             tell.notify_one();
         }
     });

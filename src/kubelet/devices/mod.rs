@@ -105,6 +105,11 @@ impl Devices {
         self.lock().resources.iter().map(|(name, resource)| (name.clone(), resource.counts())).collect()
     }
 
+    /// Whether a plugin counts what there is of a resource, or did.
+    pub(crate) fn knows(&self, resource: &str) -> bool {
+        self.lock().knows(resource)
+    }
+
     /// Told of changes that pods' statuses show.
     pub(crate) fn health_changes(&self) -> watch::Receiver<()> {
         self.health.subscribe()

@@ -237,6 +237,7 @@ impl Keeper {
         tracing::info!(pod = %pod::format(pod), signal, message, "a pod is evicted");
         self.ctx.event(pod, EventKind::Warning, "Evicted", message.clone());
         self.ctx.counters.evicted(signal);
+        let disrupted = disrupted.then(|| message.clone());
         let ending = Ending { reason: "Evicted", message, grace_s, disrupted, hold: None };
         self.victim = Some((uid.clone(), Instant::now()));
         let goes = self.pods.end(&uid, ending).await;

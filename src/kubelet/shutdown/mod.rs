@@ -68,7 +68,7 @@ pub(crate) async fn end_pods(ctx: &Context, pods: &Pods) {
                 reason: REASON,
                 message: MESSAGE.to_owned(),
                 grace_s: pod::grace_s(pod).min(seconds),
-                disrupted: true,
+                disrupted: Some(MESSAGE.to_owned()),
                 hold: Some(hold.clone()),
             };
             // One that has gone meanwhile needs no end.

@@ -15,11 +15,12 @@ use skiff_client::fake::FakeTransport;
 use skiff_client::{Client, EventRecorder, Informers, Lister};
 use skiff_network::Cidr;
 use skiff_pki::KeyPairPem;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::context::Context;
 use crate::options::Options;
 use crate::pods::Pods;
+use crate::preempt;
 use crate::pulled::Pulled;
 use crate::settings::Settings;
 use crate::source::Sources;
@@ -87,6 +88,7 @@ impl World {
         let client = Client::new(self.api.clone());
         let informers = Informers::new(client.clone(), self.scope.clone());
         let pods: Lister<Pod> = informers.lister();
+        let (preemptions, wishes) = mpsc::channel(preempt::WAITING);
         let ctx = Arc::new(Context {
             engine: self.machine.clone(),
             recorder: EventRecorder::new(client.clone(), &self.scope, "kubelet", "node-1"),
@@ -114,10 +116,12 @@ impl World {
             goes_down: Default::default(),
             nodes: informers.lister(),
             ports: Default::default(),
+            preemptions,
             status_changed: Arc::default(),
             scope: self.scope.clone(),
         });
         let pods = Pods::start(&ctx, &pods, Vec::new()).await.expect("started");
+        ctx.scope.spawn(preempt::keep(ctx.clone(), pods.clone(), wishes));
         self.running = Some((ctx, pods));
     }
 

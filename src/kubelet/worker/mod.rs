@@ -98,6 +98,8 @@ pub(crate) enum Event {
         result: Result<resize::Resized, String>,
         overtaken: bool,
     },
+    /// There is room for a critical pod, or why there is none.
+    RoomMade(Result<(), String>),
     /// The node's object, asked for anew: what is known of it may be older than the pod.
     NodeSeen(Option<Box<Node>>),
     /// The agent ends the pod.
@@ -118,8 +120,8 @@ pub(crate) struct Ending {
     pub(crate) reason: &'static str,
     pub(crate) message: String,
     pub(crate) grace_s: i64,
-    /// Whether it is a disruption, as its conditions then tell.
-    pub(crate) disrupted: bool,
+    /// What its conditions tell then, where it is a disruption.
+    pub(crate) disrupted: Option<String>,
     /// Held until the pod has ended, its volumes are gone and the API knows.
     pub(crate) hold: Option<mpsc::Sender<()>>,
 }
@@ -137,6 +139,16 @@ enum Sight {
     Cached,
     Asked,
     Fresh(Option<Box<Node>>),
+}
+
+/// How room is made for a critical pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// Nobody was asked.
+    Given,
+    /// Others end.
+    Awaited,
+    Made,
 }
 
 /// Something that is made in the background, and again after a while where it failed.
@@ -196,6 +208,7 @@ struct Worker {
     admitted: Option<bool>,
     /// Devices are being sought for it.
     equipping: bool,
+    room: Room,
     sight: Sight,
     /// Who waits for the pod's end.
     held: Vec<mpsc::Sender<()>>,
@@ -275,6 +288,7 @@ impl Worker {
             disrupted: None,
             admitted: None,
             equipping: false,
+            room: Room::Given,
             sight: Sight::Cached,
             held: Vec::new(),
             status: StatusWriter {

@@ -9,7 +9,7 @@ use skiff_base::{chain, time};
 use skiff_client::EventKind;
 use skiff_runtime::{Container, ContainerId, ContainerState, Exit, SandboxId};
 
-use super::{Desired, Ending, Event, Leftover, Making, Phase, Sight, Worker, finish, lost, message, resize};
+use super::{Desired, Ending, Event, Leftover, Making, Phase, Room, Sight, Worker, finish, lost, message, resize};
 use crate::admit::Rejection;
 use crate::image::StartError;
 use crate::options::message_file;
@@ -224,6 +224,12 @@ impl Worker {
             Event::Probed { id, kind, healthy } => self.take_probe(&id, kind, healthy),
             Event::SandboxEnded { id } => self.lose_frame(&id),
             Event::Resized { result, overtaken } => self.take_resized(result, overtaken),
+            Event::RoomMade(made) => {
+                self.room = Room::Made;
+                if let (Err(why), Phase::Syncing) = (made, self.phase) {
+                    self.settle(Err(Rejection::of_preemption(&why)));
+                }
+            }
             Event::NodeSeen(node) => self.sight = Sight::Fresh(node),
             Event::End(ending) => self.take_ending(ending),
             Event::Resync => self.take_resync().await,
@@ -397,7 +403,7 @@ impl Worker {
         if self.phase != Phase::Syncing {
             return;
         }
-        self.disrupted = ending.disrupted.then(|| ending.message.clone());
+        self.disrupted = ending.disrupted;
         self.failed = Some((ending.reason.to_owned(), ending.message));
         self.begin_end(ending.grace_s);
     }

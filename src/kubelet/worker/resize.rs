@@ -9,10 +9,9 @@ use skiff_client::EventKind;
 use skiff_runtime::{ContainerId, Error, Resources, SandboxId};
 
 use super::{Event, Making, Worker};
-use crate::admit::Rejection;
 use crate::context::Context;
-use crate::pod::{self, PodUid};
-use crate::resize::{self, Allocation, Fit, WHOLE};
+use crate::pod::{self, PodUid, Role};
+use crate::resize::{self, Allocation, Fit, Lack, WHOLE};
 use crate::resources::{self, Qos};
 use crate::slot::RunState;
 
@@ -68,8 +67,8 @@ impl Worker {
             let why = "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy";
             self.resizing.pending = Some(("Infeasible", why.to_owned()));
         } else if asked != self.allocation {
-            let (wanted, capacity) = (resize::share(&self.asked), resize::capacity(&self.ctx.allocatable));
-            match self.ctx.shares.fit(&self.uid, wanted, capacity) {
+            let (wanted, capacity) = (resize::share(&self.asked), self.ctx.capacity());
+            match self.ctx.shares.fit(&self.uid, &wanted, &capacity) {
                 Fit::Yes => {
                     tracing::info!(pod = %pod::format(&self.pod), "a pod is resized");
                     let before = std::mem::replace(&mut self.allocation, asked);
@@ -242,10 +241,13 @@ impl Worker {
         resources::pod(&resize::with(&self.pod, &held))
     }
 
-    /// What a pod that comes new to the node is promised, or why that can't be.
-    pub(super) fn take_share(&self) -> Result<(), Rejection> {
-        let capacity = resize::capacity(&self.ctx.allocatable);
-        self.ctx.shares.take(&self.uid, resize::share(&self.pod), capacity).map_err(Rejection::from)
+    fn held_resources(&self) -> Resources {
+        resources::pod(&self.given())
+    }
+
+    /// What a pod that comes new to the node is promised, or what the node lacks for that.
+    pub(super) fn take_share(&self) -> Result<(), Vec<Lack>> {
+        self.ctx.shares.take(&self.uid, resize::share(&self.pod), &self.ctx.capacity())
     }
 
     /// Gives back what the pod was promised.

@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Node, Pod};
-use skiff_api::ObjectKey;
 use skiff_base::{chain, time};
 use skiff_client::{EventKind, PatchKind};
 use skiff_runtime::ContainerId;
+use tokio::sync::oneshot;
 
 use super::start::Start;
 use super::stop::{self, Kill};
-use super::{Event, Making, Phase, QUIET, Sight, Worker, finish};
+use super::{Event, Making, Phase, QUIET, Room, Sight, Worker, finish};
 use crate::admit::{self, Rejection};
 use crate::context::Context;
 use crate::plan::{Action, ContainerView, Plan, plan_containers, plan_ephemeral, restarts};
 use crate::pod::{self, RestartPolicy, Role};
+use crate::preempt;
 use crate::probe::{self, ProbeKind, Subject};
 use crate::sandbox;
 use crate::slot::{RunState, Slot};
@@ -40,10 +41,6 @@ impl Wake {
     fn at(&mut self, at: Timestamp) {
         self.0 = Some(self.0.map_or(at, |now| now.min(at)));
     }
-}
-
-fn cached_node(ctx: &Context) -> Option<Arc<Node>> {
-    ctx.nodes.get(&ObjectKey::cluster(&ctx.options.node_name))
 }
 
 impl Worker {
@@ -121,7 +118,7 @@ impl Worker {
 
     /// Whether the node takes the pod; what has begun is not asked again.
     fn admit(&mut self) -> bool {
-        if self.admitted.is_some() || self.equipping {
+        if self.admitted.is_some() || self.equipping || self.room == Room::Awaited {
             return self.admitted == Some(true);
         }
         let fresh = pod::is_pending(&self.pod) && self.sandboxes.is_empty() && self.slots.is_empty();
@@ -157,9 +154,9 @@ impl Worker {
     pub(super) fn settle(&mut self, judged: Result<(), Rejection>) {
         self.admitted = Some(judged.is_ok());
         if let Err(rejection) = judged {
-            tracing::info!(pod = %pod::format(&self.pod), reason = rejection.reason, "a pod is rejected");
-            self.ctx.event(&self.pod, EventKind::Warning, rejection.reason, rejection.message.clone());
-            self.failed = Some((rejection.reason.to_owned(), format!("Pod was rejected: {}", rejection.message)));
+            tracing::info!(pod = %pod::format(&self.pod), reason = &*rejection.reason, "a pod is rejected");
+            self.ctx.event(&self.pod, EventKind::Warning, &rejection.reason, rejection.message.clone());
+            self.failed = Some((rejection.reason.into_owned(), format!("Pod was rejected: {}", rejection.message)));
             self.begin_end(0);
         }
     }
@@ -167,14 +164,21 @@ impl Worker {
     /// `None`: not before the node's object has been asked for.
     fn judge(&mut self) -> Option<Result<(), Rejection>> {
         let (ctx, pod) = (&self.ctx, &self.pod);
-        let own = || admit::admit(pod, &ctx.host, &ctx.pressure.now()).and_then(|()| self.take_share());
-        if let Err(rejection) = own() {
+        if let Err(rejection) = admit::admit(pod, &ctx.host, &ctx.pressure.now()) {
             return Some(Err(rejection));
+        }
+        let lack = match self.room {
+            Room::Made => None,
+            _ => self.take_share().err().and_then(|lacks| lacks.into_iter().next()),
+        };
+        // For a critical one room is made, if nothing else speaks against it.
+        if let Some(lack) = lack.clone().filter(|_| !pod::is_critical(pod)) {
+            return Some(Err(lack.into()));
         }
         let fits = match &self.sight {
             Sight::Asked => return None,
             Sight::Fresh(node) => node.as_ref().map_or(Ok(()), |node| admit::fits(pod, node)),
-            Sight::Cached => cached_node(ctx).map_or(Ok(()), |node| admit::fits(pod, &node)),
+            Sight::Cached => ctx.node().map_or(Ok(()), |node| admit::fits(pod, &node)),
         };
         if let (Err(_), Sight::Cached) = (&fits, &self.sight) {
             // Whoever bound the pod may have seen labels and taints that have not come here yet.
@@ -191,7 +195,27 @@ impl Worker {
         }
         let ports = || ctx.ports.take(&self.uid, pod);
         let up = || if ctx.ready().is_ok() { Ok(()) } else { Err(admit::goes_down()) };
-        Some(fits.and_then(|()| ports()).and_then(|()| up()))
+        let fits = fits.and_then(|()| ports()).and_then(|()| up());
+        if fits.is_ok() && lack.is_some() {
+            self.make_room();
+            return None;
+        }
+        Some(fits)
+    }
+
+    /// Has others end for the pod. What it asks for is promised to it already: nobody else is to take what they free.
+    fn make_room(&mut self) {
+        self.room = Room::Awaited;
+        super::resize::promise(&self.ctx, &self.uid, &self.pod);
+        let (ctx, pod, tell) = (self.ctx.clone(), self.pod.clone(), self.tell.clone());
+        self.background(async move {
+            let (answer, answered) = oneshot::channel();
+            // Nobody makes room any more when the agent stops.
+            drop(ctx.preemptions.send(preempt::Request { pod, answer }).await);
+            if let Ok(made) = answered.await {
+                drop(tell.send(Event::RoomMade(made)).await);
+            }
+        });
     }
 
     fn plan(&self, now: Timestamp) -> Plan {
@@ -606,13 +630,10 @@ impl Worker {
             end.cleaning = true;
             end.cleaned = false;
             end.discarded = whole;
-            let (ctx, uid, tell) = (self.ctx.clone(), self.uid.clone(), self.tell.clone());
-            let sandboxes = self.sandboxes.clone();
             self.background(async move {
                 let good = finish::clean(&ctx, &uid, &sandboxes, whole).await;
                 drop(tell.send(Event::Cleaned { good }).await);
             });
-            return;
         }
         if !self.end.cleaned {
             return;

@@ -329,12 +329,59 @@ async fn an_evicted_pod_fails_in_upstreams_words() {
     world.create("a", one("Always", json!({})));
     world.phase("a", "Running").await;
     let message = "The node was low on resource: memory. ".to_owned();
-    let ending = Ending { reason: "Evicted", message: message.clone(), grace_s: 1, disrupted: true, hold: None };
+    let disrupted = Some(message.clone());
+    let ending = Ending { reason: "Evicted", message: message.clone(), grace_s: 1, disrupted, hold: None };
     assert!(world.pods().end(&PodUid("uid-a".into()), ending).await);
     world.phase("a", "Failed").await;
     let status = world.pod("a")["status"].clone();
     assert_eq!((&status["reason"], &status["message"]), (&json!("Evicted"), &json!(message)));
     assert!(world.log().contains(&"stop c 1s".to_owned()), "{:?}", world.log());
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn room_is_made_for_a_critical_pod() {
+    let world = World::new().await;
+    let spec = |cpu: &str, critical: bool| {
+        let mut spec = one("Always", json!({"resources": {"requests": {"cpu": cpu}}}));
+        spec["priority"] = json!(if critical { 2_000_000_000 } else { 0 });
+        spec
+    };
+    world.create("large", spec("1500m", false));
+    world.create("small", spec("400m", false));
+    world.phase("large", "Running").await;
+    world.phase("small", "Running").await;
+    world.create("none", spec("200m", false));
+    world.phase("none", "Failed").await;
+    assert_eq!(world.pod("none")["status"]["reason"], "OutOfcpu");
+
+    let mut feed = world.api.observe(&Gvr::of::<Pod>(), &Selector::default());
+    world.create("critical", spec("1", true));
+    world.phase("critical", "Running").await;
+    let status = world.pod("large")["status"].clone();
+    assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("Preempting")));
+    assert_eq!(status["message"], "Preempted in order to admit critical pod");
+    // The fake server keeps the last conditions only.
+    let mut told = json!(null);
+    while told.is_null() {
+        if let Update::Put(pod) = feed.next().await.expect("the feed never ends") {
+            let conditions = pod.value()["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            told = conditions.into_iter().find(|c| c["type"] == "DisruptionTarget").unwrap_or_default();
+        }
+    }
+    assert_eq!(told["message"], "Pod was preempted by Kubelet to accommodate a critical pod.");
+    assert_eq!(world.pod("small")["status"]["phase"], "Running");
+    assert!(world.reasons().contains(&"Preempting".to_owned()), "{:?}", world.reasons());
+
+    world.create("hopeless", spec("5", true));
+    world.phase("hopeless", "Failed").await;
+    let status = world.pod("hopeless")["status"].clone();
+    assert_eq!(status["reason"], "UnexpectedAdmissionError");
+    let why = "Pod was rejected: Unexpected error while attempting to recover from admission failure: preemption: error finding a set \
+        of pods to preempt: no set of running pods found to reclaim resources: [(res: cpu, q: 4000), ]";
+    assert_eq!(status["message"], why);
+    // Nobody ended in vain.
+    assert_eq!(world.pod("small")["status"]["phase"], "Running");
     world.scope.stop().await;
 }
 
