@@ -105,6 +105,9 @@ struct Group {
     is_v2: Option<Value>,
     #[serde(default)]
     of_pod: bool,
+    /// Of the first init container.
+    #[serde(default)]
+    of_init: bool,
 }
 
 #[derive(Deserialize)]
@@ -260,9 +263,13 @@ impl Run<'_> {
     }
 
     fn container_id(&self) -> Result<String, String> {
+        self.id_of("containerStatuses")
+    }
+
+    fn id_of(&self, list: &str) -> Result<String, String> {
         self.seen.wait(|pods, _| {
             let states = self.states(pods);
-            let id = states.last().and_then(|pod| pod.pointer("/status/containerStatuses/0/containerID")?.as_str());
+            let id = states.last().and_then(|pod| pod["status"][list][0]["containerID"].as_str());
             id.map(|id| id.trim_start_matches("skiff://").to_owned()).ok_or_else(|| "no container yet".to_owned())
         })
     }
@@ -284,7 +291,11 @@ impl Run<'_> {
     }
 
     fn group(&self, group: &Group) -> Result<(), String> {
-        let id = if group.of_pod { String::new() } else { self.container_id()? };
+        let id = match group {
+            Group { of_pod: true, .. } => String::new(),
+            Group { of_init: true, .. } => self.id_of("initContainerStatuses")?,
+            _ => self.container_id()?,
+        };
         retried(|| {
             for directory in self.groups() {
                 let v2 = directory.join("cgroup.controllers").exists();

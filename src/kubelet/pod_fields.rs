@@ -74,14 +74,7 @@ const ROWS: &[(&str, &str, Verdict)] = &[
             "dynamic resource allocation (resourceClaims) is not supported by this node",
         ),
     ),
-    (
-        "PodSpec",
-        "resources",
-        Honoured(
-            "a container without a limit of its own has the pod's; only of pods that set it does the status tell `resources` \
-             and `allocatedResources`: of others they would repeat the sums of their containers, in every pod and every write of it",
-        ),
-    ),
+    ("PodSpec", "resources", Honoured("a container without a limit of its own has the pod's")),
     ("PodSpec", "runtimeClassName", Honoured("the handler `runc`; others are refused")),
     ("PodSpec", "schedulerName", SCHEDULER),
     ("PodSpec", "schedulingGates", SCHEDULER),

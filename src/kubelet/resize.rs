@@ -180,15 +180,13 @@ pub(crate) fn capacity(own: &Amounts, told: Option<&Amounts>, is_given: impl Fn(
     Capacity(own.iter().chain(told).map(|(name, of)| (name.clone(), amount(name, of))).collect())
 }
 
-/// Main containers and sidecars: those whose resources may change.
-fn is_resizable(role: Role) -> bool {
-    matches!(role, Role::Main | Role::Sidecar)
-}
+/// What may be resized.
+const RESIZABLE: [&str; 2] = ["cpu", "memory"];
 
 /// What a pod asks for its containers.
 pub(crate) fn asked(pod: &Pod) -> Allocation {
     let of = |(_, c): (Role, &Container)| (c.name.clone(), c.resources.clone().unwrap_or_default());
-    let containers = pod::containers(pod).filter(|(role, _)| is_resizable(*role)).map(of);
+    let containers = pod::containers(pod).map(of);
     let whole = pod::spec(pod).resources.clone().map(|whole| (WHOLE.to_owned(), whole));
     containers.chain(whole).collect()
 }
@@ -204,9 +202,9 @@ pub(crate) fn known(pod: &Pod) -> Allocation {
             entry.clone_from(given);
         }
     }
-    let whole = status.and_then(|status| status.resources.as_ref());
-    if let (Some(given), Some(entry)) = (whole, allocation.get_mut(WHOLE)) {
-        entry.clone_from(given);
+    let whole = status.filter(|status| status.phase.as_deref() == Some("Running")).and_then(|s| s.resources.as_ref());
+    if let (Some(told), Some(entry)) = (whole, allocation.get_mut(WHOLE)) {
+        *entry = resources::given_as_whole(pod, entry, told);
     }
     allocation
 }
@@ -397,6 +395,11 @@ mod tests {
         };
         assert_eq!((cpu(&pod).as_deref(), cpu(&given).as_deref()), (Some("2"), Some("1")));
         assert_eq!(pod::spec(&given).containers[1], pod::spec(&pod).containers[1]);
+        let inits: Pod = serde_json::from_value(
+            json!({"metadata": {}, "spec": {"initContainers": [{"name": "i"}], "containers": []}}),
+        )
+        .expect("a pod");
+        assert!(asked(&inits).contains_key("i"));
         let a = &pod::spec(&pod).containers[0];
         let memory: ResourceRequirements = serde_json::from_value(json!({"limits": {"memory": "1Gi"}})).expect("it");
         assert!(!restarts(a, &allocation["a"], &asked(&pod)["a"]));

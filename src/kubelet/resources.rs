@@ -186,25 +186,104 @@ pub(crate) fn requests(pod: &Pod) -> Share {
     }
 }
 
-/// What a pod that asks for something as a whole is given at least, its overhead included: where the whole says nothing of
-/// a resource, what its containers ask for together. `None` for other pods.
-pub(crate) fn allocated(pod: &Pod) -> Option<Quantities> {
-    let requests = |of: Given<'_>| of.and_then(|given| given.requests.clone()).unwrap_or_default();
-    let mut all = requests(Some(whole(pod)?));
-    let more = pod::spec(pod).overhead.clone().unwrap_or_default();
-    let asked: Vec<Quantities> =
-        pod::containers(pod).map(|(_, container)| requests(container.resources.as_ref())).collect();
-    for (name, example) in asked.iter().flatten() {
-        if !all.contains_key(name) {
-            let of = |c: &Container| Some(amount(c.resources.as_ref(), false, name).map_or(0, quantity::milli));
-            all.insert(name.clone(), quantity::from_milli(aggregate(pod, of).unwrap_or(0), example));
+/// Beside CPU and memory; of these a pod as a whole is given huge pages only.
+fn other_requests(pod: &Pod) -> BTreeMap<String, i64> {
+    let given = pod::containers(pod).map(|(_, container)| container.resources.as_ref()).chain([whole(pod)]).flatten();
+    let lists = given.flat_map(|given| given.requests.iter().chain(&given.limits)).chain(&pod::spec(pod).overhead);
+    let names: BTreeSet<&String> = lists.flatten().map(|(name, _)| name).collect();
+    let amount = |name: &&String| {
+        let of = |given: Given<'_>| request(given, name).map(quantity::value);
+        let of_whole = page_size(name).and_then(|_| of(whole(pod)));
+        let sum = of_whole.or_else(|| aggregate(pod, |c| Some(of(c.resources.as_ref()).unwrap_or(0))));
+        sum.unwrap_or(0).saturating_add(overhead(pod, name).map_or(0, quantity::value))
+    };
+    let others = names.into_iter().filter(|name| !["cpu", "memory"].contains(&name.as_str()));
+    others.map(|name| (name.clone(), amount(&name))).filter(|(_, amount)| *amount > 0).collect()
+}
+
+/// Upstream's `PodRequests` or `PodLimits`: what is given to the pod as a whole, else what its containers have together, and
+/// its overhead (beside a limit only).
+fn sums(pod: &Pod, limits: bool) -> Quantities {
+    let of = |given: Given<'_>| {
+        let lists = given.map(|given| if limits { &given.limits } else { &given.requests });
+        lists.and_then(|list| list.clone()).unwrap_or_default()
+    };
+    let mut all = of(whole(pod));
+    for (name, example) in pod::containers(pod).flat_map(|(_, container)| of(container.resources.as_ref())) {
+        let one = |c: &Container| Some(amount(c.resources.as_ref(), limits, &name).map_or(0, quantity::milli));
+        let sum = quantity::from_milli(aggregate(pod, one).unwrap_or(0), &example);
+        all.entry(name).or_insert(sum);
+    }
+    for (name, more) in pod::spec(pod).overhead.iter().flatten() {
+        let given = all.get(name).map_or(0, quantity::milli);
+        if given > 0 || !limits {
+            all.insert(name.clone(), quantity::from_milli(given.saturating_add(quantity::milli(more)), more));
         }
     }
-    for (name, more) in more {
-        let sum = all.get(&name).map_or(0, quantity::milli).saturating_add(quantity::milli(&more));
-        all.insert(name, quantity::from_milli(sum, &more));
+    all
+}
+
+/// What a pod is given at least, its overhead included.
+pub(crate) fn allocated(pod: &Pod) -> Option<Quantities> {
+    Some(sums(pod, false)).filter(|all| !all.is_empty())
+}
+
+/// What a pod has, as its status tells it: once it runs, of CPU and memory what its cgroup says (`given` is the pod with what
+/// its containers have now), and what is given to it as a whole.
+pub(crate) fn told(given: &Pod, runs: bool) -> ResourceRequirements {
+    let list = |list: Quantities| Some(list).filter(|list| !list.is_empty());
+    if !runs {
+        return ResourceRequirements {
+            requests: list(sums(given, false)),
+            limits: list(sums(given, true)),
+            claims: None,
+        };
     }
-    (!all.is_empty()).then_some(all)
+    let group = pod(given);
+    let mut told = whole(given).cloned().unwrap_or_default();
+    let (mut requests, mut limits) = (told.requests.take().unwrap_or_default(), told.limits.take().unwrap_or_default());
+    let cpu = |milli: i64| quantity::from_milli(milli, &Quantity("1".to_owned()));
+    let memory = |bytes: i64| quantity::from_milli(bytes.saturating_mul(1000), &Quantity("1Ki".to_owned()));
+    // The least that a cgroup has is no request, and no limit.
+    let request = self::requests(given).cpu_milli;
+    if request > MIN_SHARES as i64 {
+        requests.insert("cpu".to_owned(), cpu(request));
+    }
+    if let (false, Some(sum)) = (requests.contains_key("memory"), sums(given, false).remove("memory")) {
+        requests.insert("memory".to_owned(), sum);
+    }
+    if let Some(quota) = group.cpu_quota_us.filter(|quota| *quota > MIN_QUOTA_US) {
+        limits.insert("cpu".to_owned(), cpu(quota * 1000 / CPU_PERIOD_US as i64));
+    }
+    if let Some(limit) = group.memory_limit_bytes {
+        limits.insert("memory".to_owned(), memory(limit));
+    }
+    ResourceRequirements { requests: list(requests), limits: list(limits), ..told }
+}
+
+/// What a pod as a whole was given by an earlier agent, as the status of one that runs tells it: of what `asked` names, and
+/// without its overhead.
+pub(crate) fn given_as_whole(
+    pod: &Pod,
+    asked: &ResourceRequirements,
+    told: &ResourceRequirements,
+) -> ResourceRequirements {
+    let pick = |asked: &Option<Quantities>, told: &Option<Quantities>, of_group: &[&str]| {
+        let one = |(name, asked): (&String, &Quantity)| {
+            let told = told.as_ref()?.get(name)?;
+            let more = overhead(pod, name).filter(|_| of_group.contains(&name.as_str())).map_or(0, quantity::milli);
+            let given = quantity::milli(told).saturating_sub(more);
+            // As it is written, where that is the same.
+            let same = quantity::milli(asked) == given;
+            Some((name.clone(), if same { asked.clone() } else { quantity::from_milli(given, told) }))
+        };
+        asked.as_ref().map(|asked| asked.iter().filter_map(one).collect())
+    };
+    ResourceRequirements {
+        requests: pick(&asked.requests, &told.requests, &["cpu"]),
+        limits: pick(&asked.limits, &told.limits, &["cpu", "memory"]),
+        claims: asked.claims.clone(),
+    }
 }
 
 /// Limits of the pod's own cgroup.
@@ -327,7 +406,12 @@ mod tests {
         };
         let overhead = json!({"cpu": "100m", "memory": "16Mi"});
         for (whole, overhead, expected) in [
-            (Value::Null, overhead.clone(), None),
+            (Value::Null, Value::Null, Some(json!({"cpu": "1250m", "memory": "128Mi", "ephemeral-storage": "1Gi"}))),
+            (
+                Value::Null,
+                overhead.clone(),
+                Some(json!({"cpu": "1350m", "memory": "144Mi", "ephemeral-storage": "1Gi"})),
+            ),
             (
                 json!({"requests": {"cpu": "2"}}),
                 Value::Null,
@@ -378,6 +462,46 @@ mod tests {
         assert_eq!((a.cpu_shares, a.cpu_quota_us, a.memory_limit_bytes), (Some(256), Some(25_000), Some(1 << 30)));
         assert_eq!((b.cpu_shares, b.cpu_quota_us, b.memory_limit_bytes), (Some(1024), Some(100_000), Some(1 << 30)));
         assert_eq!((a.oom_score_adj, b.oom_score_adj), (Some(625), Some(875)));
+    }
+
+    #[test]
+    fn what_a_pod_that_runs_has() {
+        let of = |spec: Value| -> Pod { serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("a pod") };
+        for (spec, expected) in [
+            // The least that there is, and what has no limit in one container.
+            (json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "2m"}}}]}), json!({})),
+            (
+                json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "100m", "memory": "1Mi"}}}, {"name": "b"}]}),
+                json!({"requests": {"cpu": "100m"}}),
+            ),
+            (
+                json!({"overhead": {"memory": "1Mi", "cpu": "50m"},
+                    "containers": [{"name": "a", "resources": {"requests": {"cpu": "1", "memory": "1Mi"}, "limits": {"cpu": "1", "memory": "3Mi"}}}]}),
+                json!({"requests": {"cpu": "1050m", "memory": "2Mi"}, "limits": {"cpu": "1050m", "memory": "4Mi"}}),
+            ),
+        ] {
+            assert_eq!(json!(told(&of(spec.clone()), true)), expected, "{spec}");
+        }
+        // What is told of a whole pod is read again by the next agent.
+        let whole = json!({"requests": {"cpu": "100m", "memory": "0.5Gi"}, "limits": {"memory": "1024Mi"}});
+        let pod = of(json!({"overhead": {"memory": "1Mi", "cpu": "50m"}, "resources": whole,
+            "containers": [{"name": "a", "resources": {"limits": {"cpu": "50m"}}}]}));
+        let asked = pod::spec(&pod).resources.clone().expect("asked");
+        assert_eq!(given_as_whole(&pod, &asked, &told(&pod, true)), asked);
+    }
+
+    #[test]
+    fn all_that_is_asked_for_counts() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {
+            "overhead": {"ephemeral-storage": "1"},
+            "resources": {"limits": {"hugepages-2Mi": "6Mi"}},
+            "initContainers": [{"name": "i", "resources": {"limits": {"example.com/dongle": "3"}}}],
+            "containers": [
+                {"name": "a", "resources": {"limits": {"example.com/dongle": "1", "hugepages-2Mi": "2Mi"}}},
+                {"name": "b", "resources": {"requests": {"example.com/dongle": "1", "ephemeral-storage": "10"}}}]}}))
+        .expect("a pod");
+        let expected = [("ephemeral-storage", 11), ("example.com/dongle", 3), ("hugepages-2Mi", 6 << 20)];
+        assert_eq!(requests(&pod).others, expected.map(|(name, amount)| (name.to_owned(), amount)).into());
     }
 
     #[test]

@@ -7,8 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements,
-    ResourceStatus, VolumeMountStatus,
+    ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus, ResourceStatus, VolumeMountStatus,
 };
 use serde_json::{Map, Value};
 use skiff_runtime::{Exit, Runtime};
@@ -36,8 +35,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) disrupted: Option<&'a str>,
     /// It was not taken: nothing of it was ever begun.
     pub(crate) rejected: bool,
-    /// What the pod as a whole has of resources.
-    pub(crate) whole: Option<&'a ResourceRequirements>,
+    /// The pod with the resources that it has now.
+    pub(crate) given: &'a Pod,
     /// Why the node does not give the resources that are asked for: reason and message.
     pub(crate) resize_pending: Option<(&'a str, &'a str)>,
     /// Containers get other resources; what goes wrong with it.
@@ -103,7 +102,7 @@ pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
         ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         qos_class: Some(resources::qos(pod).as_str().to_owned()),
         observed_generation: pod.metadata().generation,
-        resources: seen.whole.cloned(),
+        resources: Some(resources::told(seen.given, phase == "Running")),
         allocated_resources: resources::allocated(pod),
         ..PodStatus::default()
     }
@@ -156,6 +155,8 @@ fn container_status(seen: &Seen<'_>, role: Role, container: &Container, has_init
             status.image = Runtime::normalize(&run.image).unwrap_or_else(|_| run.image.clone());
         }
         status.last_state = slot.previous.as_ref().and_then(terminated);
+        status.resources = Some(container.resources.clone().unwrap_or_default());
+        status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());
     }
     let ended = newest.and_then(terminated);
     let waits = match (&slot.failure, slot.crash_loop) {
@@ -179,9 +180,7 @@ fn container_status(seen: &Seen<'_>, role: Role, container: &Container, has_init
             status.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
             status.started = (role != Role::Ephemeral).then_some(*started);
             status.ready = *ready && matches!(role, Role::Main | Role::Sidecar);
-            // Where nothing is asked, nothing is told.
-            status.resources = container.resources.as_ref().map(|_| run_resources.clone());
-            status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());
+            status.resources = Some(run_resources.clone());
         }
         (_, Some(Run { state: RunState::Exited(exit), .. })) => {
             status.ready = role == Role::Init && exit.code == 0;
@@ -577,7 +576,7 @@ mod tests {
             failed: None,
             rejected: false,
             disrupted: None,
-            whole: None,
+            given: &pod,
             resize_pending: None,
             resizing: None,
             devices: &|_| None,
@@ -670,7 +669,7 @@ mod tests {
                 failed: why,
                 rejected: false,
                 disrupted: why.map(|(_, message)| message),
-                whole: None,
+                given: &pod,
                 resize_pending: None,
                 resizing: None,
                 devices: &|_| None,
@@ -692,6 +691,46 @@ mod tests {
         // The next agent does not know why, and takes nothing back.
         let next = status(&ended, Some(exit(143)), true, None);
         assert_eq!((next.reason, next.message), (ended.reason, ended.message));
+    }
+
+    #[test]
+    fn resources_are_told_of_every_pod() {
+        let told = |spec: Value, run: Option<RunState>| {
+            let status = status_of_spec(spec, &[("m", slot(run))], false);
+            let own = status.container_statuses.unwrap_or_default().remove(0);
+            json!([status.resources, status.allocated_resources, own.resources, own.allocated_resources])
+        };
+        let main = |resources: Value| json!({"containers": [{"name": "m", "image": "i", "resources": resources}]});
+        let (empty, none) = (json!({}), Value::Null);
+        let sample = json!({"requests": {"cpu": "100m", "memory": "32Mi", "ephemeral-storage": "1Mi"}, "limits": {"cpu": "200m", "memory": "64Mi"}});
+        let mut with_overhead = main(sample.clone());
+        with_overhead["overhead"] = json!({"cpu": "50m"});
+        let mut whole = main(json!({}));
+        whole["resources"] = json!({"requests": {"memory": "16Mi"}, "limits": {"cpu": "1"}});
+        for (spec, run, expected) in [
+            (main(empty.clone()), None, json!([empty, none, none, none])),
+            // A run of which nothing else is known has what it was made with.
+            (main(empty.clone()), up(), json!([empty, none, empty, none])),
+            (main(sample.clone()), None, json!([sample, sample["requests"], none, none])),
+            (main(sample.clone()), Some(exit(1)), json!([null, sample["requests"], sample, sample["requests"]])),
+            (
+                with_overhead,
+                None,
+                json!([{"requests": {"cpu": "150m", "memory": "32Mi", "ephemeral-storage": "1Mi"}, "limits": {"cpu": "250m", "memory": "64Mi"}},
+                    {"cpu": "150m", "memory": "32Mi", "ephemeral-storage": "1Mi"}, none, none]),
+            ),
+            (
+                whole,
+                up(),
+                json!([{"requests": {"memory": "16Mi", "cpu": "1"}, "limits": {"cpu": "1"}}, {"memory": "16Mi"}, empty, none]),
+            ),
+        ] {
+            let mut found = told(spec.clone(), run);
+            if expected[0].is_null() {
+                found[0] = Value::Null;
+            }
+            assert_eq!(found, expected, "{spec}");
+        }
     }
 
     #[test]

@@ -133,7 +133,8 @@ impl Worker {
                 continue;
             }
             let Some((role, container)) = pod::find(&self.pod, name) else { continue };
-            if resize::restarts(&container, &run.resources, wanted) {
+            // What runs to its end is not begun anew.
+            if role != Role::Init && resize::restarts(&container, &run.resources, wanted) {
                 kills.push((name.clone(), role));
             } else {
                 changes.push(Change { id: run.id.clone(), container, resources: wanted.clone() });
@@ -169,11 +170,6 @@ impl Worker {
             let done = changes.into_iter().map(|change| (change.id, change.resources)).collect();
             drop(tell.send(Event::Resized { result: result.map(|()| (done, of_whole)), overtaken }).await);
         });
-    }
-
-    /// What the pod as a whole has.
-    pub(super) fn whole(&self) -> Option<&ResourceRequirements> {
-        self.resizing.whole.as_ref().or(self.allocation.get(WHOLE))
     }
 
     /// Whether the pod's group has not yet what the pod as a whole was given.
@@ -228,7 +224,8 @@ impl Worker {
         (!self.resizing.group_as_made).then(|| self.held_resources())
     }
 
-    fn held_resources(&self) -> Resources {
+    /// The pod with the resources that it has now, containers that do not run with those that they are to have.
+    pub(super) fn given(&self) -> Pod {
         let held = |(name, wanted): (&String, &ResourceRequirements)| {
             if let (WHOLE, Some(whole)) = (name.as_str(), &self.resizing.whole) {
                 return (name.clone(), whole.clone());
@@ -238,7 +235,7 @@ impl Worker {
             (name.clone(), run.map_or(wanted, |run| &run.resources).clone())
         };
         let held: Allocation = self.allocation.iter().map(held).collect();
-        resources::pod(&resize::with(&self.pod, &held))
+        resize::with(&self.pod, &held)
     }
 
     fn held_resources(&self) -> Resources {

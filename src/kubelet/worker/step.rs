@@ -561,6 +561,7 @@ impl Worker {
             Making::Ready(frame) => (self.phase != Phase::Terminated, frame.pod_ips.as_slice()),
             _ => (false, [].as_slice()),
         };
+        let given = self.is_resizing().then(|| self.given());
         let wanted = status::plan_status(&Seen {
             pod: &self.pod,
             last: &self.status.wanted,

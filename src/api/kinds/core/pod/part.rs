@@ -101,11 +101,17 @@ fn resized(new: &core::Pod, spec: &core::PodSpec, old: &core::Pod, old_spec: &co
     let list = path.child("initContainers");
     for (i, (new, old)) in inits.enumerate() {
         let path = list.index(i);
-        if text(&old.restart_policy) == "Always" {
-            container(new, old, &path, errors);
-        } else if new.resources != old.resources {
-            errors.forbidden(&path.child("resources"), "resources for non-sidecar init containers are immutable");
+        let changed = *new != *old;
+        container(new, old, &path, errors);
+        if new.resources != old.resources {
+            errors.forbidden(&path, "only cpu and memory resources for init or sidecar containers are mutable");
             new.resources.clone_from(&old.resources);
+        }
+        // They run to their end, and only once.
+        let restarts = new.resize_policy.iter().flatten().any(|policy| policy.restart_policy == "RestartContainer");
+        if changed && restarts && text(&old.restart_policy) != "Always" {
+            let message = "non-sidecar init containers with a resize policy of RestartContainer cannot be resized";
+            errors.forbidden(&path, message);
         }
     }
     if rest != *old_spec {
@@ -264,10 +270,12 @@ mod tests {
                 json!({"limits": {"memory": "1Gi", "ephemeral-storage": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}}),
                 "only cpu and memory resources are mutable",
             ),
+            ("initContainers", json!({"requests": {"cpu": "2"}, "limits": {"cpu": "2"}}), ""),
+            ("initContainers", json!({}), "resource requests cannot be removed"),
             (
                 "initContainers",
-                json!({"requests": {"cpu": "2"}}),
-                "resources for non-sidecar init containers are immutable",
+                json!({"requests": {"cpu": "1", "ephemeral-storage": "1Gi"}}),
+                "only cpu and memory resources for init or sidecar containers are mutable",
             ),
         ] {
             let told = update(RESIZE, &sample(), set(list, 0, value.clone())).err().unwrap_or_default().join("; ");

@@ -67,9 +67,12 @@ pub(super) fn init_containers(context: &Context<'_>, path: &Path<'_>, errors: &m
                 errors.forbidden(&path.child(field), NOT_FOR_INIT);
             }
         }
-        let resize = container.resize_policy.as_deref().unwrap_or_default();
-        if !resize.is_empty() && text(&container.restart_policy) != "Always" {
-            errors.invalid(&path.child("resizePolicy"), resize, "must not be set for init containers");
+        let policies = container.resize_policy.iter().flatten().enumerate();
+        let restarts = policies.filter(|(_, policy)| policy.restart_policy == "RestartContainer");
+        let resize = path.child("resizePolicy");
+        for (i, policy) in restarts.filter(|_| text(&container.restart_policy) != "Always") {
+            let message = "must not be set to 'RestartContainer' for non-sidecar initContainers";
+            errors.invalid(&resize.index(i).child("restartPolicy"), &policy.restart_policy, message);
         }
     }
 }
