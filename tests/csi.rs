@@ -22,6 +22,7 @@ type Asked = (String, Vec<u8>);
 
 #[derive(Clone)]
 struct Driver {
+    name: &'static str,
     /// A process in the machine's namespaces.
     inside: i32,
     endpoint: String,
@@ -41,7 +42,7 @@ impl Driver {
         match method {
             "GetInfo" => Ok([
                 block(1, b"CSIPlugin"),
-                block(2, NAME.as_bytes()),
+                block(2, self.name.as_bytes()),
                 block(3, self.endpoint.as_bytes()),
                 block(4, b"1.0.0"),
             ]
@@ -138,7 +139,20 @@ fn a_driver_serves_pods() {
     let kubelet = machine.directory.path().join("kubelet");
     let sockets = kubelet.join("plugins").join(NAME);
     std::fs::create_dir_all(&sockets).expect("a directory");
+    // One that takes its registration, and then hangs.
+    let hung = Driver {
+        name: "hung.skiff.dev",
+        inside: machine.inside.pid().as_raw(),
+        endpoint: format!("/var/lib/kubelet/plugins/{NAME}/hung.sock"),
+        asked: Arc::default(),
+    };
+    let _silent = std::os::unix::net::UnixListener::bind(sockets.join("hung.sock")).expect("a socket");
+    let _hung = hung.listen(kubelet.join("plugins_registry").join("hung.sock"));
+    eventually("it is asked who it is", LIMIT, || {
+        if hung.asked("GetInfo").is_empty() { Err("not yet".to_owned()) } else { Ok(()) }
+    });
     let driver = Driver {
+        name: NAME,
         inside: machine.inside.pid().as_raw(),
         endpoint: format!("/var/lib/kubelet/plugins/{NAME}/csi.sock"),
         asked: Arc::default(),

@@ -1,6 +1,6 @@
 //! Plugins come and go by their sockets in `plugins_registry`: each is asked what it is, and handed to those who use such.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use skiff_linux::inotify::Inotify;
 use tokio::io::unix::AsyncFd;
 
@@ -52,8 +54,10 @@ pub(crate) async fn follow(ctx: Arc<Context>) {
     csi::register::prepare(&ctx).await;
     let stop = ctx.scope.token().clone();
     let mut registered: HashMap<PathBuf, Plugin> = HashMap::new();
+    // Each by itself: one that hangs holds up no other.
+    let mut begins = FuturesUnordered::new();
+    let mut under_way: HashSet<(PathBuf, Identity)> = HashSet::new();
     loop {
-        let mut complete = true;
         let found = sockets(&directory).unwrap_or_else(|error| {
             tracing::warn!(directory = %directory.display(), %error, "plugins are not looked for");
             HashMap::new()
@@ -73,18 +77,8 @@ pub(crate) async fn follow(ctx: Arc<Context>) {
             }
         }
         for (path, identity) in found {
-            if registered.contains_key(&path) {
-                continue;
-            }
-            match begin(&ctx, &path, identity).await {
-                Ok(plugin) => {
-                    tracing::info!(name = plugin.name, kind = ?plugin.kind, "a plugin is registered");
-                    registered.insert(path, plugin);
-                }
-                Err(error) => {
-                    tracing::warn!(socket = %path.display(), error, "a plugin is not registered");
-                    complete = false;
-                }
+            if !registered.contains_key(&path) && under_way.insert((path.clone(), identity)) {
+                begins.push(begin_or_wait(&ctx, path, identity));
             }
         }
         let changed = async {
@@ -103,9 +97,31 @@ pub(crate) async fn follow(ctx: Arc<Context>) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = changed => {}
-            () = tokio::time::sleep(AGAIN), if !complete => {}
+            Some((path, identity, begun)) = begins.next() => {
+                under_way.remove(&(path.clone(), identity));
+                if let Some(plugin) = begun {
+                    // Whether it is still there is seen next.
+                    registered.insert(path, plugin);
+                }
+            }
         }
     }
+}
+
+/// Where it can't be registered that is known after a while, and it may be asked again.
+async fn begin_or_wait(ctx: &Arc<Context>, path: PathBuf, identity: Identity) -> (PathBuf, Identity, Option<Plugin>) {
+    let plugin = match begin(ctx, &path, identity).await {
+        Ok(plugin) => {
+            tracing::info!(name = plugin.name, kind = ?plugin.kind, "a plugin is registered");
+            Some(plugin)
+        }
+        Err(error) => {
+            tracing::warn!(socket = %path.display(), error, "a plugin is not registered");
+            tokio::time::sleep(AGAIN).await;
+            None
+        }
+    };
+    (path, identity, plugin)
 }
 
 fn watch(directory: &Path) -> io::Result<AsyncFd<Inotify>> {

@@ -181,7 +181,14 @@ impl Pods {
     }
 
     pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
-        self.pods().into_iter().find(|p| pod::namespace(p) == namespace && pod::name(p) == name)
+        let state = self.lock();
+        let found = state
+            .workers
+            .values()
+            .map(|handle| handle.desired.borrow())
+            .filter(|desired| pod::namespace(&desired.pod) == namespace && pod::name(&desired.pod) == name);
+        // One that is gone from the API may still have something to give back.
+        found.min_by_key(|desired| desired.removed).map(|desired| desired.pod.clone())
     }
 
     async fn follow_runtime(&self, mut events: broadcast::Receiver<RuntimeEvent>) {
@@ -323,9 +330,10 @@ async fn end_orphan(ctx: &Arc<Context>, uid: &PodUid, leftover: Leftover, is_kno
     });
     futures::future::join_all(stops).await;
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-    // Not all may be there that takes part: drivers of volumes come after the agent.
+    let mut drivers = ctx.csi.arrivals();
     while !worker::clean(ctx, uid, &leftover.sandboxes, true).await {
-        tokio::time::sleep(backoff.next_wait()).await;
+        // The driver that has to take part may have come by now.
+        drop(tokio::time::timeout(backoff.next_wait(), drivers.changed()).await);
         if is_known() {
             return;
         }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::grpc::proto::Message;
 use crate::grpc::{self, Failure};
@@ -55,9 +55,9 @@ struct Registered {
 }
 
 /// The drivers of this node, by name.
-#[derive(Default)]
 pub(crate) struct Drivers {
     known: Mutex<BTreeMap<String, Registered>>,
+    came: watch::Sender<()>,
     /// One at a time works on a volume: staged by one pod, it must not be taken away by another.
     turns: Mutex<HashMap<String, Arc<Semaphore>>>,
     /// What is staged, as far as this agent has seen it; drivers take a second word of what was before.
@@ -66,9 +66,33 @@ pub(crate) struct Drivers {
     told: Mutex<Option<Vec<String>>>,
 }
 
+impl Default for Drivers {
+    fn default() -> Self {
+        Self {
+            known: Mutex::default(),
+            came: watch::channel(()).0,
+            turns: Mutex::default(),
+            staged: Mutex::default(),
+            told: Mutex::default(),
+        }
+    }
+}
+
 /// A volume's name among all drivers'.
 fn volume_key(driver: &str, handle: &str) -> String {
     format!("{driver}^{handle}")
+}
+
+/// Whether a driver may come in the place of one of the same name: only with a higher version, or by the same socket.
+fn check_turn(known: &BTreeMap<String, Registered>, name: &str, version: Version, by: &Path) -> Result<(), String> {
+    match known.get(name) {
+        Some(other) if other.by != by && other.version >= version => Err(format!(
+            "RegisterPlugin for CSI driver {name:?} failed. Another driver with the same name is already registered \
+             with a higher supported version: {:?}",
+            other.version.map(|part| part.to_string()).join(".")
+        )),
+        _ => Ok(()),
+    }
 }
 
 impl Drivers {
@@ -76,20 +100,23 @@ impl Drivers {
         self.known.lock().expect("no holder of this lock panics")
     }
 
-    /// Whether a driver may come in the place of one of the same name: only with a higher version, or by the same socket.
-    fn check_turn(&self, name: &str, version: Version, by: &Path) -> Result<(), String> {
-        match self.lock().get(name) {
-            Some(other) if other.by != by && other.version >= version => Err(format!(
-                "RegisterPlugin for CSI driver {name:?} failed. Another driver with the same name is already registered \
-                 with a higher supported version: {:?}",
-                other.version.map(|part| part.to_string()).join(".")
-            )),
-            _ => Ok(()),
-        }
+    /// Told when a driver has come.
+    pub(crate) fn arrivals(&self) -> watch::Receiver<()> {
+        self.came.subscribe()
     }
 
-    fn put(&self, name: &str, registered: Registered) {
-        self.lock().insert(name.to_owned(), registered);
+    fn check_turn(&self, name: &str, version: Version, by: &Path) -> Result<(), String> {
+        check_turn(&self.lock(), name, version, by)
+    }
+
+    /// Others may have come while this one was asked.
+    fn put(&self, name: &str, registered: Registered) -> Result<(), String> {
+        let mut known = self.lock();
+        check_turn(&known, name, registered.version, &registered.by)?;
+        known.insert(name.to_owned(), registered);
+        drop(known);
+        self.came.send_replace(());
+        Ok(())
     }
 
     /// True where it is gone by that: another socket may have told of it since.

@@ -60,9 +60,9 @@ pub(crate) async fn begin(
     let info = request::node_info(&call("NodeGetInfo").await?).ok_or("NodeGetInfo: the answer is no message")?;
     let capabilities = request::capabilities(&call("NodeGetCapabilities").await?);
     [driver.stages, driver.mount_group, driver.single_node_modes, driver.expands] = capabilities;
+    ctx.csi.check_turn(name, version, by)?;
     tell(ctx, name, &info).await?;
-    ctx.csi.put(name, Registered { driver: driver.into(), version, by: by.to_owned() });
-    Ok(())
+    ctx.csi.put(name, Registered { driver: driver.into(), version, by: by.to_owned() })
 }
 
 /// The socket that told of a driver is gone; nothing happens where another one has told of it since.

@@ -14,12 +14,13 @@ fn two_drivers_of_one_name() {
         Driver { socket: "/s".into(), stages: false, mount_group: false, single_node_modes: false, expands: false };
     let registered =
         |version: Version, by: &str| Registered { driver: Arc::new(driver.clone()), version, by: by.into() };
-    drivers.put("d", registered([1, 1, 0], "/a"));
+    drivers.put("d", registered([1, 1, 0], "/a")).expect("the first");
     assert_eq!(drivers.check_turn("d", [1, 1, 0], Path::new("/a")), Ok(()), "it has come again");
     assert_eq!(drivers.check_turn("d", [1, 2, 0], Path::new("/b")), Ok(()), "it is newer");
     let why = drivers.check_turn("d", [1, 1, 0], Path::new("/b")).expect_err("it is no newer");
     assert!(why.ends_with("already registered with a higher supported version: \"1.1.0\""), "{why}");
-    drivers.put("d", registered([1, 2, 0], "/b"));
+    assert!(drivers.put("d", registered([1, 1, 0], "/b")).is_err());
+    drivers.put("d", registered([1, 2, 0], "/b")).expect("newer");
     assert!(!drivers.remove("d", Path::new("/a")), "the first one is not it any more");
     assert!(drivers.get("d").is_ok() && drivers.remove("d", Path::new("/b")) && drivers.get("d").is_err());
 }
@@ -56,7 +57,7 @@ fn plug(world: &World) -> Arc<Fake> {
     server::serve(&world.scope, &socket, fake.clone()).expect("served");
     let driver = Driver { socket, stages: false, mount_group: false, single_node_modes: false, expands: false };
     let registered = Registered { driver: Arc::new(driver), version: [1, 0, 0], by: "/by".into() };
-    world.ctx().csi.put("d", registered);
+    world.ctx().csi.put("d", registered).expect("no other");
     fake
 }
 
@@ -108,5 +109,27 @@ async fn a_driver_that_hangs_does_not_keep_containers() {
     assert!(!fake.was_asked("NodeUnpublishVolume"), "{:?}", fake.asked.lock().expect("unpoisoned"));
     fake.may_publish.notify_one();
     world.eventually("it is taken back", |_| fake.was_asked("NodeUnpublishVolume")).await;
+    world.scope.stop().await;
+}
+
+/// Nobody waits for volumes that no container has: they are taken back when the driver has answered.
+#[tokio::test]
+async fn a_driver_that_hangs_does_not_keep_a_pod_that_never_ran() {
+    let world = World::new().await;
+    let fake = plug(&world);
+    world.api.put(json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": "d"},
+        "spec": {"attachRequired": false, "volumeLifecycleModes": ["Ephemeral"]}}));
+    world.eventually("the driver is known", |w| !w.ctx().csi_drivers.list().is_empty()).await;
+    let mut spec = one("Always", json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+    spec["volumes"] = json!([{"name": "v", "csi": {"driver": "d"}}]);
+    world.create("p", spec);
+    world.eventually("it is asked", |_| fake.was_asked("NodePublishVolume")).await;
+    world.delete("p", 0);
+    world.eventually("it is gone", |w| w.pod("p").is_null()).await;
+    let pod = world.options().root_directory.join("pods/uid-p");
+    assert!(pod.exists() && !fake.was_asked("NodeUnpublishVolume"));
+    fake.may_publish.notify_one();
+    world.eventually("it is taken back", |_| fake.was_asked("NodeUnpublishVolume")).await;
+    world.eventually("nothing is left", |_| !pod.exists()).await;
     world.scope.stop().await;
 }

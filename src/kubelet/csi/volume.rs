@@ -30,6 +30,8 @@ const ATTACH_LIMIT: Duration = Duration::from_secs(15);
 /// How often drivers are told of a volume again that ask for it, and claims are looked at that may have grown: a node may
 /// ask for them one by one, and not watch them.
 const REPUBLISH: Duration = Duration::from_secs(60);
+/// A volume that could not grow is tried again after this.
+const GROW_AGAIN: Duration = Duration::from_secs(5);
 const RECORD: &str = "vol_data.json";
 const PLUGIN: &str = "kubernetes.io~csi";
 
@@ -162,8 +164,8 @@ pub(crate) async fn ensure(
         device,
     };
     let republish = about.requires_republish == Some(true);
-    let again = (republish || (driver.expands && claimed.is_some()))
-        .then(|| skiff_base::time::now() + jiff::SignedDuration::try_from(REPUBLISH).unwrap_or_default());
+    let after = |wait: Duration| skiff_base::time::now() + jiff::SignedDuration::try_from(wait).unwrap_or_default();
+    let mut again = (republish || (driver.expands && claimed.is_some())).then(|| after(REPUBLISH));
     let published = published(&paths).map_err(|e| e.to_string())?;
     let done = published.is_some();
     let ownership = persistent::ownership(pod).filter(|_| !driver.mount_group && takes_group(wanted, &about));
@@ -185,7 +187,10 @@ pub(crate) async fn ensure(
         let expanded = expand::ensure(ctx, pod, &driver, wanted, claimed, &places).await;
         // What runs with it goes on with what it has.
         match expanded {
-            Err(why) if done => tracing::warn!(volume = claimed.name(), error = why, "a volume does not grow yet"),
+            Err(why) if done => {
+                tracing::warn!(volume = claimed.name(), error = why, "a volume does not grow yet, trying again");
+                again = Some(after(GROW_AGAIN));
+            }
             expanded => expanded?,
         }
     }

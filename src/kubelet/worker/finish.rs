@@ -17,6 +17,22 @@ use crate::{sandbox, volume};
 
 /// Takes down sandboxes and volumes; with `whole`, the records of the containers too. True where all of it worked.
 pub(crate) async fn clean(ctx: &Arc<Context>, uid: &PodUid, sandboxes: &[Sandbox], whole: bool) -> bool {
+    let mut good = take_down(ctx, uid, sandboxes, whole).await;
+    if let Err(e) = volume::remove(ctx, uid).await {
+        tracing::warn!(pod = %uid, error = %e, "the directory of a pod can't be removed");
+        good = false;
+    }
+    if good {
+        // Nothing has its ids any more.
+        ctx.user_namespaces.release(uid);
+    }
+    ctx.tokens.forget(uid);
+    ctx.counters.forget(uid);
+    good
+}
+
+/// Everything but the volumes.
+pub(super) async fn take_down(ctx: &Arc<Context>, uid: &PodUid, sandboxes: &[Sandbox], whole: bool) -> bool {
     let mut good = true;
     ctx.cpus.release(uid);
     ctx.devices.release(uid);
@@ -35,16 +51,6 @@ pub(crate) async fn clean(ctx: &Arc<Context>, uid: &PodUid, sandboxes: &[Sandbox
     for one in &all {
         good &= if whole { sandbox::discard(ctx, one).await } else { sandbox::stop(ctx, one).await };
     }
-    if let Err(e) = volume::remove(ctx, uid).await {
-        tracing::warn!(pod = %uid, error = %e, "the directory of a pod can't be removed");
-        good = false;
-    }
-    if good {
-        // Nothing has its ids any more.
-        ctx.user_namespaces.release(uid);
-    }
-    ctx.tokens.forget(uid);
-    ctx.counters.forget(uid);
     good
 }
 

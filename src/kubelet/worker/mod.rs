@@ -107,6 +107,10 @@ pub(crate) enum Event {
     /// Events of the runtime were lost: each container is to be looked at.
     Resync,
     Terminated,
+    /// Sandboxes and network are taken down; volumes are yet to be.
+    Down {
+        good: bool,
+    },
     Cleaned {
         good: bool,
     },
@@ -235,6 +239,8 @@ struct StatusWriter {
 /// How far the end of the pod has come.
 struct End {
     cleaning: bool,
+    /// Nothing is left but volumes.
+    down: bool,
     cleaned: bool,
     /// The containers' records are gone too.
     discarded: bool,
@@ -303,6 +309,7 @@ impl Worker {
             },
             end: End {
                 cleaning: false,
+                down: false,
                 cleaned: false,
                 discarded: false,
                 deleting: false,
@@ -344,6 +351,7 @@ impl Worker {
         let changed = self.objects_changed.clone();
         let mut freed = self.ctx.shares.freed();
         let mut health = self.ctx.devices.health_changes();
+        let mut drivers = self.ctx.csi.arrivals();
         loop {
             let wake = self.step();
             if self.phase == Phase::Finished {
@@ -377,6 +385,7 @@ impl Worker {
                 () = changed.notified() => self.objects_have_changed(),
                 // Whoever waits for resources looks again.
                 Ok(()) = freed.changed(), if self.resizing.pending.is_some() => {}
+                Ok(()) = drivers.changed() => self.driver_has_come(),
                 // The status tells it of what the pod has.
                 Ok(()) = health.changed() => {}
                 () = sleep => {}

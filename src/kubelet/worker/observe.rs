@@ -2,8 +2,9 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as Spec, ContainerStatus, Pod};
 use skiff_base::{chain, time};
 use skiff_client::EventKind;
@@ -21,8 +22,8 @@ use crate::sandbox::{self, Frame};
 use crate::slot::{Run, RunState, Slot, StartFailure};
 use crate::volume::{PodObjects, Volumes};
 
-/// A volume that can't be renewed is tried again after this.
-const RENEW_AGAIN: SignedDuration = SignedDuration::from_secs(30);
+/// Volumes that can't be brought up to date are tried again after this, at the latest.
+const RENEW_AGAIN: Duration = Duration::from_secs(30);
 
 pub(super) fn revision(pod: &Pod) -> u64 {
     pod.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
@@ -186,6 +187,14 @@ impl Worker {
         self.refresh_volumes();
     }
 
+    /// After a start of the node pods are there before the drivers of their volumes: nobody waits longer than for them.
+    pub(super) fn driver_has_come(&mut self) {
+        if let Making::Failed { until } = &mut self.volumes {
+            *until = time::now();
+        }
+        self.end.retry_at = self.end.retry_at.filter(|_| self.end.cleaned);
+    }
+
     pub(super) fn refresh_volumes(&mut self) {
         if !matches!(self.volumes, Making::Ready(_)) || self.phase != Phase::Syncing {
             return;
@@ -234,6 +243,13 @@ impl Worker {
             Event::End(ending) => self.take_ending(ending),
             Event::Resync => self.take_resync().await,
             Event::Terminated => self.terminated = true,
+            Event::Down { good } => {
+                self.end.cleaning = false;
+                self.end.down = good;
+                if !good {
+                    self.end.retry_at = Some(time::now() + self.end.backoff.next_wait());
+                }
+            }
             Event::Cleaned { good } => {
                 self.end.cleaning = false;
                 if good {
@@ -298,9 +314,10 @@ impl Worker {
             (Err(why), Making::Ready(volumes)) if refreshed => {
                 // Containers keep what they have.
                 tracing::info!(pod = %pod::format(&self.pod), error = why, "volumes are not brought up to date");
-                if volumes.renew.is_some_and(|at| at <= time::now()) {
-                    Arc::make_mut(volumes).renew = Some(time::now() + RENEW_AGAIN);
-                }
+                // What has changed stays unseen until then.
+                let again = time::now() + self.volumes_backoff.next_wait().min(RENEW_AGAIN);
+                let renew = volumes.renew.filter(|at| *at > time::now()).map_or(again, |at| at.min(again));
+                Arc::make_mut(volumes).renew = Some(renew);
             }
             (Err(why), _) => {
                 if !self.starts.is_cancelled() {

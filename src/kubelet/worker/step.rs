@@ -624,10 +624,26 @@ impl Worker {
             end.retry_at = None;
         }
         let whole = self.removed || pod::is_deleted(&self.pod);
-        if self.refreshing || matches!(self.volumes, Making::Working) {
+        // Volumes that no container ever had may take as long to go as they like (their driver hangs, say): the object does
+        // not wait for them, as upstream. They go none the less, when they have come.
+        let unused = self.slots.values().all(|slot| slot.current.is_none() && slot.previous.is_none());
+        let coming = self.refreshing || matches!(self.volumes, Making::Working);
+        if coming && !unused {
             return;
         }
-        if !end.cleaning && (!end.cleaned || (whole && !end.discarded)) {
+        let (ctx, uid, tell, sandboxes) =
+            (self.ctx.clone(), self.uid.clone(), self.tell.clone(), self.sandboxes.clone());
+        if unused && !end.down {
+            if !end.cleaning {
+                end.cleaning = true;
+                self.background(async move {
+                    let good = finish::take_down(&ctx, &uid, &sandboxes, whole).await;
+                    drop(tell.send(Event::Down { good }).await);
+                });
+            }
+            return;
+        }
+        if !coming && !end.cleaning && (!end.cleaned || (whole && !end.discarded)) {
             end.cleaning = true;
             end.cleaned = false;
             end.discarded = whole;
@@ -636,7 +652,7 @@ impl Worker {
                 drop(tell.send(Event::Cleaned { good }).await);
             });
         }
-        if !self.end.cleaned {
+        if !self.end.cleaned && !unused {
             return;
         }
         let told = || matches!(self.status.written.phase.as_deref(), Some("Succeeded" | "Failed"));
@@ -644,7 +660,9 @@ impl Worker {
             self.held.clear();
         }
         if self.removed {
-            self.phase = Phase::Finished;
+            if self.end.cleaned {
+                self.phase = Phase::Finished;
+            }
         } else if whole && self.is_told() && !self.end.deleting && !self.end.deleted {
             self.end.deleting = true;
             let (ctx, pod, tell) = (self.ctx.clone(), Arc::clone(&self.pod), self.tell.clone());
