@@ -402,6 +402,7 @@ impl Node {
             since: given.value("since").map(output::since).transpose()?,
             timestamps: given.has("timestamps"),
             limit_bytes: given.number("limit-bytes")?,
+            only: None,
         };
         let ended = Exited { runtime: self.runtime.clone(), id: container.id.clone() };
         let (tell, mut told) = tokio::sync::mpsc::channel(4);

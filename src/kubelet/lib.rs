@@ -78,7 +78,7 @@ mod volume;
 mod worker;
 
 pub use leftovers::PodPlaces;
-pub use logs::{Ending, LogOptions, stream as stream_log};
+pub use logs::{Ending, LogOptions, Stdio, stream as stream_log};
 pub use node::VERSION;
 pub use options::{Error, Options};
 pub use settings::Settings;

@@ -15,10 +15,17 @@ const CHUNK: usize = 32 * 1024;
 /// The longest line that is held in memory; the runtime writes fragments of 16 KiB.
 const MAX_LINE: u64 = 1 << 20;
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stdio {
+    Stdout,
+    Stderr,
+}
+
 /// One line of a log file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Line<'a> {
     pub(crate) stamp: &'a str,
+    pub(crate) stream: Stdio,
     /// The text goes on in the next line of the same stream.
     pub(crate) partial: bool,
     pub(crate) content: &'a [u8],
@@ -32,7 +39,12 @@ pub(crate) fn parse(line: &[u8]) -> Option<Line<'_>> {
     let stream = fields.next()?;
     let tags = fields.next()?;
     let content = fields.next().unwrap_or_default();
-    if !matches!(stream, b"stdout" | b"stderr") || stamp.len() < 20 {
+    let stream = match stream {
+        b"stdout" => Stdio::Stdout,
+        b"stderr" => Stdio::Stderr,
+        _ => return None,
+    };
+    if stamp.len() < 20 {
         return None;
     }
     let partial = match tags.split(|b| *b == b':').next()? {
@@ -40,7 +52,7 @@ pub(crate) fn parse(line: &[u8]) -> Option<Line<'_>> {
         b"F" => false,
         _ => return None,
     };
-    Some(Line { stamp, partial, content })
+    Some(Line { stamp, stream, partial, content })
 }
 
 /// What of a log is asked for.
@@ -52,6 +64,8 @@ pub struct LogOptions {
     pub since: Option<Timestamp>,
     pub timestamps: bool,
     pub limit_bytes: Option<u64>,
+    /// Nothing of the other one.
+    pub only: Option<Stdio>,
 }
 
 /// Turns log lines into what a client sees.
@@ -59,6 +73,7 @@ struct Writer {
     since: Option<Timestamp>,
     timestamps: bool,
     left: Option<u64>,
+    only: Option<Stdio>,
     out: Vec<u8>,
     /// The line before was a fragment.
     continues: bool,
@@ -70,6 +85,7 @@ impl Writer {
             since: options.since,
             timestamps: options.timestamps,
             left: options.limit_bytes,
+            only: options.only,
             out: Vec::with_capacity(CHUNK),
             continues: false,
         }
@@ -89,7 +105,7 @@ impl Writer {
     }
 
     fn line(&mut self, line: &[u8]) {
-        let Some(line) = parse(line) else { return };
+        let Some(line) = parse(line).filter(|line| self.only.is_none_or(|only| only == line.stream)) else { return };
         if let Some(since) = self.since {
             if line.stamp.parse::<Timestamp>().is_ok_and(|at| at < since) {
                 return;
@@ -269,6 +285,15 @@ impl Stream {
     }
 }
 
+/// Why a log can't be read, if it can't; the words are upstream's.
+pub(crate) async fn check(log: PathBuf) -> Result<(), String> {
+    let open = move || {
+        let failed = |e| io::Error::other(format!("failed to open log file {:?}: {e}", log.display().to_string()));
+        files(&log).map_err(failed)?.iter().rev().take(1).try_for_each(|path| open_file(path).map(drop).map_err(failed))
+    };
+    blocking(open).await.map_err(|e| e.to_string())
+}
+
 /// Sends a log until its end (or, followed, until the container's), or until nobody listens.
 pub async fn stream(log: PathBuf, options: LogOptions, mut ending: impl Ending, out: mpsc::Sender<io::Result<Bytes>>) {
     if let Err(e) = pump(log, &options, &mut ending, &out).await {
@@ -368,16 +393,17 @@ mod tests {
     fn lines() {
         let at = "2024-05-01T10:00:00.000000001Z";
         for (text, expected) in [
-            (format!("{at} stdout F hello world\n"), Some((false, "hello world"))),
-            (format!("{at} stderr P part"), Some((true, "part"))),
-            (format!("{at} stdout F:x \n"), Some((false, ""))),
-            (format!("{at} stdout F\n"), Some((false, ""))),
+            (format!("{at} stdout F hello world\n"), Some((Stdio::Stdout, false, "hello world"))),
+            (format!("{at} stderr P part"), Some((Stdio::Stderr, true, "part"))),
+            (format!("{at} stdout F:x \n"), Some((Stdio::Stdout, false, ""))),
+            (format!("{at} stdout F\n"), Some((Stdio::Stdout, false, ""))),
             (format!("{at} stdin F x\n"), None),
             ("garbage\n".to_owned(), None),
             (String::new(), None),
         ] {
             let found = parse(text.as_bytes());
-            let expected = expected.map(|(partial, c)| Line { stamp: at, partial, content: c.as_bytes() });
+            let expected =
+                expected.map(|(stream, partial, c)| Line { stamp: at, stream, partial, content: c.as_bytes() });
             assert_eq!(found, expected, "{text:?}");
         }
     }
@@ -404,6 +430,8 @@ mod tests {
                 "line 5\nlong\n",
             ),
             (LogOptions { limit_bytes: Some(9), ..all.clone() }, "line 1\nli"),
+            (LogOptions { only: Some(Stdio::Stderr), ..all.clone() }, ""),
+            (LogOptions { only: Some(Stdio::Stdout), limit_bytes: Some(9), ..all.clone() }, "line 1\nli"),
             (
                 LogOptions { timestamps: true, tail_lines: Some(3), ..all.clone() },
                 "2024-05-01T10:00:05.000000000Z line 5\n2024-05-01T10:00:06.000000000Z long\n",

@@ -25,7 +25,7 @@ use crate::auth::{self, Auth, Caller};
 use crate::connections::{self, Body, Handler};
 use crate::context::Context;
 use crate::engine::Engine;
-use crate::logs::{self, Ending, LogOptions};
+use crate::logs::{self, Ending, LogOptions, Stdio};
 use crate::metrics::Process;
 use crate::options::{Error, Options};
 use crate::pod;
@@ -250,6 +250,9 @@ impl Server {
             let message = format!("failed to try resolving symlinks in path {:?}: no such file\n", found.log);
             return text(StatusCode::INTERNAL_SERVER_ERROR, &message);
         }
+        if let Err(why) = logs::check(found.log.clone()).await {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{why}\n"));
+        }
         let engine = self.ctx.engine.clone();
         let ending = RunEnding { engine, id: found.id, ended: found.ended, look: false, events };
         let (out, chunks) = mpsc::channel(CHUNKS);
@@ -264,7 +267,10 @@ impl Server {
             }
         });
         let frames = futures::stream::unfold(chunks, |mut chunks| async { chunks.recv().await.map(|c| (c, chunks)) });
-        let mut response = Response::new(BodyExt::boxed(StreamBody::new(frames.map(|c| c.map(Frame::data)))));
+        // What has begun ends with the words of what goes wrong, as upstream: a connection that is cut says nothing.
+        let said = |e: std::io::Error| Bytes::from(format!("failed to read log file: {e}\n"));
+        let frames = frames.map(move |chunk| Ok(Frame::data(chunk.unwrap_or_else(said))));
+        let mut response = Response::new(BodyExt::boxed(StreamBody::new(frames)));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         response
     }
@@ -397,6 +403,14 @@ fn parse_options(query: &str, now: Timestamp) -> Result<LogOptions, String> {
             number.ok_or_else(|| format!("invalid value {value:?} for {key}: must be a number of at least {least}"))
         };
         match key {
+            "stream" => {
+                options.only = match value.as_str() {
+                    "All" | "" => None,
+                    "Stdout" => Some(Stdio::Stdout),
+                    "Stderr" => Some(Stdio::Stderr),
+                    _ => return Err(format!("invalid stream type {value:?}")),
+                }
+            }
             "follow" => options.follow = flag()?,
             "previous" => options.previous = flag()?,
             "timestamps" => options.timestamps = flag()?,
@@ -475,6 +489,8 @@ mod tests {
             ("tailLines=0&limitBytes=9", Ok(LogOptions { tail_lines: Some(0), limit_bytes: Some(9), ..all.clone() })),
             ("sinceSeconds=100", Ok(LogOptions { since: Timestamp::from_second(900).ok(), ..all.clone() })),
             ("sinceTime=1970-01-01T00%3A00%3A05Z", Ok(LogOptions { since: Timestamp::from_second(5).ok(), ..all })),
+            ("stream=Stderr", Ok(LogOptions { only: Some(Stdio::Stderr), ..LogOptions::default() })),
+            ("stream=stderr", Err("invalid stream type \"stderr\"")),
             ("tailLines=-1", Err("invalid value \"-1\" for tailLines: must be a number of at least 0")),
             ("follow=maybe", Err("invalid value \"maybe\" for follow: must be true or false")),
             ("limitBytes=0", Err("invalid value \"0\" for limitBytes: must be a number of at least 1")),
