@@ -18,6 +18,9 @@ use skiff_tls::Trust;
 const MAX_BODY: usize = 10 * 1024;
 const MAX_REDIRECTS: usize = 10;
 
+/// What answers does not speak TLS, as Go's client says it.
+pub(crate) const NO_TLS: &str = "http: server gave HTTP response to HTTPS client";
+
 /// A request that is ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
@@ -81,7 +84,7 @@ pub(crate) fn plan_target(
 }
 
 impl Target {
-    fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {
@@ -138,7 +141,13 @@ async fn once(target: &Target) -> Result<(Answer, Option<String>), String> {
     }
     let connector = tokio_rustls::TlsConnector::from(trusting_client()?);
     let name = ServerName::try_from(target.host.clone()).map_err(|e| e.to_string())?;
-    let stream = connector.connect(name, stream).await.map_err(|e| e.to_string())?;
+    let stream = connector.connect(name, stream).await.map_err(|e| {
+        let cause = e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match cause {
+            Some(rustls::Error::InvalidMessage(_)) => NO_TLS.to_owned(),
+            _ => e.to_string(),
+        }
+    })?;
     exchange(TokioIo::new(stream), target).await
 }
 

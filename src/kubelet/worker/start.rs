@@ -154,7 +154,7 @@ impl Start {
         let ip = self.pod_ips.first().map(ToString::to_string).unwrap_or_default();
         let ended = tokio::select! {
             () = self.cancelled.cancelled() => return Ok(None),
-            ended = hook::run(&self.ctx, &self.container, id, &ip, "PostStart", handler) => ended,
+            ended = hook::run(&self.ctx, &self.pod, &self.container, id, &ip, handler) => ended,
         };
         if let Err(why) = ended {
             self.event(EventKind::Warning, "FailedPostStartHook", "PostStartHook failed");

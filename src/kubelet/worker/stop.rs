@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use skiff_base::{Backoff, chain};
 use skiff_client::EventKind;
 use skiff_runtime::{ContainerId, ContainerState, Error};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Event;
 use crate::context::Context;
@@ -39,29 +39,39 @@ pub(super) struct Kill {
 impl Kill {
     /// Returns when the container has ended and the worker knows.
     pub(super) async fn run(&self) {
-        let name = &self.container.name;
-        self.ctx.container_event(&self.pod, self.role, name, EventKind::Normal, "Killing", self.message.clone());
         let begun = Instant::now();
-        let grace = Duration::from_secs(u64::try_from(self.grace_s).unwrap_or(0));
+        self.prepare().await;
+        self.stop(self.left(begun)).await;
+    }
+
+    fn grace(&self) -> Duration {
+        Duration::from_secs(u64::try_from(self.grace_s).unwrap_or(0))
+    }
+
+    /// What there is of its time when some is spent.
+    fn left(&self, begun: Instant) -> Duration {
+        self.grace().saturating_sub(begun.elapsed()).max(MIN_GRACE.min(self.grace()))
+    }
+
+    /// Tells, and lets the container do what it is to do before it hears the signal.
+    async fn prepare(&self) {
+        let (name, grace) = (&self.container.name, self.grace());
+        self.ctx.container_event(&self.pod, self.role, name, EventKind::Normal, "Killing", self.message.clone());
         let handler = self.container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref());
-        let mut left = grace;
-        if let Some(handler) = handler.filter(|_| self.hook && !grace.is_zero()) {
-            let hook = hook::run(&self.ctx, &self.container, &self.id, &self.pod_ip, "PreStop", handler);
-            match tokio::time::timeout(grace, hook).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::warn!(container = self.id.0, error, "the preStop hook failed");
-                    let (kind, told) = (EventKind::Warning, "PreStopHook failed");
-                    self.ctx.container_event(&self.pod, self.role, name, kind, "FailedPreStopHook", told);
-                }
-                Err(_) => {
-                    let id = &self.id.0;
-                    tracing::info!(container = id, "the preStop hook took the whole grace period");
-                }
+        let Some(handler) = handler.filter(|_| self.hook && !grace.is_zero()) else { return };
+        let hook = hook::run(&self.ctx, &self.pod, &self.container, &self.id, &self.pod_ip, handler);
+        match tokio::time::timeout(grace, hook).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => {
+                tracing::info!(container = self.id.0, error = why, "a preStop hook failed");
+                let (kind, reason) = (EventKind::Warning, "FailedPreStopHook");
+                self.ctx.container_event(&self.pod, self.role, name, kind, reason, "PreStopHook failed");
             }
-            left = grace.saturating_sub(begun.elapsed()).max(MIN_GRACE.min(grace));
+            Err(_) => {
+                let id = &self.id.0;
+                tracing::info!(container = id, "the preStop hook took the whole grace period");
+            }
         }
-        self.stop(left).await;
     }
 
     async fn stop(&self, grace: Duration) {
@@ -89,17 +99,29 @@ impl Kill {
     }
 }
 
-/// Ends all containers of a pod: the main ones together, then the sidecars, last first.
+/// Ends all containers of a pod: the main ones together, then the sidecars, last first. Their preStop hooks all run at once.
 pub(super) async fn terminate(kills: Vec<Kill>, tell: mpsc::Sender<Event>) {
     let begun = Instant::now();
     let (sidecars, others): (Vec<Kill>, Vec<Kill>) = kills.into_iter().partition(|k| k.role == Role::Sidecar);
-    futures::future::join_all(others.iter().map(Kill::run)).await;
-    for mut sidecar in sidecars.into_iter().rev() {
-        let spent = i64::try_from(begun.elapsed().as_secs()).unwrap_or(i64::MAX);
-        // Those that others waited for get what is left of the time.
-        sidecar.grace_s = sidecar.grace_s.saturating_sub(spent).max(sidecar.grace_s.min(2));
-        sidecar.run().await;
+    // Whose turn it is hears that nobody before it is left when their end of the channel is dropped.
+    let (before, mut turn) = oneshot::channel::<()>();
+    let others = async {
+        futures::future::join_all(others.iter().map(Kill::run)).await;
+        drop(before);
+    };
+    let mut ends = Vec::new();
+    for sidecar in sidecars.into_iter().rev() {
+        let (done, next) = oneshot::channel();
+        let turn = std::mem::replace(&mut turn, next);
+        ends.push(async move {
+            sidecar.prepare().await;
+            drop(turn.await);
+            // Those that others waited for get what is left of the time.
+            sidecar.stop(sidecar.left(begun)).await;
+            drop(done);
+        });
     }
+    tokio::join!(others, futures::future::join_all(ends));
     drop(tell.send(Event::Terminated).await);
 }
 
