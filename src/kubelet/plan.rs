@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRuleOnExitCodes, Pod};
 
 use crate::pod::{self, RestartPolicy, Role};
+
+const RESTART_ALL: &str = "RestartAllContainers";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unhealthy {
@@ -67,6 +69,8 @@ pub(crate) struct Plan {
     pub(crate) wake: Option<Timestamp>,
     /// Nothing will ever run again: what is left (sidecars) is to be stopped.
     pub(crate) ended: bool,
+    /// A container has ended so that all are to begin anew.
+    pub(crate) reset: bool,
 }
 
 impl Plan {
@@ -105,18 +109,36 @@ impl Plan {
     }
 }
 
+/// What the first rule that is for `code` has done: `Restart`, `RestartAllContainers`.
+fn rule(container: &Container, code: i32) -> Option<&str> {
+    let matching = container.restart_policy_rules.iter().flatten().find(|rule| {
+        let is_listed = |codes: &ContainerRestartRuleOnExitCodes| {
+            let listed = codes.values.iter().flatten().any(|value| *value == code);
+            (codes.operator == "In") == listed
+        };
+        rule.exit_codes.as_ref().is_some_and(is_listed)
+    });
+    matching.map(|rule| rule.action.as_str())
+}
+
+/// Whether all containers of the pod begin anew when this one ends with `code`.
+pub(crate) fn resets(container: &Container, code: i32) -> bool {
+    rule(container, code) == Some(RESTART_ALL)
+}
+
+/// Whether that can be.
+pub(crate) fn may_reset(pod: &Pod) -> bool {
+    let mut rules = pod::containers(pod).flat_map(|(_, container)| container.restart_policy_rules.iter().flatten());
+    rules.any(|rule| rule.action == RESTART_ALL)
+}
+
 /// Whether a container that ended with `code` is started again.
 pub(crate) fn restarts(pod: &Pod, role: Role, container: &Container, code: i32) -> bool {
     if role == Role::Sidecar {
         return true;
     }
-    for rule in container.restart_policy_rules.iter().flatten() {
-        if let Some(codes) = &rule.exit_codes {
-            let listed = codes.values.iter().flatten().any(|v| *v == code);
-            if (codes.operator == "In") == listed {
-                return true;
-            }
-        }
+    if rule(container, code).is_some() {
+        return true;
     }
     let policy = match container.restart_policy.as_deref() {
         Some("Always") => RestartPolicy::Always,
@@ -141,6 +163,10 @@ pub(crate) fn plan_containers(pod: &Pod, views: &BTreeMap<String, ContainerView>
     let mut plan = Plan::default();
     let mains: Vec<&Container> = pod::containers(pod).filter(|(role, _)| *role == Role::Main).map(|(_, c)| c).collect();
 
+    let resets = |c: &Container| matches!(view(c).life, Life::Exited { code, .. } if resets(c, code));
+    if pod::containers(pod).any(|(_, container)| resets(container)) {
+        return Plan { reset: true, ..plan };
+    }
     let ended = mains.iter().all(|c| match view(c).life {
         Life::Exited { code, .. } => !restarts(pod, Role::Main, c, code),
         _ => false,
@@ -295,6 +321,9 @@ mod tests {
         if plan.ended {
             out.push("END".into());
         }
+        if plan.reset {
+            out.push("RESET".into());
+        }
         if let Some(wake) = plan.wake {
             out.push(format!("@{}", wake.as_second() - NOW));
         }
@@ -346,6 +375,26 @@ mod tests {
             ("Never", vec![("i", exited(0), 0), ("s", running(), 0), ("j", exited(0), 0), ("m", exited(0), 0)], "END"),
         ] {
             assert_eq!(plan(&sample(policy, inits.clone(), mains.clone()), &lives), expected, "{policy} {lives:?}");
+        }
+    }
+
+    #[test]
+    fn one_may_have_all_begin_anew() {
+        let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}},
+            {"action": "RestartAllContainers", "exitCodes": {"operator": "NotIn", "values": [0, 2]}}]);
+        let source = |name: &str| json!({"name": name, "restartPolicy": "Never", "restartPolicyRules": rules});
+        let pod = sample("Never", json!([source("i")]), json!([source("a"), {"name": "b"}]));
+        assert!(may_reset(&pod) && !may_reset(&sample("Never", json!([]), json!([{"name": "b"}]))));
+        for (lives, expected) in [
+            (vec![("i", exited(0), 0), ("a", exited(1), 0), ("b", running(), 0)], "+a"),
+            (vec![("i", exited(0), 0), ("a", exited(2), 0), ("b", running(), 0)], ""),
+            (vec![("i", exited(0), 0), ("a", exited(42), 0), ("b", running(), 0)], "RESET"),
+            (vec![("i", exited(0), 0), ("a", exited(42), 0), ("b", exited(0), 0)], "RESET"),
+            (vec![("i", exited(42), 0)], "RESET"),
+            (vec![("i", exited(2), 0)], "END"),
+            (vec![("i", exited(0), 0), ("a", exited(0), 0), ("b", exited(42), 0)], "END"),
+        ] {
+            assert_eq!(plan(&pod, &lives), expected, "{lives:?}");
         }
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) failed: Option<(&'a str, &'a str)>,
     /// It was ended in favour of others: how the condition tells it.
     pub(crate) disrupted: Option<&'a str>,
+    /// All containers end, to begin anew.
+    pub(crate) resetting: bool,
     /// It was not taken: nothing of it was ever begun.
     pub(crate) rejected: bool,
     /// The pod with the resources that it has now.
@@ -67,7 +69,7 @@ pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
     }
     let ephemeral: Vec<ContainerStatus> =
         pod::ephemeral(pod).iter().map(|c| container_status(seen, Role::Ephemeral, c, has_inits)).collect();
-    let mut phase = phase(pod, &inits, &mains, seen.terminal);
+    let mut phase = phase(pod, &inits, &mains, seen.terminal, seen.resetting);
     let alive = seen.slots.values().any(Slot::is_alive);
     if alive && !seen.terminal && matches!(phase, "Succeeded" | "Failed") {
         // Not before the last sidecar is gone, too.
@@ -189,6 +191,8 @@ fn container_status(seen: &Seen<'_>, role: Role, container: &Container, has_init
         _ => {
             status.state = Some(waiting(if has_inits { "PodInitializing" } else { "ContainerCreating" }, None));
             inherit(&mut status, old, seen.terminal);
+            let last = slot.previous.as_ref().filter(|_| newest.is_none() && !seen.terminal).and_then(terminated);
+            status.last_state = last.or(status.last_state.take());
         }
     }
     status
@@ -289,8 +293,27 @@ fn exit_code(state: Option<&ContainerState>) -> Option<i32> {
     state?.terminated.as_ref().map(|t| t.exit_code)
 }
 
+/// As the status tells of a container that ended since another had all begin anew.
+const RESETTING: &str = "RestartingAllContainers";
+
+pub(crate) fn reset(exit: &mut Exit) {
+    exit.reason = RESETTING.to_owned();
+    exit.message = "The container is removed because RestartAllContainers in place".to_owned();
+}
+
 /// Upstream's `getPhase`.
-fn phase(pod: &Pod, inits: &[ContainerStatus], mains: &[ContainerStatus], terminal: bool) -> &'static str {
+fn phase(
+    pod: &Pod,
+    inits: &[ContainerStatus],
+    mains: &[ContainerStatus],
+    terminal: bool,
+    resetting: bool,
+) -> &'static str {
+    let again = |name: &str, state: Option<&ContainerState>, code: i32| {
+        let ended = state.and_then(|state| state.terminated.as_ref());
+        let reset = resetting || ended.and_then(|ended| ended.reason.as_deref()) == Some(RESETTING);
+        reset || pod::container(pod, name).is_some_and(|(role, c)| plan::restarts(pod, role, c, code))
+    };
     let (mut pending_init, mut failed_init) = (false, false);
     for status in inits {
         let sidecar = pod::container(pod, &status.name).is_some_and(|(role, _)| role == Role::Sidecar);
@@ -302,29 +325,29 @@ fn phase(pod: &Pod, inits: &[ContainerStatus], mains: &[ContainerStatus], termin
             pending_init |= !(has_run && up);
         } else if state.is_some_and(|s| s.running.is_some()) {
             pending_init = true;
-        } else if let Some(code) = exit_code(state).or_else(|| exit_code(status.last_state.as_ref())) {
-            let container = pod::container(pod, &status.name);
-            let again = container.is_some_and(|(role, c)| plan::restarts(pod, role, c, code));
+        } else if let Some((of, code)) =
+            [state, status.last_state.as_ref()].into_iter().find_map(|of| Some((of, exit_code(of)?)))
+        {
+            let again = again(&status.name, of, code);
             failed_init |= code != 0 && !again;
             pending_init |= code != 0 && again;
         } else {
             pending_init = true;
         }
     }
-    let (mut waiting, mut running, mut stopped, mut succeeded, mut again) = (0, 0, 0, 0, 0);
+    let (mut waiting, mut running, mut stopped, mut succeeded, mut restarted) = (0, 0, 0, 0, 0);
     for status in mains {
         let state = status.state.as_ref();
         if state.is_some_and(|s| s.running.is_some()) {
             running += 1;
         } else if let Some(code) = exit_code(state) {
-            let container = pod::container(pod, &status.name);
             stopped += 1;
             succeeded += i32::from(code == 0);
-            again += i32::from(container.is_some_and(|(role, c)| plan::restarts(pod, role, c, code)));
+            restarted += i32::from(again(&status.name, state, code));
         } else if status.last_state.as_ref().is_some_and(|s| s.terminated.is_some()) {
             // It waits to be started again.
             stopped += 1;
-            again += 1;
+            restarted += 1;
         } else {
             waiting += 1;
         }
@@ -352,7 +375,7 @@ fn phase(pod: &Pod, inits: &[ContainerStatus], mains: &[ContainerStatus], termin
                 "Failed"
             }
         }
-        () if again > 0 => "Running",
+        () if restarted > 0 => "Running",
         () if stopped > 0 && stopped == succeeded => "Succeeded",
         () if stopped > 0 => "Failed",
         () => "Pending",
@@ -412,6 +435,18 @@ fn conditions(seen: &Seen<'_>, phase: &str, inits: &[ContainerStatus], mains: &[
         .map(|(type_, (status, reason, message))| condition(seen, type_, status, reason, message))
         .collect();
     conditions.push(condition(seen, "PodScheduled", "True", None, None));
+    if plan::may_reset(seen.pod) {
+        let (status, reason, message) = match phase {
+            "Succeeded" => ("False", Some("PodCompleted"), None),
+            "Failed" => ("False", Some("PodFailed"), None),
+            _ if seen.resetting => {
+                ("True", Some("RestartAllContainersStarted"), Some("container exited with restart policy rule"))
+            }
+            _ => ("False", None, None),
+        };
+        let (reason, message) = (reason.map(str::to_owned), message.map(str::to_owned));
+        conditions.push(condition(seen, "AllContainersRestarting", status, reason, message));
+    }
     if let Some(message) = seen.disrupted.filter(|_| matches!(phase, "Succeeded" | "Failed")) {
         let reason = Some("TerminationByKubelet".to_owned());
         conditions.push(condition(seen, DISRUPTED, "True", reason, Some(message.to_owned())));
@@ -575,6 +610,7 @@ mod tests {
             terminal,
             failed: None,
             rejected: false,
+            resetting: false,
             disrupted: None,
             given: &pod,
             resize_pending: None,
@@ -668,6 +704,7 @@ mod tests {
                 terminal,
                 failed: why,
                 rejected: false,
+                resetting: false,
                 disrupted: why.map(|(_, message)| message),
                 given: &pod,
                 resize_pending: None,
@@ -744,11 +781,40 @@ mod tests {
                 "Running",
             ),
             (json!({"restartPolicy": "OnFailure"}), exit(1), "Running"),
+            (
+                json!({"restartPolicy": "Never", "restartPolicyRules": [{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]}),
+                exit(42),
+                "Running",
+            ),
         ] {
             own["name"] = json!("m");
             let spec = json!({"restartPolicy": "Always", "containers": [own.clone()]});
             let status = status_of_spec(spec, &[("m", slot(Some(ended)))], false);
             assert_eq!(status.phase.as_deref(), Some(expected), "{own}");
+        }
+    }
+
+    /// Nor does a reset: those that it ended have not failed.
+    #[test]
+    fn an_init_container_that_is_tried_again_fails_no_pod() {
+        let init = |own: Value| {
+            let mut init = json!({"name": "i"});
+            init.as_object_mut().expect("an object").extend(own.as_object().expect("an object").clone());
+            json!([init])
+        };
+        let waits = |reason: &str| {
+            let mut previous = run(0, exit(137));
+            if let RunState::Exited(exit) = &mut previous.state {
+                exit.reason = reason.to_owned();
+            }
+            Slot { previous: Some(previous), current: None, ..Slot::default() }
+        };
+        let status =
+            status_of("Never", init(json!({"restartPolicy": "OnFailure"})), &[("i", slot(Some(exit(1))))], false);
+        assert_eq!(status.phase.as_deref(), Some("Pending"));
+        for (reason, expected) in [("Error", "Failed"), ("RestartingAllContainers", "Pending")] {
+            let status = status_of("Never", init(json!({})), &[("i", waits(reason))], false);
+            assert_eq!(status.phase.as_deref(), Some(expected), "{reason}");
         }
     }
 

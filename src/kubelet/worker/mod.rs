@@ -199,6 +199,8 @@ struct Worker {
     refresh_again: bool,
     slots: BTreeMap<String, Slot>,
     probes: HashMap<(ContainerId, ProbeKind), CancellationToken>,
+    /// All containers end, to begin anew.
+    resetting: bool,
     /// The grace period of the termination that goes on.
     grace_s: Option<i64>,
     /// Its containers are being stopped.
@@ -287,6 +289,7 @@ impl Worker {
             refresh_again: false,
             slots: BTreeMap::new(),
             probes: HashMap::new(),
+            resetting: false,
             grace_s: None,
             killing: false,
             terminated: false,

@@ -118,7 +118,7 @@ impl Worker {
         self.forget(&found.name, forgotten);
     }
 
-    fn forget(&self, name: &str, run: Option<Run>) {
+    pub(super) fn forget(&self, name: &str, run: Option<Run>) {
         let Some(run) = run else { return };
         let (ctx, pod, name) = (self.ctx.clone(), self.pod.clone(), name.to_owned());
         self.background(async move { finish::forget(&ctx, &pod, &name, &run).await });

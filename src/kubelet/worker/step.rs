@@ -15,7 +15,7 @@ use super::stop::{self, Kill};
 use super::{Event, Making, Phase, QUIET, Room, Sight, Worker, finish};
 use crate::admit::{self, Rejection};
 use crate::context::Context;
-use crate::plan::{Action, ContainerView, Plan, plan_containers, plan_ephemeral, restarts};
+use crate::plan::{Action, ContainerView, Plan, plan_containers, plan_ephemeral, resets, restarts};
 use crate::pod::{self, RestartPolicy, Role};
 use crate::preempt;
 use crate::probe::{self, ProbeKind, Subject};
@@ -105,6 +105,10 @@ impl Worker {
         let plan = self.plan(now);
         if let Some(at) = plan.wake {
             wake.at(at);
+        }
+        self.resetting = plan.reset;
+        if plan.reset {
+            return self.reset(now, wake);
         }
         if plan.ended {
             self.begin_end(pod::grace_s(&self.pod));
@@ -313,6 +317,56 @@ impl Worker {
                 slot.previous = Some(run);
             }
         }
+    }
+
+    /// All containers begin anew, since one has ended so that its rules ask for that: those that run end at once, and when none
+    /// is left, they are history. The sandbox and the volumes stay.
+    fn reset(&mut self, now: Timestamp, wake: &mut Wake) {
+        let pod = self.pod.clone();
+        let (mut ending, mut due) = (false, now);
+        for (role, container) in pod::containers(&pod) {
+            let Some(slot) = self.slots.get(&container.name) else { continue };
+            let stopping = slot.current.as_ref().is_some_and(|run| run.stopping);
+            ending |= slot.starting || slot.is_alive();
+            if let Some(RunState::Exited(exit)) = slot.current.as_ref().map(|run| &run.state)
+                && resets(container, exit.code)
+            {
+                due = due.max(exit.finished + slot.backoff.wait(exit.finished));
+            }
+            if !slot.starting
+                && !stopping
+                && let Some(kill) = self.kill(&container.name, role, 0, "killing".to_owned(), false)
+            {
+                self.end_probes(&kill.id);
+                self.background(async move { kill.run().await });
+            }
+        }
+        if ending {
+            return;
+        }
+        // One that does it again and again waits as if it were alone.
+        if due > now {
+            return wake.at(due);
+        }
+        tracing::info!(pod = %pod::format(&pod), "all containers of a pod begin anew");
+        for (_, container) in pod::containers(&pod) {
+            let Some(slot) = self.slots.get_mut(&container.name) else { continue };
+            let Some(mut run) = slot.current.take() else { continue };
+            slot.next_attempt = slot.next_attempt.max(run.attempt + 1);
+            (slot.failure, slot.crash_loop) = (None, None);
+            if let RunState::Exited(exit) = &mut run.state {
+                if resets(container, exit.code) {
+                    slot.backoff.count(exit.finished, now);
+                } else {
+                    status::reset(exit);
+                }
+            }
+            let older = slot.previous.replace(run);
+            self.forget(&container.name, older);
+        }
+        self.resetting = false;
+        // The next step, which starts them, comes at once.
+        wake.at(now);
     }
 
     pub(super) fn mount(&self) {
@@ -573,7 +627,8 @@ impl Worker {
             failed: self.failed.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str())),
             rejected: self.admitted == Some(false),
             disrupted: self.disrupted.as_deref(),
-            whole: self.whole(),
+            resetting: self.resetting && self.phase == Phase::Syncing,
+            given: given.as_ref().unwrap_or(&self.pod),
             resize_pending: self.resizing.pending.as_ref().map(|(reason, message)| (*reason, message.as_str())),
             resizing: self.is_resizing().then_some(self.resizing.error.as_deref()),
             devices: &|container| self.ctx.devices.health(&self.uid, container),

@@ -170,6 +170,15 @@ fn common(context: &Context<'_>, container: &core::Container, path: &Path<'_>, e
     }
 }
 
+/// The action of a rule by which all containers of the pod begin anew.
+const RESTART_ALL: &str = "RestartAllContainers";
+
+/// Whether a container of the list may have all containers of its pod begin anew.
+pub(super) fn may_restart_all(containers: &[core::Container]) -> bool {
+    let mut rules = containers.iter().flat_map(|container| container.restart_policy_rules.iter().flatten());
+    rules.any(|rule| rule.action == RESTART_ALL)
+}
+
 fn restart_policy(container: &core::Container, path: &Path<'_>, errors: &mut Errors) {
     let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
     one_of_if_set(&container.restart_policy, RESTART_POLICIES, &path.child("restartPolicy"), errors);
@@ -185,7 +194,7 @@ fn restart_policy(container: &core::Container, path: &Path<'_>, errors: &mut Err
     }
     for (i, rule) in rules.iter().enumerate() {
         let path = list.index(i);
-        one_of(&rule.action, &["Restart"], &path.child("action"), errors);
+        one_of(&rule.action, &["Restart", RESTART_ALL], &path.child("action"), errors);
         match &rule.exit_codes {
             None => errors.required(&path.child("exitCodes"), "must be specified"),
             Some(codes) => {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1 as core;
 
+use super::container::may_restart_all;
 use crate::field::{Errors, Path};
 use crate::kinds::checks::{IMMUTABLE, dns_subdomain, id, ip, is_ipv6, qualified_name, text};
 
@@ -36,10 +37,14 @@ pub(in crate::kinds::core::pod) fn status_update(new: &core::Pod, old: &core::Po
             &none,
         ),
     ];
+    // Then any may come back to life.
+    let restarts_all = may_restart_all(&spec.containers) || may_restart_all(init);
     for (list, new, old, containers) in lists {
         let (new, old) = (new.as_deref().unwrap_or_default(), old.as_deref().unwrap_or_default());
         let list = STATUS.child(list);
-        stays_terminated(text(&spec.restart_policy), containers, (new, old), &list, errors);
+        if !restarts_all {
+            stays_terminated(text(&spec.restart_policy), containers, (new, old), &list, errors);
+        }
         users(new, &list, errors);
     }
     claims(status, spec, errors);
