@@ -200,6 +200,10 @@ impl Settings {
                 "pod-manifest-path" => settings.pod_manifest_path = Some(PathBuf::from(value)),
                 "cpu-manager-policy" if ["none", "static"].contains(&value) => static_cpus = value == "static",
                 "cpu-manager-policy" => return Err(wrong("policy: there are none and static")),
+                "memory-manager-policy" if value == "None" => {}
+                "memory-manager-policy" => {
+                    return Err(wrong("policy: there is None, memory is not given by NUMA nodes"));
+                }
                 "reserved-cpus" => reserved_cpus = value.parse::<CpuSet>().map_err(|why| format!("{name}: {why}"))?,
                 "kube-reserved" | "system-reserved" => {
                     let amounts = reserved::parse(value).map_err(|why| format!("{name}: {why}"))?;
@@ -278,6 +282,7 @@ impl Settings {
             "imageGCHighThresholdPercent": self.image_gc_high, "imageGCLowThresholdPercent": self.image_gc_low,
             "imageMinimumGCAge": seconds(self.image_min_age), "maxPods": self.max_pods,
             "staticPodPath": self.pod_manifest_path,
+            "memoryManagerPolicy": "None",
             "cpuManagerPolicy": if self.exclusive_cpus_but.is_some() { "static" } else { "none" },
             "kubeReserved": amounts(&self.kube_reserved), "systemReserved": amounts(&self.system_reserved),
             "reservedSystemCPUs": self.exclusive_cpus_but.as_ref().map(CpuSet::to_string),
@@ -292,7 +297,7 @@ impl Settings {
     }
 }
 
-const KNOWN: [&str; 19] = [
+const KNOWN: [&str; 20] = [
     "eviction-hard",
     "eviction-soft",
     "eviction-soft-grace-period",
@@ -309,6 +314,7 @@ const KNOWN: [&str; 19] = [
     "reserved-cpus",
     "kube-reserved",
     "system-reserved",
+    "memory-manager-policy",
     "shutdown-grace-period",
     "shutdown-grace-period-critical-pods",
     "shutdown-grace-period-by-pod-priority",
@@ -433,6 +439,7 @@ mod tests {
             ("eviction-pressure-transition-period=5", "no duration"),
             ("cpu-manager-policy=static", "needs reserved-cpus"),
             ("cpu-manager-policy=other", "there are none and static"),
+            ("memory-manager-policy=Static", "there is None"),
             ("reserved-cpus=0", "is for cpu-manager-policy=static"),
             ("reserved-cpus=x", "no list of CPUs"),
             ("shutdown-grace-period-critical-pods=5s", "has to be at most"),

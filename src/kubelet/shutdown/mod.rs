@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
-use skiff_base::{Backoff, chain};
+use skiff_base::{Backoff, chain, time};
 use skiff_client::EventKind;
 use skiff_runtime::{ContainerState, Runtime};
 use tokio::sync::mpsc;
@@ -57,6 +57,8 @@ pub(crate) async fn end_pods(ctx: &Context, pods: &Pods) {
         let name = &ctx.options.node_name;
         ctx.node_event(EventKind::Normal, "NodeNotReady", format!("Node {name} status is now: NodeNotReady"));
     }
+    let now = || time::now().as_millisecond() as f64 / 1000.0;
+    ctx.counters.shutdown_began(now());
     // The status that is written says so.
     ctx.status_changed.notify_one();
     let active = pods.pods().into_iter().filter(|pod| !pod::is_terminal(pod)).collect();
@@ -80,6 +82,7 @@ pub(crate) async fn end_pods(ctx: &Context, pods: &Pods) {
             tracing::warn!(seconds, "pods did not end in their time");
         }
     }
+    ctx.counters.shutdown_ended(now());
 }
 
 /// Does what logind tells, until the agent stops; ends where there is no logind.
