@@ -513,7 +513,7 @@ pub(crate) fn plan_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<
         _ => Map::new(),
     };
     let (old, new) = (encode(old), encode(new));
-    let gone = ["reason", "message", "podIP", "podIPs"].into_iter();
+    let gone = ["reason", "message", "podIP", "podIPs", "resources", "allocatedResources"].into_iter();
     let gone = gone.filter(|field| old.contains_key(*field) && !new.contains_key(*field));
     let mut changed: Map<String, Value> = gone.map(|field| (field.to_owned(), Value::Null)).collect();
     for (field, value) in new {
@@ -523,6 +523,11 @@ pub(crate) fn plan_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<
                 changed.insert(field, Value::Array(list));
             }
         } else if old.get(&field) != Some(&value) {
+            // Maps are merged.
+            let value = match (old.get(&field), field.as_str()) {
+                (Some(before), "resources" | "allocatedResources") => without_gone(before, value),
+                _ => value,
+            };
             changed.insert(field, value);
         }
     }
@@ -531,6 +536,17 @@ pub(crate) fn plan_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<
         list.insert(0, serde_json::json!({"$patch": "replace"}));
     }
     (!changed.is_empty()).then(|| serde_json::json!({"metadata": {"uid": uid}, "status": changed}))
+}
+
+/// Names what a map has no more, at whatever depth.
+fn without_gone(before: &Value, mut value: Value) -> Value {
+    if let (Some(before), Some(map)) = (before.as_object(), value.as_object_mut()) {
+        for (name, before) in before {
+            let now = map.remove(name).map_or(Value::Null, |now| without_gone(before, now));
+            map.insert(name.clone(), now);
+        }
+    }
+    value
 }
 
 /// Conditions are merged by type, so that those of others stay.
@@ -870,8 +886,14 @@ mod tests {
             status: "True".to_owned(),
             ..PodCondition::default()
         });
+        let with = |resources: Value| {
+            let spec = json!({"containers": [{"name": "m", "image": "i", "resources": resources}]});
+            status_of_spec(spec, &[], false)
+        };
         let steps = [
             resizing,
+            with(json!({"requests": {"cpu": "1", "ephemeral-storage": "1Gi"}, "limits": {"memory": "1Gi"}})),
+            with(json!({"requests": {"cpu": "1"}})),
             status_of("Always", json!([]), &[], false),
             status_of("Always", json!([]), &[("m", slot(up()))], false),
             moved,
