@@ -345,8 +345,11 @@ async fn half_made(
     for attempt in 0..1000 {
         let (runtime, mut config) = (node.runtime().clone(), node.sandbox_config(&format!("pod-{attempt}")));
         config.share_process_namespace = process;
+        let is_made = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let told = is_made.clone();
         let making = tokio::spawn(async move {
             let made = runtime.run_sandbox(config).await?;
+            told.store(true, std::sync::atomic::Ordering::SeqCst);
             runtime.remove_sandbox(&made.id).await
         });
         while !making.is_finished() {
@@ -354,7 +357,16 @@ async fn half_made(
                 && nix::sys::signal::kill(maker, nix::sys::signal::Signal::SIGSTOP).is_ok()
                 && runs(maker)
             {
-                return (making, maker);
+                // It may have said already that it is done, and was about to end. The supervisor has heard that when it
+                // answers another one.
+                drop(skiff_runtime::Runtime::open(node.options.clone()).await.expect("opened"));
+                tokio::task::yield_now().await;
+                if !is_made.load(std::sync::atomic::Ordering::SeqCst) {
+                    return (making, maker);
+                }
+                nix::sys::signal::kill(maker, nix::sys::signal::Signal::SIGCONT).expect("it is there");
+                making.await.expect("no panic").expect("made and removed");
+                break;
             }
             std::thread::yield_now();
         }
