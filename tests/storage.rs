@@ -185,6 +185,13 @@ spec:
         let (again, log) = (machine.jsonpath(&["pod", "db-1"], "{.metadata.uid}")?, log("db-1")?);
         if again != uid && log == "db-1\ndb-1\n" { Ok(()) } else { Err(log) }
     });
+    // A claim that is deleted with its pod is made anew, and the pod gets that one.
+    machine.kubectl(&["delete", "pvc", "data-db-1", "--wait=false"]);
+    machine.kubectl(&["delete", "pod", "db-1"]);
+    eventually("the pod has another volume", LIMIT, || {
+        let log = log("db-1")?;
+        if log == "db-1\n" { Ok(()) } else { Err(log) }
+    });
     // Claims stay when pods go, unless the set says otherwise.
     machine.apply(&set(1, "persistentVolumeClaimRetentionPolicy: {whenScaled: Delete, whenDeleted: Delete}"));
     gone(&machine, &["pod", "db-1"]);

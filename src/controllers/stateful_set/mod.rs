@@ -13,13 +13,14 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use skiff_api::ObjectKey;
 use skiff_api::selector::LabelSelector;
 use skiff_base::{chain, time};
-use skiff_client::{Client, DeleteOptions, EventKind, EventRecorder, Lister, Next, Queue, Reconciler, Result};
+use skiff_client::{
+    Change, Client, DeleteOptions, Error, EventKind, EventRecorder, Lister, Next, Queue, Reconciler, Result,
+};
 
 use self::plan::{Observed, Step};
 use crate::history::{History, Revisions, Style, name_of, template_of};
-use crate::pod_control;
 use crate::service_account::is_closing;
-use crate::{Context, drive, owner};
+use crate::{Context, drive, owner, pod, pod_control};
 
 const WORKERS: usize = 5;
 
@@ -53,6 +54,13 @@ pub fn start(context: &Context) {
             let matching = sets.iter().filter(|set| selector_of(set).is_some_and(|s| s.matches(labels)));
             matching.for_each(|set| adding.add(ObjectKey::of(&**set)));
         }
+    });
+    let (adding, all) = (queue.clone(), sets.clone());
+    claims.subscribe(move |change| {
+        // A pod may wait for its end, or for another in its place.
+        let Change::Deleted(claim) = change else { return };
+        let sets = all.in_namespace(claim.metadata.namespace.as_deref().unwrap_or_default());
+        sets.iter().filter(|set| pods::has_claims(set)).for_each(|set| adding.add(ObjectKey::of(&**set)));
     });
     let revisions = controller.clone();
     drive(context, controller, queue, WORKERS, async move {
@@ -105,20 +113,13 @@ impl StatefulSets {
         ordinal: i32,
     ) -> Result<()> {
         let template = template_of(revision).or_else(|| template_of(&revisions.update)).unwrap_or_default();
-        let claims = self.client.namespaced::<PersistentVolumeClaim>(&key.namespace);
         let pod = pods::plan_pod(set, &template, name_of(revision), ordinal);
         let pod_name = pod.metadata.name.clone().unwrap_or_default();
-        for claim in pods::plan_claims(set, ordinal) {
-            let outcome = claims.create(&claim).await;
-            if outcome.as_ref().is_err_and(skiff_client::Error::is_already_exists) {
-                continue;
-            }
-            let what = format!("Claim {} Pod {pod_name}", claim.metadata.name.as_deref().unwrap_or_default());
-            self.tell(set, "create", &what, &outcome);
-            outcome?;
-        }
-        let outcome = self.client.namespaced::<Pod>(&key.namespace).create(&pod).await;
-        if outcome.as_ref().is_err_and(skiff_client::Error::is_already_exists) {
+        let outcome = match self.make_claims(key, set, &pod_name, ordinal).await? {
+            Some(going) => Err(Error::Config(format!("pvc {going} is being deleted"))),
+            None => self.client.namespaced::<Pod>(&key.namespace).create(&pod).await,
+        };
+        if outcome.as_ref().is_err_and(Error::is_already_exists) {
             // Made before, and not seen yet; or somebody else's, whose end is waited for.
             return outcome.map(drop);
         }
@@ -127,6 +128,43 @@ impl StatefulSets {
             Err(error) if is_closing(&error) => Ok(()),
             outcome => outcome.map(drop),
         }
+    }
+
+    /// Makes the claims of a pod that are not there; the name of one that is, but is being deleted.
+    async fn make_claims(
+        &self,
+        key: &ObjectKey,
+        set: &StatefulSet,
+        pod_name: &str,
+        ordinal: i32,
+    ) -> Result<Option<String>> {
+        let mut going = None;
+        for claim in pods::plan_claims(set, ordinal) {
+            let name = claim.metadata.name.clone().unwrap_or_default();
+            if let Some(existing) = self.claims.get(&ObjectKey::new(&key.namespace, &name)) {
+                going = existing.metadata.deletion_timestamp.is_some().then_some(name).or(going);
+                continue;
+            }
+            let outcome = self.client.namespaced::<PersistentVolumeClaim>(&key.namespace).create(&claim).await;
+            if outcome.as_ref().is_err_and(Error::is_already_exists) {
+                continue;
+            }
+            self.tell(set, "create", &format!("Claim {name} Pod {pod_name}"), &outcome);
+            outcome?;
+        }
+        Ok(going)
+    }
+
+    /// A pod whose claim was deleted before it got to a node would wait for it for ever.
+    async fn replace_claims(&self, key: &ObjectKey, set: &StatefulSet, pods: &[Arc<Pod>]) -> Result<()> {
+        for pod in pods.iter().filter(|pod| pod::phase(pod) == "Pending") {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            if let Some(ordinal) = pods::ordinal_of(set, pod).filter(|ordinal| plan::is_wanted(set, *ordinal)) {
+                // One that is still going is replaced when it has gone.
+                self.make_claims(key, set, name, ordinal).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives the claims to whom they are to go with.
@@ -196,6 +234,7 @@ impl Reconciler for StatefulSets {
             return Ok(Next::Done);
         }
         self.own_claims(&set, &pods).await?;
+        self.replace_claims(key, &set, &pods).await?;
         let plan = plan::plan(&observed);
         for step in plan.steps {
             match step {

@@ -37,6 +37,11 @@ fn claim_templates(set: &StatefulSet) -> &[PersistentVolumeClaim] {
     set.spec.as_ref().and_then(|spec| spec.volume_claim_templates.as_deref()).unwrap_or_default()
 }
 
+/// Whether its pods have claims.
+pub fn has_claims(set: &StatefulSet) -> bool {
+    !claim_templates(set).is_empty()
+}
+
 /// Whether claims are deleted with the set.
 fn goes_with_set(set: &StatefulSet) -> bool {
     let policy = set.spec.as_ref().and_then(|spec| spec.persistent_volume_claim_retention_policy.as_ref());

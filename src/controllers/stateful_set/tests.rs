@@ -237,6 +237,31 @@ async fn a_set_that_is_made_anew_takes_over_what_the_old_one_left() {
     stage.end().await;
 }
 
+#[tokio::test]
+async fn claims_that_go_are_waited_for_and_replaced() {
+    let stage = Stage::new();
+    let claims = "/api/v1/persistentvolumeclaims";
+    let path = "/api/v1/namespaces/x/persistentvolumeclaims/data-w-0";
+    stage.put(json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": {},
+        "metadata": {"name": "data-w-0", "namespace": "x", "uid": "old", "deletionTimestamp": "2024-01-01T00:00:00Z"}}));
+    let template = json!({"metadata": {"name": "data"}, "spec": {}});
+    let spec = json!({"replicas": 1, "volumeClaimTemplates": [template]});
+    stage.put(serde_json::to_value(set(spec)).expect("a set"));
+    super::start(&stage.context());
+    let why = "create Pod w-0 in StatefulSet w failed error: pvc data-w-0 is being deleted";
+    stage.until("it is told", |fake| fake.objects("/api/v1/events").iter().any(|event| event["message"] == why)).await;
+    assert!(stage.fake.objects("/api/v1/pods").is_empty(), "there is no pod for a claim that goes");
+    stage.delete(path).await;
+    stage.until("a pod", |fake| fake.objects("/api/v1/pods").len() == 1).await;
+    assert_eq!(stage.fake.objects(claims).len(), 1, "with a claim");
+    let mut pod = stage.fake.objects("/api/v1/pods")[0].clone();
+    pod["status"] = json!({"phase": "Pending"});
+    stage.put(pod);
+    stage.delete(path).await;
+    stage.until("another claim", |fake| fake.objects(claims).len() == 1).await;
+    stage.end().await;
+}
+
 #[test]
 fn claims_go_with_the_set_or_the_pod() {
     let check = |policy: Value, owners: Value, condemned: bool, expect: Option<&[&str]>| {
