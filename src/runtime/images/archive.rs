@@ -386,6 +386,23 @@ mod tests {
         assert_eq!(names(), Vec::<String>::new());
     }
 
+    /// What one process deletes, another that begins meanwhile deletes too.
+    #[test]
+    fn two_processes_delete_the_same() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = ImageStore::open(directory.path(), None).expect("open");
+        for _ in 0..10 {
+            let surplus: Vec<_> = (0..10).map(|_| store.inner.stage().expect("a directory")).collect();
+            for staged in &surplus {
+                (0..10).for_each(|name| std::fs::write(staged.path.join(name.to_string()), "").expect("a file"));
+            }
+            std::thread::scope(|scope| {
+                scope.spawn(|| drop(surplus));
+                ImageStore::open(directory.path(), None).map(drop).expect("opened");
+            });
+        }
+    }
+
     #[tokio::test]
     async fn a_damaged_archive_leaves_nothing() {
         let directory = tempfile::tempdir().expect("a temporary directory");

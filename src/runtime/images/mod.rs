@@ -450,7 +450,11 @@ impl Inner {
         for entry in std::fs::read_dir(self.snapshots())? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with("tmp-") {
-                std::fs::remove_dir_all(entry.path())?;
+                match std::fs::remove_dir_all(entry.path()) {
+                    // Another process was about to remove it as well.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    removed => removed?,
+                }
             }
         }
         skiff_base::file::sweep(&self.images())
