@@ -137,7 +137,7 @@ pub struct ServerArgs {
     pub disable_agent: bool,
     #[command(flatten)]
     pub node: NodeArgs,
-    /// How much is logged: error, warn, info, debug or trace
+    /// How much is logged: error, warn, info or debug
     #[arg(long, short = 'v', env = "SKIFF_LOG_LEVEL", default_value = "info")]
     pub log_level: log::Level,
     /// How it is logged

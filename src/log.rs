@@ -13,7 +13,8 @@ impl std::str::FromStr for Level {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|_| "a level is error, warn, info, debug or trace".to_owned())
+        let known = ["error", "warn", "info", "debug"].contains(&text);
+        text.parse().ok().filter(|_| known).map(Self).ok_or_else(|| "a level is error, warn, info or debug".to_owned())
     }
 }
 

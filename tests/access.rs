@@ -340,7 +340,7 @@ rules:
 "#;
     fs::write(&policy, rules).expect("write the policy");
     machine.start(&[
-        "--log-level=trace",
+        "--log-level=debug",
         &format!("--kube-apiserver-arg=audit-policy-file={}", policy.display()),
         &format!("--kube-apiserver-arg=audit-log-path={}", log.display()),
     ]);
