@@ -389,6 +389,12 @@ fn run_stays_with_its_pod() {
         assert!(ended.status.success() && out.contains(&expect), "{}", harness::text(&ended));
         let ended = kubectl.run(&[&run[..], &["sh", "-c", "read x; exit 5"]].concat(), b"go\n");
         assert_eq!(ended.status.code(), Some(5), "{}", harness::text(&ended));
+        // Whether it ends before or while one attaches: what it said is not lost.
+        for _ in 0..3 {
+            let ended = kubectl.run(&[&run[..], &["echo", "hello"]].concat(), b"");
+            assert!(ended.status.success(), "{}", harness::text(&ended));
+            assert!(String::from_utf8_lossy(&ended.stdout).contains("hello"), "{}", harness::text(&ended));
+        }
         assert_eq!(machine.jsonpath(&["pods"], "{.items[*].metadata.name}").expect("a list"), "");
     });
 }

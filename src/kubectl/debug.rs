@@ -4,9 +4,9 @@ use serde_json::{Map, Value, json};
 use skiff_api::{Gvk, patch, schema};
 use skiff_client::PatchKind;
 
-use crate::failure::{api_error, sentence};
+use crate::failure::api_error;
 use crate::server::{JSON, Server, path};
-use crate::stream::{attach_to, pod_path, until};
+use crate::stream::{attach_or_say_why, pod_path, until};
 use crate::targets::{Found, parse};
 use crate::writing::{difference, local};
 use crate::{Failure, Result, names};
@@ -316,16 +316,10 @@ async fn attach(server: &Server, pod: &Value, container: &str, arguments: &Argum
         state["running"].is_object() || state["terminated"].is_object()
     };
     let pod = until(server, pod, began).await?;
-    if !state(&pod, container)["terminated"].is_object() {
-        match attach_to(server, &pod, Some(container), arguments.stdin, arguments.tty, quiet).await {
-            Ok(()) => return Ok(()),
-            Err(e) => {
-                let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-                let why = sentence(&e);
-                let why = why.strip_prefix("error: ").unwrap_or(&why);
-                eprintln!("warning: couldn't attach to pod/{name}, falling back to streaming logs: {why}");
-            }
-        }
+    if !state(&pod, container)["terminated"].is_object()
+        && attach_or_say_why(server, &pod, Some(container), arguments.stdin, arguments.tty, quiet).await
+    {
+        return Ok(());
     }
     let log = crate::server::with_query(&pod_path(&pod, "log"), &[("container", container)]);
     print!("{}", server.text(&log).await?);

@@ -40,6 +40,8 @@ pub(crate) const BEGINS: Readiness =
 pub(crate) const GOES_DOWN: Readiness = Err("node is shutting down");
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// A status that stays the same is written this often, as upstream.
+const REPORT: Duration = Duration::from_secs(5 * 60);
 /// The largest images that the status lists.
 const MAX_IMAGES: usize = 50;
 
@@ -386,7 +388,7 @@ pub(crate) async fn write_status(
 ) -> Result<Node, Error> {
     let old = node.status.clone().unwrap_or_default();
     let new = plan_status(options, seen, &old, time::now());
-    if is_same(&old, &new) {
+    if is_same(&old, &new) && !is_late(&old, time::now()) {
         return Ok(node.clone());
     }
     client.all::<Node>().patch_status(&options.node_name, PatchKind::Strategic, &plan_patch(&old, &new)).await
@@ -402,6 +404,12 @@ fn plan_patch(old: &NodeStatus, new: &NodeStatus) -> Value {
         }
     }
     patch
+}
+
+/// Whether it was not written for so long that people take the node for dead.
+fn is_late(status: &NodeStatus, now: Timestamp) -> bool {
+    let beats = status.conditions.iter().flatten().filter_map(|c| c.last_heartbeat_time.as_ref());
+    beats.map(|time| time.0).min().is_some_and(|last| now.duration_since(last).unsigned_abs() >= REPORT)
 }
 
 /// Equal but for the times of heartbeats, and for what others write.
@@ -483,13 +491,16 @@ pub(crate) async fn heartbeat(ctx: Arc<Context>, node: Node) {
     }
 }
 
-/// Brings the status up to date whenever something has changed that it tells, until the agent stops.
+/// Brings the status up to date whenever something has changed that it tells, and from time to time: images may come past
+/// the agent. Until the agent stops.
 pub(crate) async fn follow_status(ctx: Arc<Context>, facts: MachineFacts) {
     let stop = ctx.scope.token().clone();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     let follow = async {
         loop {
-            ctx.status_changed.notified().await;
+            // Who is late by less than this is not late.
+            let again = REPORT + Duration::from_secs(1);
+            drop(tokio::time::timeout(again, ctx.status_changed.notified()).await);
             // Nobody may say again that it has changed.
             while let Err(error) = tell_status(&ctx, &facts).await {
                 tracing::warn!(error, "the node's status can't be written, trying again");
@@ -587,6 +598,8 @@ mod tests {
             assert_eq!(at, Some(since), "{}", condition.type_);
         }
         let status = |conditions| NodeStatus { conditions: Some(conditions), ..NodeStatus::default() };
+        let later = |s: i64| Timestamp::from_second(2_000 + s).expect("in range");
+        assert!(!is_late(&status(second.clone()), later(299)) && is_late(&status(second.clone()), later(300)));
         assert!(!is_same(&status(first), &status(second.clone())));
         assert!(is_same(&status(second.clone()), &status(conditions(Ok(()), &BTreeSet::new(), &second, late))));
     }

@@ -52,11 +52,6 @@ impl Kubelet {
         self.network.clone()
     }
 
-    /// Someone else (an import) has brought or removed images: the node's status is to list them.
-    pub fn images_changed(&self) {
-        self.ctx.status_changed.notify_one();
-    }
-
     /// Ends the pods since the machine goes down, where the settings say how long that may take; else nothing.
     pub async fn end_pods(&self) {
         shutdown::end_pods(&self.ctx, &self.pods).await;

@@ -173,16 +173,26 @@ fn zero(resource: &str) -> Quantity {
     Quantity::from_int(0, if resource == "memory" { Format::BinarySi } else { Format::DecimalSi })
 }
 
-/// What the containers ask for together, or the largest init container where that is more.
+/// What the pod asks for as a whole; else its containers and sidecars together, or an init container and the sidecars
+/// before it where that is more. Its overhead comes on top (of a limit, where there is one).
 fn sum(pod: &Value, which: &str, resource: &str) -> Quantity {
-    let amount = |container: &Value| {
-        container["resources"][which][resource].as_str().and_then(|text| text.parse::<Quantity>().ok())
-    };
-    let main = items(&pod["spec"]["containers"]).filter_map(amount).fold(zero(resource), Quantity::plus);
-    let most = items(&pod["spec"]["initContainers"]).filter_map(amount).max_by_key(|amount| amount.milli_value());
-    match most {
-        Some(init) if init.milli_value() > main.milli_value() => init,
-        _ => main,
+    let parse = |amount: &Value| amount.as_str().and_then(|text| text.parse::<Quantity>().ok());
+    let amount = |container: &Value| parse(&container["resources"][which][resource]);
+    let spec = &pod["spec"];
+    let (mut sidecars, mut most) = (zero(resource), zero(resource));
+    for init in items(&spec["initContainers"]) {
+        let own = amount(init).unwrap_or(zero(resource));
+        let together = sidecars.plus(own);
+        if init["restartPolicy"] == "Always" {
+            sidecars = together;
+        }
+        most = most.max(together);
+    }
+    let main = items(&spec["containers"]).filter_map(amount).fold(sidecars, Quantity::plus);
+    let all = parse(&spec["resources"][which][resource]).unwrap_or_else(|| main.max(most));
+    match parse(&spec["overhead"][resource]) {
+        Some(overhead) if which == "requests" || !all.is_zero() => all.plus(overhead),
+        _ => all,
     }
 }
 
@@ -206,6 +216,15 @@ mod tests {
         assert_eq!(sum(&pod, "requests", "cpu").to_string(), "1");
         assert_eq!(with_percent(sum(&pod, "requests", "cpu"), &json!("4"), "cpu"), "1 (25%)");
         assert_eq!(sum(&pod, "limits", "cpu").to_string(), "0");
+        let mut sidecar = container("0.3");
+        sidecar["restartPolicy"] = json!("Always");
+        let mut pod = json!({"spec": {"containers": [container("100m")], "overhead": {"cpu": "50m"},
+            "initContainers": [sidecar, container("200m")]}});
+        assert_eq!(sum(&pod, "requests", "cpu").to_string(), "550m");
+        assert_eq!(sum(&pod, "limits", "cpu").to_string(), "0");
+        pod["spec"]["resources"] = json!({"requests": {"cpu": "2"}, "limits": {"cpu": "3"}});
+        assert_eq!(sum(&pod, "requests", "cpu").to_string(), "2050m");
+        assert_eq!(sum(&pod, "limits", "cpu").to_string(), "3050m");
         assert_eq!(roles(&json!({"node-role.kubernetes.io/control-plane": "true"})), "control-plane");
     }
 }

@@ -52,6 +52,10 @@ pub fn write(page: &mut Page, pod: &Value) {
     if let Some(owner) = items(&metadata["ownerReferences"]).find(|owner| owner["controller"] == true) {
         page.field("Controlled By", format!("{}/{}", text(&owner["kind"]), text(&owner["name"])));
     }
+    if spec["resources"].is_object() {
+        page.line("Resources:");
+        resources(page, &spec["resources"], "  ");
+    }
     for (title, list, statuses) in [
         ("Init Containers", "initContainers", "initContainerStatuses"),
         ("Containers", "containers", "containerStatuses"),
@@ -98,6 +102,17 @@ pub fn toleration(toleration: &Value) -> String {
     out
 }
 
+fn resources(page: &mut Page, resources: &Value, indent: &str) {
+    for (name, field) in [("Limits", "limits"), ("Requests", "requests")] {
+        let amounts = resources[field].as_object().filter(|amounts| !amounts.is_empty());
+        let Some(amounts) = amounts else { continue };
+        page.line(format!("{indent}{name}:"));
+        for (what, amount) in amounts {
+            page.line(format!("{indent}  {what}:\t{}", amount.as_str().unwrap_or_default()));
+        }
+    }
+}
+
 /// `indent` stands before the name: pod templates set it one blank further in.
 pub fn container(page: &mut Page, container: &Value, status: Option<&Value>, pod: Option<&Value>, indent: &str) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -135,16 +150,7 @@ pub fn container(page: &mut Page, container: &Value, status: Option<&Value>, pod
         page.field("    Ready", if status["ready"] == true { "True" } else { "False" });
         page.field("    Restart Count", status["restartCount"].as_i64().unwrap_or_default());
     }
-    for (name, field) in [("Limits", "limits"), ("Requests", "requests")] {
-        let amounts = container["resources"][field].as_object();
-        if amounts.is_some_and(|amounts| !amounts.is_empty()) {
-            page.line(format!("    {name}:"));
-            amounts
-                .into_iter()
-                .flatten()
-                .for_each(|(what, amount)| page.line(format!("      {what}:\t{}", text(amount))));
-        }
-    }
+    resources(page, &container["resources"], "    ");
     for (name, field) in [("Liveness", "livenessProbe"), ("Readiness", "readinessProbe"), ("Startup", "startupProbe")] {
         if container[field].is_object() {
             page.field(&format!("    {name}"), probe(&container[field]));

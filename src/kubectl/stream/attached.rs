@@ -6,6 +6,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::exec::{attach_to, pod_path};
+use crate::failure::sentence;
 use crate::server::{JSON, Server, path, with_query};
 use crate::{Failure, Result};
 
@@ -49,11 +50,9 @@ async fn stay(server: &Server, made: &Value, how: &Attached) -> Result {
     let pod = tokio::time::timeout(RUNNING_LIMIT, until(server, made, running))
         .await
         .map_err(|_| Failure::text("timed out waiting for the condition"))??;
-    if has_ended(&pod) {
-        // It was faster than we: what it said is in its log.
+    // It may be faster than we: what it said is in its log.
+    if has_ended(&pod) || !attach_or_say_why(server, &pod, None, how.stdin, how.tty, how.quiet).await {
         print!("{}", server.text(&pod_path(&pod, "log")).await?);
-    } else {
-        attach_to(server, &pod, None, how.stdin, how.tty, how.quiet).await?;
     }
     if !how.once {
         return Ok(());
@@ -70,6 +69,23 @@ async fn stay(server: &Server, made: &Value, how: &Attached) -> Result {
         }
         None => Err(Failure::text("the pod ended without an exit code")),
     }
+}
+
+/// Whether one was there; why not is told.
+pub async fn attach_or_say_why(
+    server: &Server,
+    pod: &Value,
+    container: Option<&str>,
+    stdin: bool,
+    tty: bool,
+    quiet: bool,
+) -> bool {
+    let Err(error) = attach_to(server, pod, container, stdin, tty, quiet).await else { return true };
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    let why = sentence(&error);
+    let why = why.strip_prefix("error: ").unwrap_or(&why);
+    eprintln!("warning: couldn't attach to pod/{name}, falling back to streaming logs: {why}");
+    false
 }
 
 fn has_ended(pod: &Value) -> bool {

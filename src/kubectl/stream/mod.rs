@@ -22,9 +22,9 @@ use tokio::sync::mpsc;
 use crate::server::Server;
 use crate::{Failure, Result};
 
-pub use attached::{Attached, run_attached, until};
+pub use attached::{Attached, attach_or_say_why, run_attached, until};
 pub use cp::{Cp, cp};
-pub use exec::{Attach, Exec, attach, attach_to, exec, pod_path};
+pub use exec::{Attach, Exec, attach, exec, pod_path};
 pub use forward::{PortForward, port_forward};
 
 /// The server cuts off who says nothing for long.
