@@ -26,6 +26,8 @@ pub(crate) trait Engine: Send + Sync + 'static {
     async fn mount_image(&self, id: &ImageId, target: &Path) -> Result<(), Error>;
     async fn mounted_image(&self, target: &Path) -> Result<Option<ImageId>, Error>;
 
+    async fn forget_images_below(&self, directory: &Path) -> Result<(), Error>;
+
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox, Error>;
     async fn stop_sandbox(&self, id: &SandboxId) -> Result<(), Error>;
     async fn remove_sandbox(&self, id: &SandboxId) -> Result<(), Error>;
@@ -97,6 +99,10 @@ impl Engine for Machine {
 
     async fn mounted_image(&self, target: &Path) -> Result<Option<ImageId>, Error> {
         self.runtime.mounted_image(target).await
+    }
+
+    async fn forget_images_below(&self, directory: &Path) -> Result<(), Error> {
+        self.runtime.forget_images_below(directory).await
     }
 
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox, Error> {

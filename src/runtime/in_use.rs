@@ -52,10 +52,27 @@ pub fn mounted(data_directory: &Path, target: &Path) -> Option<ImageId> {
 
 /// Notes what is about to be mounted, and forgets what is not mounted any more. Nobody else may be between these two.
 pub fn note(data_directory: &Path, image: &ImageId, target: &Path) -> io::Result<()> {
-    let mounts = mount::mounts_below(Path::new("/"))?;
-    for (path, _) in notes(data_directory)?.iter().filter(|(_, note)| !mounts.contains(&note.target)) {
-        std::fs::remove_file(path)?;
-    }
+    forget_unmounted(data_directory)?;
     std::fs::create_dir_all(data_directory.join(MOUNTED))?;
     record::write(&path(data_directory, target), &Mounted { image: image.clone(), target: target.to_owned() })
+}
+
+/// For who may have been killed between an unmount and its note, too.
+pub fn forget_unmounted(data_directory: &Path) -> io::Result<()> {
+    if notes(data_directory)?.is_empty() {
+        return Ok(());
+    }
+    let mounts = mount::mounts_below(Path::new("/"))?;
+    forget(data_directory, |target| !mounts.contains(target))
+}
+
+/// Forgets where images were mounted. Others may do the same meanwhile.
+pub fn forget(data_directory: &Path, which: impl Fn(&PathBuf) -> bool) -> io::Result<()> {
+    for (path, _) in notes(data_directory)?.iter().filter(|(_, note)| which(&note.target)) {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }

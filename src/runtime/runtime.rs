@@ -64,6 +64,7 @@ impl Runtime {
                         .and_then(|()| std::fs::set_permissions(directory, PermissionsExt::from_mode(0o700)))
                         .map_err(io("create directory"))?;
                 }
+                in_use::forget_unmounted(&layout.data).map_err(io("forget where images were mounted"))?;
                 // Mounts made below are nobody else's.
                 mount::ensure_private(&layout.run).map_err(io("make the run directory private"))?;
             }
@@ -145,6 +146,13 @@ impl Runtime {
             mount::read_only_view(&layers, &target).map_err(io("mount an image"))
         })
         .await
+    }
+
+    /// What was mounted below a directory that is gone is mounted no more.
+    pub async fn forget_images_below(&self, directory: &Path) -> Result<(), Error> {
+        let (data, directory) = (self.inner.layout.data.clone(), directory.to_owned());
+        let forget = move || in_use::forget(&data, |target| target.starts_with(&directory));
+        blocking(move || forget().map_err(io("forget where images were mounted"))).await
     }
 
     pub async fn import(&self, archive: &Path) -> Result<Vec<Image>, Error> {

@@ -155,6 +155,11 @@ impl Engine for FakeMachine {
         Ok(self.lock().shown.get(target).cloned())
     }
 
+    async fn forget_images_below(&self, directory: &Path) -> Result<(), Error> {
+        self.lock().shown.retain(|target, _| !target.starts_with(directory));
+        Ok(())
+    }
+
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<Sandbox, Error> {
         let sandbox = Sandbox {
             id: SandboxId(format!("s{}", self.next())),

@@ -365,9 +365,10 @@ fn ensure_host_path(source: &HostPathVolumeSource) -> io::Result<()> {
 pub(crate) async fn remove(ctx: &Context, uid: &PodUid) -> io::Result<()> {
     csi::volume::remove(ctx, uid).await.map_err(io::Error::other)?;
     let directory = ctx.options.pod_directory(uid);
-    tokio::task::spawn_blocking(move || tree::remove_tree(&directory))
-        .await
-        .unwrap_or_else(|e| Err(io::Error::other(e)))
+    let gone = directory.clone();
+    let removed = tokio::task::spawn_blocking(move || tree::remove_tree(&directory)).await;
+    removed.unwrap_or_else(|e| Err(io::Error::other(e)))?;
+    ctx.engine.forget_images_below(&gone).await.map_err(io::Error::other)
 }
 
 #[cfg(test)]

@@ -308,6 +308,10 @@ async fn images_as_volumes() {
     assert_eq!(log, expect);
     skiff_linux::mount::ensure_unmounted_below(&view).expect("unmounted");
     assert_eq!(node.runtime().mounted_image(&view).await.expect("asked"), None);
+    let notes = || std::fs::read_dir(node.options.data_directory.join("mounted")).map_or(0, Iterator::count);
+    assert_eq!(notes(), 1);
+    node.runtime().forget_images_below(node.directory.path()).await.expect("forgotten");
+    assert_eq!(notes(), 0);
     assert!(node.runtime().remove_image(&image.0).await.is_err(), "a container that has ended needs it");
     let sandbox = node.runtime().sandboxes().await.expect("listed").remove(0);
     node.runtime().remove_sandbox(&sandbox.id).await.expect("removed");
