@@ -32,6 +32,8 @@ struct State {
     made_from: String,
     tls: Result<Arc<ClientConfig>, String>,
     found: Arc<Found>,
+    /// What was last found; before that, its condition counts.
+    available: Option<bool>,
     due: Instant,
     retry: Backoff,
 }
@@ -146,6 +148,7 @@ impl Server {
             };
             (verdict, found)
         }));
+        let mut verdicts = Vec::new();
         for (remote, (verdict, found)) in due.iter().zip(checked.await) {
             let Some(state) = states.get_mut(&remote.name) else { continue };
             let works = verdict.available && found.fresh;
@@ -154,12 +157,17 @@ impl Server {
             }
             state.due = Instant::now() + if works { RECHECK } else { state.retry.next_wait() };
             state.found = Arc::new(found);
-            if let Some(service) = remotes.iter().find(|service| service["metadata"]["name"] == *remote.name) {
-                settled &= self.tell_available(service, &verdict).await;
-            }
+            state.available = Some(verdict.available);
+            verdicts.push((&remote.name, verdict));
         }
+        // Before it is told: who reads that it is available asks at once.
         if !due.is_empty() {
             self.aggregation.table.store(Arc::new(table(&services, states)));
+        }
+        for (name, verdict) in verdicts {
+            if let Some(service) = remotes.iter().find(|service| service["metadata"]["name"] == **name) {
+                settled &= self.tell_available(service, &verdict).await;
+            }
         }
         settled
     }
@@ -178,6 +186,7 @@ impl Server {
             made_from,
             tls: self.tls_of(service),
             found: states.get(name).map(|state| state.found.clone()).unwrap_or_default(),
+            available: states.get(name).and_then(|state| state.available),
             due: Instant::now(),
             retry: Backoff::new(RETRY_MIN, RETRY_MAX),
         };
@@ -236,7 +245,7 @@ fn table(services: &[Value], states: &HashMap<String, State>) -> Table {
             version: text(service, "version").to_owned(),
             service: Reference::of(service)?,
             tls: state.tls.clone(),
-            available: available(service),
+            available: state.available.unwrap_or_else(|| available(service)),
             found: state.found.clone(),
             name,
         }))
