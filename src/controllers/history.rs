@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use skiff_api::selector::LabelSelector;
-use skiff_client::{Client, DeleteOptions, Lister, Result};
+use skiff_client::{Client, DeleteOptions, Error, Lister, Result};
 
 use crate::deployment::hash;
 use crate::owner;
@@ -163,9 +163,14 @@ impl History {
                     let existing = api.get(&name).await?;
                     if existing.data.as_ref().is_some_and(|d| d.0 == *data) {
                         // The cache lags; it may be left behind too.
+                        let is_orphan = owner::controller_uid(&existing).is_empty();
                         let claimed = owner::claim(&self.client, owner, selector, vec![Arc::new(existing)]).await?;
                         if let Some(ours) = claimed.into_iter().next() {
                             return Ok(ours);
+                        }
+                        if is_orphan {
+                            // The owner goes, and leaves it to the next one, who would take a second one for a change.
+                            return Err(Error::Config(format!("{name} is nobody's while its owner is deleted")));
                         }
                     }
                     *collisions += 1;
