@@ -5,6 +5,9 @@ use libfuzzer_sys::fuzz_target;
 use oci_spec::image::{ImageConfiguration, ImageIndex, ImageManifest};
 
 #[allow(dead_code, reason = "the image store uses the rest")]
+#[path = "../../../src/runtime/images/bounded.rs"]
+mod bounded;
+#[allow(dead_code, reason = "the image store uses the rest")]
 #[path = "../../../src/runtime/images/layer.rs"]
 mod layer;
 #[path = "../../../src/runtime/images/manifest.rs"]

@@ -6,6 +6,9 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 
 #[allow(dead_code, reason = "the image store uses the rest")]
+#[path = "../../../src/runtime/images/bounded.rs"]
+mod bounded;
+#[allow(dead_code, reason = "the image store uses the rest")]
 #[path = "../../../src/runtime/images/layer.rs"]
 mod layer;
 #[allow(dead_code, reason = "the image store uses the rest")]

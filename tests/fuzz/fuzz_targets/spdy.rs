@@ -54,7 +54,7 @@ fuzz_target!(|data: &[u8]| {
             drop(peer.write_all(data).await);
             drop(peer.shutdown().await);
             while let Some(mut stream) = session.accept().await {
-                drop(stream.outgoing.write("x".into()).await);
+                let _ = stream.outgoing.write("x".into()).await;
                 while stream.incoming.next().await.is_some() {}
             }
             session.gone().cancelled().await;

@@ -10,8 +10,8 @@ fuzz_target!(|text: &str| {
         let canonical = quantity.to_string();
         let again: Quantity = canonical.parse().unwrap_or_else(|error| panic!("{canonical}: {error}"));
         assert_eq!(again.to_string(), canonical);
-        (quantity.value(), quantity.milli_value(), quantity.as_f64());
-        quantity.plus(again).minus(quantity).rounded_to_milli();
+        let _ = (quantity.value(), quantity.milli_value(), quantity.as_f64());
+        let _ = quantity.plus(again).minus(quantity).rounded_to_milli();
     }
     if let Ok(ns) = duration::parse_ns(text) {
         let shown = duration::format_ns(ns);
