@@ -19,8 +19,8 @@ use crate::{mark, process};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
     pub cpu_shares: Option<u64>,
-    /// For a group of others, whose shares are counted together.
-    pub cpu_in_proportion: bool,
+    /// A group of groups: their shares are counted together, and where memory runs out one of them ends, not all.
+    pub holds_groups: bool,
     pub cpu_quota_us: Option<i64>,
     pub cpu_period_us: Option<u64>,
     pub memory_bytes: Option<i64>,
@@ -500,7 +500,7 @@ fn plan_v2(limits: &Limits) -> Vec<Setting> {
     };
     let or_max = |value: i64| if value <= 0 { "max".to_owned() } else { value.to_string() };
     if let Some(shares) = limits.cpu_shares {
-        let weight = if limits.cpu_in_proportion { weight::in_proportion(shares) } else { weight::by_curve(shares) };
+        let weight = if limits.holds_groups { weight::in_proportion(shares) } else { weight::by_curve(shares) };
         set("cpu", "cpu.weight", weight.to_string(), false);
     }
     if limits.cpu_quota_us.is_some() || limits.cpu_period_us.is_some() {
@@ -509,7 +509,8 @@ fn plan_v2(limits: &Limits) -> Vec<Setting> {
     }
     if let Some(bytes) = limits.memory_bytes {
         set("memory", "memory.max", or_max(bytes), false);
-        set("memory", "memory.oom.group", "1".to_owned(), true);
+        let together = if limits.holds_groups { "0" } else { "1" };
+        set("memory", "memory.oom.group", together.to_owned(), true);
     }
     // Nothing of a pod goes to a disk that nobody asked for, with and without a limit.
     set("memory", "memory.swap.max", "0".to_owned(), true);
@@ -676,7 +677,7 @@ mod tests {
     fn limits_of_v2() {
         let limits = Limits {
             cpu_shares: Some(1024),
-            cpu_in_proportion: false,
+            holds_groups: false,
             cpu_quota_us: Some(50_000),
             cpu_period_us: None,
             memory_bytes: Some(1 << 20),
@@ -695,6 +696,9 @@ mod tests {
             ("cpuset.cpus", "0-3"),
         ];
         assert_eq!(plan, expect.map(|(file, value)| (Cow::from(file), value.to_owned())));
+        let plan = plan_v2(&Limits { holds_groups: true, ..limits });
+        let value = |name: &str| plan.iter().find(|s| s.file == name).map(|s| s.value.as_str());
+        assert_eq!((value("memory.oom.group"), value("cpu.weight")), (Some("0"), Some("39")));
         for memory_bytes in [None, Some(-1)] {
             let plan = plan_v2(&Limits { memory_bytes, ..Limits::default() });
             assert!(plan.iter().any(|s| s.file == "memory.swap.max" && s.value == "0"), "{plan:?}");

@@ -5,12 +5,13 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use skiff_linux::cgroup::Limits;
 use skiff_linux::security_module::{SecurityModules, app_armor_profiles};
 use uuid::Uuid;
 
 use crate::plan::{
     ContainerPlan, asks_for_app_armor, cgroup_path, limits, plan_app_armor, plan_paths, plan_process, plan_se_linux,
-    plan_user,
+    plan_user, pod_limits,
 };
 use crate::protocol::{Call, now_ns, seal};
 use crate::record::{self, ContainerRecord, RECORD, ensure_removed};
@@ -227,18 +228,18 @@ impl Runtime {
 
     /// Changes the limits that are given, of a container that has not ended.
     pub async fn update_resources(&self, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
-        self.limit(self.cgroup(id)?, resources).await
+        self.limit(self.cgroup(id)?, limits(resources)).await
     }
 
     /// What all pods together may have.
     pub async fn limit_pods(&self, resources: &Resources) -> Result<(), Error> {
         let group = cgroup_path(&self.inner.options.cgroup_root, "kubepods");
         self.inner.cgroups.ensure(&group).map_err(io("make the group of all pods"))?;
-        self.limit(group, resources).await
+        self.limit(group, pod_limits(resources)).await
     }
 
-    async fn limit(&self, cgroup: String, resources: &Resources) -> Result<(), Error> {
-        let (inner, limits) = (self.inner.clone(), limits(resources));
+    async fn limit(&self, cgroup: String, limits: Limits) -> Result<(), Error> {
+        let inner = self.inner.clone();
         blocking(move || {
             let missing = inner.cgroups.limit(&cgroup, &limits).map_err(io("update resources"))?;
             if missing.is_empty() {

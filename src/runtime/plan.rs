@@ -383,16 +383,16 @@ pub fn cgroup_path(root: &str, path: &str) -> String {
     joined.to_string_lossy().trim_end_matches('/').to_owned()
 }
 
-/// Limits of a pod, which shares with others as a whole.
+/// Limits of what has groups of containers in it: a pod, or all pods.
 pub fn pod_limits(resources: &Resources) -> skiff_linux::cgroup::Limits {
-    skiff_linux::cgroup::Limits { cpu_in_proportion: true, ..limits(resources) }
+    skiff_linux::cgroup::Limits { holds_groups: true, ..limits(resources) }
 }
 
 /// Limits as the kernel knows them.
 pub fn limits(resources: &Resources) -> skiff_linux::cgroup::Limits {
     skiff_linux::cgroup::Limits {
         cpu_shares: resources.cpu_shares,
-        cpu_in_proportion: false,
+        holds_groups: false,
         cpu_quota_us: resources.cpu_quota_us,
         cpu_period_us: resources.cpu_period_us,
         memory_bytes: resources.memory_limit_bytes.filter(|bytes| *bytes != 0),
