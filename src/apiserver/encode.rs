@@ -122,12 +122,7 @@ impl Encoder {
 
     fn table_row(&self, value: Value, version: &str) -> Value {
         let cells = self.row.descriptor.strategy.cells(&value, skiff_base::time::now());
-        let object = match self.include {
-            IncludeObject::None => return json!({ "cells": cells }),
-            IncludeObject::Metadata => partial(value, version),
-            IncludeObject::Object => value,
-        };
-        json!({ "cells": cells, "object": object })
+        table_row(cells, value, self.include, version)
     }
 
     /// The object of a bookmark.
@@ -153,6 +148,16 @@ impl Encoder {
             }
         }
     }
+}
+
+/// A row of a table, with as much of its object as the client asks for.
+pub(crate) fn table_row(cells: Vec<Value>, value: Value, include: IncludeObject, version: &str) -> Value {
+    let object = match include {
+        IncludeObject::None => return json!({ "cells": cells }),
+        IncludeObject::Metadata => partial(value, version),
+        IncludeObject::Object => value,
+    };
+    json!({ "cells": cells, "object": object })
 }
 
 /// The metadata alone.

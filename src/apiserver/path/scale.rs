@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use skiff_api::duration::human_since;
 use skiff_api::managed::{self, Applying, Owners, Versions, Writer};
 use skiff_api::schema::Type;
 use skiff_api::selector::LabelSelector;
@@ -19,9 +20,9 @@ use super::update::{Change, MODIFIED, Part, check_name};
 use super::warn_all;
 use crate::admission::{self, Request};
 use crate::call::{Call, Target};
-use crate::encode;
+use crate::encode::{self, IncludeObject};
 use crate::meta;
-use crate::negotiate::negotiate;
+use crate::negotiate::{Form, Wanted, negotiate};
 use crate::registry::Row;
 use crate::reply::Reply;
 use crate::server::Server;
@@ -80,16 +81,51 @@ fn scale_of(object: &Value, paths: Option<&ScalePaths>) -> Value {
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
 }
 
+/// A Scale in the form that the client wants.
+fn reply(scale: Value, paths: Option<&ScalePaths>, wanted: Wanted, include: IncludeObject) -> Reply {
+    let value = match wanted.form {
+        Form::Object => scale,
+        Form::Metadata(version) => encode::partial(scale, version),
+        Form::Table(version) => table(scale, paths.is_some(), include, version),
+    };
+    encode::value(200, &value, wanted.encoding)
+}
+
+/// What upstream shows of a Scale. Of a custom resource's, which is printed from its fields, a zero that is left out is
+/// nothing.
+fn table(scale: Value, custom: bool, include: IncludeObject, version: &str) -> Value {
+    let number = |part: &str| match &scale[part]["replicas"] {
+        Value::Null if !custom => 0.into(),
+        number => number.clone(),
+    };
+    let created = scale["metadata"]["creationTimestamp"].as_str().and_then(|text| text.parse().ok());
+    let age = created.map_or_else(|| "<unknown>".to_owned(), |at| human_since(at, skiff_base::time::now()));
+    let cells = vec![scale["metadata"]["name"].clone(), number("spec"), number("status"), age.into()];
+    let column = |name: &str, kind: &str, format: &str, description: &str| json!({"name": name, "type": kind, "format": format, "description": description, "priority": 0});
+    let columns = [
+        column("Name", "string", if custom { "name" } else { "" }, "The name of the object that is scaled."),
+        column("Desired", "integer", "", "How many replicas are wanted."),
+        column("Available", "integer", "", "How many replicas there are."),
+        column("Age", if custom { "date" } else { "string" }, "", "How long ago the object was created."),
+    ];
+    let metadata = json!({"resourceVersion": scale["metadata"]["resourceVersion"]});
+    json!({
+        "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata,
+        "columnDefinitions": columns, "rows": [encode::table_row(cells, scale, include, version)],
+    })
+}
+
 impl Server {
     pub(crate) async fn get_scale(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
-        let wanted = negotiate(call.header(http::header::ACCEPT), false)?;
+        let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
+        let include = IncludeObject::parse(call.query.get("includeObject"))?;
         let object = self.current(row, &key_of(target)).await?;
         let object = self.to_row(&object, row).await?;
         let paths = row.descriptor.strategy.scale();
         if let Some(paths) = paths.filter(|paths| at(&object, &paths.spec).is_null()) {
             return Err(ApiError::internal(format!("the spec replicas field {:?} does not exist", paths.spec)));
         }
-        Ok(encode::value(200, &scale_of(&object, paths), wanted.encoding))
+        Ok(reply(scale_of(&object, paths), paths, wanted, include))
     }
 
     pub(crate) async fn update_scale(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
@@ -165,12 +201,14 @@ impl Server {
         make: impl Fn(&Value) -> Result<Value, ApiError>,
     ) -> Result<Reply, ApiError> {
         let Writing { call, row, target, options, ownership } = writing;
-        let wanted = negotiate(call.header(http::header::ACCEPT), false)?;
+        let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
+        let include = IncludeObject::parse(call.query.get("includeObject"))?;
         let key = key_of(target);
         let change = Change { row, key: &key, part: Part::Scale, user: &call.user, ownership, options };
         let object = self.change(&change, &mut warnings, make).await?;
         let object = self.to_row(&object, row).await?;
-        let mut reply = encode::value(200, &scale_of(&object, row.descriptor.strategy.scale()), wanted.encoding);
+        let paths = row.descriptor.strategy.scale();
+        let mut reply = reply(scale_of(&object, paths), paths, wanted, include);
         warn_all(&mut reply, &warnings);
         Ok(reply)
     }
@@ -275,6 +313,14 @@ mod tests {
             (&scale["spec"], &scale["status"]),
             (&json!({"replicas": 3}), &json!({"replicas": 2, "selector": "a=b"}))
         );
+        let cells = |object: &Value, paths: Option<&ScalePaths>| {
+            let shown = table(scale_of(object, paths), paths.is_some(), IncludeObject::Metadata, "v1");
+            assert_eq!(shown["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+            shown["rows"][0]["cells"].clone()
+        };
+        assert_eq!(cells(&deployment, None), json!(["d", 2, 1, "<unknown>"]));
+        assert_eq!(cells(&controller, None), json!(["r", 0, 0, "<unknown>"]));
+        assert_eq!(cells(&json!({"metadata": {"name": "c"}}), Some(&paths)), json!(["c", null, 0, "<unknown>"]));
         let mut bare = json!({});
         set_at(&mut bare, &paths.spec, json!(4));
         assert_eq!(bare, json!({"spec": {"size": {"wanted": 4}}}));
