@@ -41,6 +41,9 @@ pub struct Arguments {
     /// Take over fields that others own
     #[arg(long)]
     force_conflicts: bool,
+    /// Apply to this subresource (status, scale, resize) of the objects, with --server-side
+    #[arg(long, default_value = "")]
+    subresource: String,
     #[command(flatten)]
     deleting: Deleting,
     /// Selector (label query): which of the objects are applied, and may be pruned
@@ -85,6 +88,9 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         return Err(Failure::text(
             "all resources selected for prune without explicitly passing --all. To prune all resources, pass the --all flag. If you did not mean to prune all resources, specify a label selector",
         ));
+    }
+    if !arguments.subresource.is_empty() && !arguments.server_side {
+        return Err(Failure::text("--subresource can only be specified for --server-side"));
     }
     // Read before anything is changed.
     arguments.deleting.timeout()?;
@@ -141,7 +147,7 @@ async fn apply(
 async fn on_server(server: &Server, arguments: &Arguments, manifest: &Manifest, resource: &Resource) -> Result<Value> {
     let writing = &arguments.writing;
     let force = if arguments.force_conflicts { "true" } else { "false" };
-    let base = path(resource, Some(manifest.namespace()), manifest.name(), "");
+    let base = path(resource, Some(manifest.namespace()), manifest.name(), &arguments.subresource);
     let path = with_query(&writing.query(&base, MANAGER)?, &[("force", force)]);
     let mut object = server.patch(&path, PatchKind::Apply, &manifest.object).await.map_err(of_server_side)?;
     if writing.dry_run()? == DryRun::No && writing.field_manager.is_empty() {

@@ -228,6 +228,9 @@ pub struct Replace {
     /// Delete the objects and create them again
     #[arg(long)]
     force: bool,
+    /// Replace this subresource (status, scale, resize) of the objects
+    #[arg(long, default_value = "")]
+    subresource: String,
     /// Seconds that the old objects get, with --force
     #[arg(long, default_value = "-1", allow_negative_numbers = true)]
     grace_period: i64,
@@ -241,29 +244,42 @@ pub async fn replace(server: &Server, arguments: Replace) -> Result {
     if arguments.force {
         remove(server, &arguments, &mut manifests).await?;
     }
-    for mut manifest in manifests {
-        let resource = manifest.place(server).await?;
-        let object = if arguments.save_config { remembering(&manifest.object) } else { manifest.object.clone() };
-        let replacing = |e: anyhow::Error| {
-            let plain = api_error(&e).is_some_and(|e: &ApiError| e.reason == "Invalid");
-            if plain { e } else { Failure::while_doing(e, format!("error when replacing {:?}", manifest.source)) }
-        };
-        let at = path(resource, Some(manifest.namespace()), manifest.name(), "");
-        if arguments.force {
-            let collection = path(resource, Some(manifest.namespace()), "", "");
-            let path = arguments.writing.query(&collection, "kubectl-replace")?;
-            let made = server.post(&path, &object).await.map_err(replacing)?;
-            arguments.writing.tell(resource, &made, "replaced")?;
-            continue;
+    // One object that can't be replaced doesn't keep the others from it.
+    let mut failed = None;
+    for manifest in manifests {
+        if let Err(e) = replace_one(server, &arguments, manifest).await
+            && let Some(previous) = failed.replace(e)
+        {
+            eprintln!("{}", crate::failure::sentence(&previous));
         }
-        if arguments.writing.dry_run()? == DryRun::Client {
-            arguments.writing.tell(resource, &object, "replaced")?;
-            continue;
-        }
-        let made = server.put(&arguments.writing.query(&at, "kubectl-replace")?, &object).await.map_err(replacing)?;
-        arguments.writing.tell(resource, &made, "replaced")?;
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
+}
+
+async fn replace_one(server: &Server, arguments: &Replace, mut manifest: Manifest) -> Result {
+    const MANAGER: &str = "kubectl-replace";
+    let resource = manifest.place(server).await?;
+    let mut object = if arguments.save_config { remembering(&manifest.object) } else { manifest.object.clone() };
+    let replacing = |e: anyhow::Error| {
+        let plain = api_error(&e).is_some_and(|e: &ApiError| e.reason == "Invalid");
+        if plain { e } else { Failure::while_doing(e, format!("error when replacing {:?}", manifest.source)) }
+    };
+    let at = |name: &str, subresource: &str| path(resource, Some(manifest.namespace()), name, subresource);
+    let made = if arguments.force {
+        server.post(&arguments.writing.query(&at("", ""), MANAGER)?, &object).await.map_err(replacing)?
+    } else if arguments.writing.dry_run()? == DryRun::Client {
+        object
+    } else {
+        let at = at(manifest.name(), &arguments.subresource);
+        if object["metadata"]["resourceVersion"].as_str().unwrap_or_default().is_empty()
+            && let Ok(current) = server.get(&at).await
+        {
+            // Whatever is there is replaced. Where nothing can be read, the write says why.
+            object["metadata"]["resourceVersion"] = current["metadata"]["resourceVersion"].clone();
+        }
+        server.put(&arguments.writing.query(&at, MANAGER)?, &object).await.map_err(replacing)?
+    };
+    arguments.writing.tell(resource, &made, "replaced")
 }
 
 /// Deletes what is there of the objects, and waits until it is gone.

@@ -1,5 +1,7 @@
 //! The resource types that the server has, under all the names that people call them by.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use crate::server::Server;
@@ -64,6 +66,14 @@ impl Resource {
             name: kind.to_ascii_lowercase(),
             kind,
             ..Self::default()
+        }
+    }
+
+    /// What an answer for an object of this type is of: a subresource may have a kind of its own.
+    pub fn in_answer(&self, object: &Value) -> Cow<'_, Self> {
+        match object["kind"].as_str() {
+            Some(kind) if kind != self.kind => Cow::Owned(Self::of_object(object)),
+            _ => Cow::Borrowed(self),
         }
     }
 

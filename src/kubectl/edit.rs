@@ -28,7 +28,7 @@ pub struct Arguments {
     words: Vec<String>,
     #[command(flatten)]
     selection: Selection,
-    /// status, scale
+    /// Edit this subresource (status, scale, resize) of the object
     #[arg(long, default_value = "")]
     subresource: String,
     /// Remember the configuration in an annotation, for a later apply
@@ -50,7 +50,9 @@ pub enum What {
 }
 
 pub async fn run(server: &Server, arguments: Arguments, what: What) -> Result {
-    let found = arguments.selection.find(server, &arguments.words, Some(&server.namespace)).await?;
+    let namespace = Some(server.namespace.as_str());
+    let found =
+        arguments.selection.find_subresource(server, &arguments.words, namespace, &arguments.subresource).await?;
     if found.is_empty() {
         return Err(Failure::text("no objects passed to edit"));
     }
@@ -197,7 +199,7 @@ async fn save(
         };
         let (kind, body) = body.map_err(Unsaved::Wrong)?;
         match patch(server, arguments, target, kind, &body).await {
-            Ok(name) => println!("{} edited", target.resource.label(&name)),
+            Ok(label) => println!("{label} edited"),
             Err(e) => match api_error(&e) {
                 Some(refused) if refused.reason == "Invalid" => {
                     let causes =
@@ -238,7 +240,7 @@ async fn patch(
     }
     let path = arguments.writing.query(&target.path(&arguments.subresource), "kubectl-edit")?;
     let made = server.patch(&path, kind, body).await?;
-    Ok(made["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+    Ok(target.resource.in_answer(&made).label(made["metadata"]["name"].as_str().unwrap_or_default()))
 }
 
 /// The file that is edited, readable by its owner alone: it may hold a secret.

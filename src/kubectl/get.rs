@@ -9,7 +9,7 @@ use crate::failure::is_not_found;
 use crate::manifest::Files;
 use crate::print::{JsonPath, Output, Table, without_managed_fields};
 use crate::server::{JSON, Server, TABLE, path, with_query};
-use crate::targets::{self, Target};
+use crate::targets::{self, BULK, Target};
 use crate::{Failure, Result};
 
 mod rows;
@@ -58,6 +58,9 @@ pub struct Arguments {
     /// Don't hide managedFields
     #[arg(long)]
     show_managed_fields: bool,
+    /// Get this subresource (status, scale, resize) of the objects
+    #[arg(long, default_value = "")]
+    subresource: String,
     /// Treat "resource not found" as success
     #[arg(long)]
     ignore_not_found: bool,
@@ -101,6 +104,9 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             return Err(Failure::text("you may only specify a single resource type"));
         };
         return get.watch(target).await;
+    }
+    if !arguments.subresource.is_empty() && targets.iter().any(|target| target.names.is_empty()) {
+        return Err(Failure::text(BULK));
     }
     match get.output {
         Output::Table { .. } => get.tables(&targets).await,
@@ -154,8 +160,10 @@ impl Get<'_> {
     async fn answers(&self, target: &Target, accept: &str, missing: &mut Vec<anyhow::Error>) -> Result<Vec<Value>> {
         let mut answers = Vec::new();
         let namespace = target.namespace.as_deref().or(self.namespace());
+        // Of what files name there is the whole, as upstream does.
+        let part = if self.arguments.files.is_empty() { self.arguments.subresource.as_str() } else { "" };
         for name in &target.names {
-            match self.server.object(&target.resource, namespace, name, accept).await {
+            match self.server.subresource(&target.resource, namespace, name, part, accept).await {
                 Ok(answer) => answers.push(answer),
                 Err(e) if is_not_found(&e) && self.arguments.ignore_not_found => {}
                 Err(e) if is_not_found(&e) => missing.push(e),

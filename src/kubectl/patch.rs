@@ -25,7 +25,7 @@ pub struct Arguments {
     /// One of json, merge, strategic
     #[arg(long = "type", default_value = "strategic")]
     ty: String,
-    /// status, scale, resize
+    /// Patch this subresource (status, scale, resize) of the object
     #[arg(long, default_value = "")]
     subresource: String,
     /// Don't ask the server: patch what the file holds
@@ -42,7 +42,8 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
     let found = if arguments.local {
         arguments.selection.files.found()?
     } else {
-        arguments.selection.find(server, &arguments.words, Some(&server.namespace)).await?
+        let namespace = Some(server.namespace.as_str());
+        arguments.selection.find_subresource(server, &arguments.words, namespace, &arguments.subresource).await?
     };
     if found.is_empty() {
         return Err(Failure::text("no objects passed to patch"));
@@ -56,7 +57,7 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
                 .await
                 .map_err(|e| unsupported(e, kind, &found.resource.gvk_text()))?
         };
-        let changed = if here { after != found.object } else { !same(&found.object, &after) };
+        let changed = after != found.object;
         writing.tell(&found.resource, &after, if changed { "patched" } else { "patched (no change)" })?;
     }
     Ok(())
@@ -94,10 +95,4 @@ impl Arguments {
         };
         Ok(yaml::document(&text).map_err(|e| Failure::text(format!("unable to parse {text:?}: {e}")))?.value)
     }
-}
-
-/// Whether a write changed nothing.
-pub fn same(before: &Value, after: &Value) -> bool {
-    let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
-    version(before) == version(after)
 }

@@ -101,7 +101,7 @@ impl Output {
         let allowed: Vec<&str> = FORMATS.into_iter().filter(|format| tables || !OF_TABLES.contains(format)).collect();
         if !name.is_empty() && !allowed.contains(&name) {
             return Err(Failure::text(format!(
-                "unable to match a printer suitable for the output format {name:?}, allowed formats are: {}",
+                "unable to match a printer suitable for the output format {text:?}, allowed formats are: {}",
                 allowed.join(",")
             )));
         }
@@ -114,8 +114,10 @@ impl Output {
             }));
         }
         let read = |path: &str| {
+            // Of columns upstream says it in other words.
+            let flag = if name == "custom-columns-file" { "template" } else { "--template" };
             std::fs::read_to_string(path)
-                .map_err(|e| Failure::text(format!("error reading --template {path}, {}\n", os_error(&e))))
+                .map_err(|e| Failure::text(format!("error reading {flag} {path}, open {path}: {}", os_error(&e))))
         };
         Ok(match name {
             "" => Self::Table { wide: false },
@@ -148,8 +150,8 @@ impl Output {
             Self::Template(template) => template.evaluate(object)?,
             Self::Columns(columns) => columns.table(std::slice::from_ref(object), true)?.to_string(),
             Self::Name | Self::Table { .. } => {
-                let name = object["metadata"]["name"].as_str().unwrap_or_default();
-                resource.map_or_else(|| name.to_owned(), |resource| resource.label(name)) + "\n"
+                let name = object["metadata"]["name"].as_str().unwrap_or("<unknown>");
+                resource.map_or_else(|| name.to_owned(), |resource| resource.in_answer(object).label(name)) + "\n"
             }
         })
     }

@@ -77,7 +77,7 @@ impl Server {
         self.send(Method::GET, path, JSON, None).await
     }
 
-    /// GET of one object. Where the object's namespace is missing, too, that is the error, as upstream.
+    /// GET of one object.
     pub async fn object(
         &self,
         resource: &Resource,
@@ -85,7 +85,19 @@ impl Server {
         name: &str,
         accept: &str,
     ) -> Result<Value> {
-        let missing = match self.get_as(&path(resource, namespace, name, ""), accept).await {
+        self.subresource(resource, namespace, name, "", accept).await
+    }
+
+    /// GET of an object's subresource. Where the object's namespace is missing, too, that is the error, as upstream.
+    pub async fn subresource(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        name: &str,
+        subresource: &str,
+        accept: &str,
+    ) -> Result<Value> {
+        let missing = match self.get_as(&path(resource, namespace, name, subresource), accept).await {
             Err(e) if is_not_found(&e) => e,
             answer => return answer,
         };

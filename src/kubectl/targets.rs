@@ -40,6 +40,9 @@ Example resource specifications include:
    '<resource> <name>'
    '<resource>'";
 
+/// Only single objects have subresources.
+pub const BULK: &str = "subresource cannot be used when bulk resources are specified";
+
 /// One object on the server.
 pub struct Found {
     pub resource: Resource,
@@ -110,7 +113,18 @@ impl Selection {
 
     /// The objects on the server. Names that don't exist are errors. `namespace: None`: all namespaces.
     pub async fn find(&self, server: &Server, words: &[String], namespace: Option<&str>) -> Result<Vec<Found>> {
-        match self.find_each(server, words, namespace).await? {
+        self.find_subresource(server, words, namespace, "").await
+    }
+
+    /// The same of a subresource; what files name is found as it is, as upstream does.
+    pub async fn find_subresource(
+        &self,
+        server: &Server,
+        words: &[String],
+        namespace: Option<&str>,
+        subresource: &str,
+    ) -> Result<Vec<Found>> {
+        match self.each(server, words, namespace, subresource).await? {
             (_, Some(missing)) => Err(missing),
             (found, None) => Ok(found),
         }
@@ -122,6 +136,16 @@ impl Selection {
         server: &Server,
         words: &[String],
         namespace: Option<&str>,
+    ) -> Result<(Vec<Found>, Option<anyhow::Error>)> {
+        self.each(server, words, namespace, "").await
+    }
+
+    async fn each(
+        &self,
+        server: &Server,
+        words: &[String],
+        namespace: Option<&str>,
+        subresource: &str,
     ) -> Result<(Vec<Found>, Option<anyhow::Error>)> {
         let (mut found, mut missing) = (Vec::new(), None);
         let mut take = |resource: &Resource, object: Result<Value>| match object {
@@ -149,12 +173,15 @@ impl Selection {
                 if self.is_empty() && namespace.is_some() {
                     return Err(Failure::text("resource(s) were provided, but no name was specified"));
                 }
+                if !subresource.is_empty() {
+                    return Err(Failure::text(BULK));
+                }
                 for object in self.list(server, &resource, namespace).await? {
                     take(&resource, Ok(object));
                 }
             }
             for name in names {
-                take(&resource, server.object(&resource, namespace, &name, JSON).await);
+                take(&resource, server.subresource(&resource, namespace, &name, subresource, JSON).await);
             }
         }
         Ok((found, missing))

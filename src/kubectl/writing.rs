@@ -95,7 +95,8 @@ impl Writing {
     /// Tells what was done, or prints the object.
     pub fn tell(&self, resource: &Resource, object: &Value, what: &str) -> Result {
         let dry = self.dry_run()?.suffix();
-        self.printing.print(object, resource, || {
+        let resource = resource.in_answer(object);
+        self.printing.print(object, &resource, || {
             format!("{} {what}{dry}", resource.label(object["metadata"]["name"].as_str().unwrap_or_default()))
         })
     }

@@ -53,6 +53,8 @@ pub struct View<'a> {
     arguments: &'a Arguments,
     /// Which of the server's columns are shown.
     columns: Vec<usize>,
+    /// The one that holds the name.
+    name: Option<usize>,
     headed: bool,
     pub rows: usize,
 }
@@ -66,6 +68,7 @@ impl<'a> View<'a> {
             with_namespace: get.arguments.all_namespaces && resource.namespaced,
             arguments: get.arguments,
             columns: Vec::new(),
+            name: None,
             headed: get.arguments.no_headers,
             rows: 0,
         }
@@ -77,6 +80,7 @@ impl<'a> View<'a> {
         if let Some(definitions) = answer["columnDefinitions"].as_array().filter(|d| !d.is_empty()) {
             let shown = |definition: &Value| self.wide || definition["priority"].as_i64().unwrap_or_default() == 0;
             self.columns = (0..definitions.len()).filter(|nth| shown(&definitions[*nth])).collect();
+            self.name = definitions.iter().position(|column| column["format"] == "name" && column["type"] == "string");
             if !self.headed && answer["rows"].as_array().is_some_and(|rows| !rows.is_empty()) {
                 self.headed = true;
                 table.row(self.header(definitions));
@@ -109,11 +113,11 @@ impl<'a> View<'a> {
         if self.with_namespace {
             cells.push(metadata["namespace"].as_str().unwrap_or_default().to_owned());
         }
-        for (nth, column) in self.columns.iter().enumerate() {
+        for column in &self.columns {
             // Where the server has nothing to show, upstream shows nothing.
             let value = &row["cells"][*column];
             let text = if value.is_null() { String::new() } else { cell(value) };
-            cells.push(if nth == 0 && self.with_kind { self.resource.label(&text) } else { text });
+            cells.push(if self.with_kind && self.name == Some(*column) { self.resource.label(&text) } else { text });
         }
         for label in &self.arguments.label_columns {
             cells.push(metadata["labels"][label].as_str().unwrap_or_default().to_owned());
@@ -135,7 +139,8 @@ fn as_table(answer: &Value, now: Timestamp) -> Value {
         let age = created.map_or_else(|| "<unknown>".to_owned(), |at| human_since(at, now));
         json!({"cells": [metadata["name"], age], "object": {"metadata": metadata}})
     };
-    json!({"columnDefinitions": [{"name": "Name"}, {"name": "Age"}], "rows": items.iter().map(row).collect::<Vec<_>>()})
+    let columns = json!([{"name": "Name", "type": "string", "format": "name"}, {"name": "Age"}]);
+    json!({"columnDefinitions": columns, "rows": items.iter().map(row).collect::<Vec<_>>()})
 }
 
 #[cfg(test)]
