@@ -5,6 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use crate::discovery::Resource;
+use crate::print::Output;
 use crate::{Failure, Result};
 
 mod change;
@@ -31,9 +33,15 @@ enum Command {
         /// Put the contents of files in place of their names
         #[arg(long)]
         flatten: bool,
-        /// yaml or json
-        #[arg(short, long, default_value = "yaml")]
+        /// All files as one; without it, only the one of --kubeconfig
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+        merge: Option<bool>,
+        /// Output format: yaml, json, name, go-template=..., jsonpath=... and their -file forms
+        #[arg(short, long, default_value = "", hide_default_value = true)]
         output: String,
+        /// The template, or its file, of -o go-template and -o jsonpath
+        #[arg(long, default_value = "", hide_default_value = true)]
+        template: String,
     },
     /// Display the current-context
     CurrentContext,
@@ -88,14 +96,17 @@ pub fn run(global: &Global, arguments: Arguments) -> Result {
         Err(_) if changes => json!({"current-context": ""}),
         merged => merged?,
     };
-    if let Some(context) = &global.context {
-        config["current-context"] = context.as_str().into();
-    }
+    canonical(&mut config);
     let current = config["current-context"].as_str().unwrap_or_default().to_owned();
     match arguments.command {
-        Command::View { raw, minify, flatten, output } => {
+        Command::View { raw, minify, flatten, merge, output, template } => {
+            let format = if output.is_empty() && template.is_empty() { "yaml" } else { &output };
+            let shown = Output::parse(format, &template, false)?;
+            if merge == Some(false) && global.kubeconfig.is_none() {
+                return Err(Failure::text("if merge==false a precise file must be specified"));
+            }
             if minify {
-                keep_current(&mut config, &current);
+                keep_current(&mut config, global.context.as_deref().unwrap_or(&current))?;
             }
             if flatten {
                 self::flatten(&mut config)?;
@@ -103,7 +114,8 @@ pub fn run(global: &Global, arguments: Arguments) -> Result {
             if !raw && !flatten {
                 redact(&mut config);
             }
-            print!("{}", crate::print::structured(&config, &output)?);
+            canonical(&mut config);
+            print!("{}", shown.show(&config, Some(&Resource::of_object(&config)))?);
             Ok(())
         }
         Command::CurrentContext => {
@@ -192,12 +204,49 @@ fn flatten(config: &mut Value) -> Result {
     Ok(())
 }
 
-fn keep_current(config: &mut Value, current: &str) {
-    let context = config["contexts"].as_array().into_iter().flatten().find(|c| c["name"] == current).cloned();
-    let uses = |field: &str| context.as_ref().map(|c| c["context"][field].clone()).unwrap_or_default();
-    for (list, name) in [("contexts", Value::from(current)), ("clusters", uses("cluster")), ("users", uses("user"))] {
+/// Leaves a context, and what it uses.
+fn keep_current(config: &mut Value, current: &str) -> Result {
+    if current.is_empty() {
+        return Err(Failure::text("current-context must exist in order to minify"));
+    }
+    config["current-context"] = current.into();
+    let context = config["contexts"].as_array().into_iter().flatten().find(|c| c["name"] == current);
+    let uses = |field: &str| context.and_then(|c| c["context"][field].as_str()).unwrap_or_default().to_owned();
+    let kept = [
+        ("context", "contexts", current.to_owned()),
+        ("cluster", "clusters", uses("cluster")),
+        ("user", "users", uses("user")),
+    ];
+    for (what, list, name) in kept {
+        if !name.is_empty() && !has(config, list, &name) {
+            return Err(Failure::text(format!("cannot locate {what} {name}")));
+        }
         if let Some(entries) = config[list].as_array_mut() {
-            entries.retain(|entry| entry["name"] == name);
+            entries.retain(|entry| entry["name"] == *name);
+        }
+    }
+    Ok(())
+}
+
+/// As upstream writes it: in the order of the names, nothing where a list has no entry or a field no value.
+fn canonical(config: &mut Value) {
+    for (list, section) in [("clusters", "cluster"), ("contexts", "context"), ("users", "user")] {
+        let Some(entries) = config[list].as_array_mut().filter(|entries| !entries.is_empty()) else {
+            config[list] = Value::Null;
+            continue;
+        };
+        entries.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+        for fields in entries.iter_mut().filter_map(|entry| entry.get_mut(section)?.as_object_mut()) {
+            let empty = |value: &Value| matches!(value, Value::Null | Value::Bool(false)) || *value == "";
+            fields.retain(|name, value| matches!(name.as_str(), "server" | "cluster" | "user") || !empty(value));
+            if let Some(exec) = fields.get_mut("exec").and_then(Value::as_object_mut) {
+                // Of these upstream writes each.
+                for (name, default) in
+                    [("args", Value::Null), ("env", Value::Null), ("provideClusterInfo", false.into())]
+                {
+                    exec.entry(name).or_insert(default);
+                }
+            }
         }
     }
 }
@@ -232,5 +281,36 @@ mod tests {
             "users": [{"name": "u", "user": {"client-key-data": "secret", "token": "secret"}}]});
         redact(&mut config);
         assert!(!config.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn a_context_is_kept_with_what_it_uses() {
+        let named = |list: &str, names: &[&str]| -> Value {
+            names
+                .iter()
+                .map(|name| json!({"name": name, list: {"insecure-skip-tls-verify": false, "server": ""}}))
+                .collect()
+        };
+        let context = |name: &str, cluster: &str| json!({"name": name, "context": {"cluster": cluster, "user": "u"}});
+        let whole = json!({"current-context": "a", "clusters": named("cluster", &["z", "c"]), "users": named("user", &["u", "v"]),
+            "contexts": [context("a", "c"), context("broken", "nope")]});
+        let kept = |current: &str| {
+            let mut config = whole.clone();
+            keep_current(&mut config, current).map_err(|e| e.to_string())?;
+            let names = |list: &str| config[list].as_array().map_or(0, Vec::len);
+            Ok::<_, String>((names("clusters"), names("contexts"), names("users")))
+        };
+        assert_eq!(kept("a"), Ok((1, 1, 1)));
+        assert_eq!(kept(""), Err("current-context must exist in order to minify".to_owned()));
+        assert_eq!(kept("no"), Err("cannot locate context no".to_owned()));
+        assert_eq!(kept("broken"), Err("cannot locate cluster nope".to_owned()));
+        let mut config = whole.clone();
+        config["users"] = json!([]);
+        canonical(&mut config);
+        assert_eq!(
+            config["clusters"],
+            json!([{"name": "c", "cluster": {"server": ""}}, {"name": "z", "cluster": {"server": ""}}])
+        );
+        assert_eq!(config["users"], Value::Null);
     }
 }
