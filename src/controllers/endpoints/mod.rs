@@ -246,8 +246,15 @@ fn start_endpoints(context: &Context) {
     let endpoints = context.informers.lister::<Endpoints>();
     let queue = Queue::new(OldEndpoints::NAME);
     watch_pods(&services, &pods, &queue);
-    let adding = queue.clone();
-    endpoints.subscribe(move |change| adding.add(ObjectKey::of(&**change.object())));
+    let (adding, all) = (queue.clone(), services.clone());
+    endpoints.subscribe(move |change| {
+        // Those that someone makes may come before their service.
+        let key = ObjectKey::of(&**change.object());
+        if all.get(&key).is_some() {
+            adding.add(key);
+        }
+    });
+    let leftovers = queue.clone();
     let controller = Arc::new(OldEndpoints {
         client: context.client("endpoint-controller"),
         services: services.clone(),
@@ -258,6 +265,8 @@ fn start_endpoints(context: &Context) {
         services.synced().await;
         pods.synced().await;
         endpoints.synced().await;
+        // Services may have gone while nobody saw it.
+        endpoints.list().iter().for_each(|endpoints| leftovers.add(ObjectKey::of(&**endpoints)));
     });
 }
 
@@ -275,12 +284,8 @@ impl Reconciler for OldEndpoints {
         let api = self.client.namespaced::<Endpoints>(&key.namespace);
         let old = self.endpoints.get(key);
         let Some(service) = self.services.get(key) else {
-            // Those of a service that is gone go with it; those that someone made without one stay.
-            let ours = |endpoints: &&Arc<Endpoints>| {
-                let labels = endpoints.metadata.labels.as_ref();
-                labels.is_some_and(|labels| labels.contains_key("endpoints.kubernetes.io/managed-by"))
-            };
-            return match old.as_ref().filter(ours) {
+            // Whoever made them: they go with the service of their name.
+            return match &old {
                 Some(endpoints) if !is_lease(endpoints) => {
                     match api.delete(&key.name, &DeleteOptions::default()).await {
                         Ok(()) => Ok(Next::Done),
@@ -334,14 +339,27 @@ mod tests {
             "spec": {"selector": {"app": "a"}, "ports": [{"port": 80}]}}));
         stage.put(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "manual", "namespace": "x"},
             "spec": {"ports": [{"port": 80}]}}));
+        let by_hand = |name: &str, annotations: Value| {
+            json!({"apiVersion": "v1", "kind": "Endpoints",
+                "metadata": {"name": name, "namespace": "x", "annotations": annotations}, "subsets": []})
+        };
+        let left = |fake: &skiff_client::fake::FakeTransport| -> Vec<String> {
+            let names = fake.objects(ENDPOINTS).into_iter().map(|e| e["metadata"]["name"].as_str().map(str::to_owned));
+            names.flatten().collect()
+        };
+        stage.put(by_hand("leftover", json!({})));
+        stage.put(by_hand("lease", json!({"control-plane.alpha.kubernetes.io/leader": "{}"})));
+        stage.put(by_hand("manual", json!({})));
         super::start(&stage.context());
+        stage.until("what has no service is gone", |fake| !left(fake).contains(&"leftover".to_owned())).await;
+        stage.put(by_hand("early", json!({})));
         stage.until("an empty slice", |fake| fake.objects(SLICES).len() == 1).await;
         stage.put(pod("p", "10.0.0.1"));
         stage.put(pod("q", "10.0.0.2"));
         stage.until("both", |fake| addresses(&fake.objects(SLICES)) == ["10.0.0.1", "10.0.0.2"]).await;
         stage
             .until("both in the old form", |fake| {
-                fake.objects(ENDPOINTS).first().is_some_and(|e| e["subsets"][0]["addresses"][1]["ip"] == "10.0.0.2")
+                fake.objects(ENDPOINTS).iter().any(|e| e["subsets"][0]["addresses"][1]["ip"] == "10.0.0.2")
             })
             .await;
         stage.delete("/api/v1/namespaces/x/pods/p").await;
@@ -350,7 +368,9 @@ mod tests {
         stage.delete(&format!("/apis/discovery.k8s.io/v1/namespaces/x/endpointslices/{name}")).await;
         stage.until("it is back", |fake| addresses(&fake.objects(SLICES)) == ["10.0.0.2"]).await;
         stage.delete("/api/v1/namespaces/x/services/s").await;
-        stage.until("the old form is gone", |fake| fake.objects(ENDPOINTS).is_empty()).await;
+        stage.until("the old form is gone", |fake| left(fake) == ["early", "lease", "manual"]).await;
+        stage.delete("/api/v1/namespaces/x/services/manual").await;
+        stage.until("those made by hand, too", |fake| left(fake) == ["early", "lease"]).await;
         stage.end().await;
     }
 }
