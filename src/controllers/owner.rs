@@ -28,11 +28,6 @@ pub fn reference_to<K: Resource + Metadata<Ty = ObjectMeta>>(owner: &K) -> Owner
     }
 }
 
-/// The reference that lets an object go when `owner` does, without its being controlled by it.
-pub fn dependence_on<K: Resource + Metadata<Ty = ObjectMeta>>(owner: &K) -> OwnerReference {
-    OwnerReference { controller: None, block_owner_deletion: None, ..reference_to(owner) }
-}
-
 /// The uid of the controller, for indexes.
 pub fn controller_uid<K: Metadata<Ty = ObjectMeta>>(object: &K) -> Vec<String> {
     controller(object.metadata()).map(|reference| reference.uid.clone()).into_iter().collect()

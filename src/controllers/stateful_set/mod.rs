@@ -89,7 +89,11 @@ impl StatefulSets {
     /// Tells how an attempt on an object of the set ended.
     fn tell<T>(&self, set: &StatefulSet, verb: &str, what: &str, outcome: &Result<T>) {
         let name = set.metadata.name.as_deref().unwrap_or_default();
-        let capital = if verb == "create" { "Create" } else { "Delete" };
+        let capital = match verb {
+            "create" => "Create",
+            "update" => "Update",
+            _ => "Delete",
+        };
         let reference = EventRecorder::reference(set);
         match outcome {
             Ok(_) => {
@@ -115,6 +119,9 @@ impl StatefulSets {
         let template = template_of(revision).or_else(|| template_of(&revisions.update)).unwrap_or_default();
         let pod = pods::plan_pod(set, &template, name_of(revision), ordinal);
         let pod_name = pod.metadata.name.clone().unwrap_or_default();
+        if self.goes_first(key, set, &pod_name, ordinal) {
+            return Ok(());
+        }
         let outcome = match self.make_claims(key, set, &pod_name, ordinal).await? {
             Some(going) => Err(Error::Config(format!("pvc {going} is being deleted"))),
             None => self.client.namespaced::<Pod>(&key.namespace).create(&pod).await,
@@ -128,6 +135,29 @@ impl StatefulSets {
             Err(error) if is_closing(&error) => Ok(()),
             outcome => outcome.map(drop),
         }
+    }
+
+    /// Whether a claim goes with the pod that had this name before: the next one comes when it has gone.
+    fn goes_first(&self, key: &ObjectKey, set: &StatefulSet, pod_name: &str, ordinal: i32) -> bool {
+        let claim = |name: String| self.claims.get(&ObjectKey::new(&key.namespace, &name));
+        pods::goes_with_pod(set)
+            && pods::claim_names(set, ordinal)
+                .filter_map(claim)
+                .any(|claim| pods::is_stale::<Pod>(&claim, pod_name, ""))
+    }
+
+    /// Makes a pod that was taken over what the set's own are.
+    async fn repair(&self, key: &ObjectKey, set: &StatefulSet, pod: &Pod) -> Result<()> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let Some(ordinal) = pods::ordinal_of(set, pod) else { return Ok(()) };
+        let outcome = match self.make_claims(key, set, name, ordinal).await? {
+            Some(going) => Err(Error::Config(format!("pvc {going} is being deleted"))),
+            None => self.client.namespaced::<Pod>(&key.namespace).update(pod).await.map(drop),
+        };
+        if !outcome.as_ref().is_err_and(Error::is_conflict) {
+            self.tell(set, "update", &format!("Pod {name}"), &outcome);
+        }
+        outcome
     }
 
     /// Makes the claims of a pod that are not there; the name of one that is, but is being deleted.
@@ -167,15 +197,25 @@ impl StatefulSets {
         Ok(())
     }
 
-    /// Gives the claims to whom they are to go with.
-    async fn own_claims(&self, set: &StatefulSet, pods: &[Arc<Pod>]) -> Result<()> {
+    /// Gives the claims of the pods that are wanted, or of the others, to whom they are to go with.
+    async fn own_claims(&self, set: &StatefulSet, pods: &[Arc<Pod>], wanted: bool) -> Result<()> {
         let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
         for pod in pods {
             let Some(ordinal) = pods::ordinal_of(set, pod) else { continue };
-            let condemned = !plan::is_wanted(set, ordinal);
+            if plan::is_wanted(set, ordinal) != wanted {
+                continue;
+            }
             for name in pods::claim_names(set, ordinal) {
                 let Some(claim) = self.claims.get(&ObjectKey::new(namespace, &name)) else { continue };
-                if let Some(changed) = pods::plan_owners(set, &claim, pod, condemned) {
+                let changed = pods::plan_owners(set, &claim, pod, !wanted);
+                if (changed.is_some() || pod::phase(pod) == "Pending") && pods::is_anothers(set, &claim, pod) {
+                    let message = format!(
+                        "PersistentVolumeClaim {name} has a conflicting OwnerReference that acts as a manging controller, the retention policy is ignored for this claim"
+                    );
+                    let reference = EventRecorder::reference(set);
+                    self.events.record(reference, EventKind::Warning, "ConflictingController", message);
+                }
+                if let Some(changed) = changed {
                     self.client.namespaced::<PersistentVolumeClaim>(namespace).update(&changed).await?;
                 }
             }
@@ -233,9 +273,13 @@ impl Reconciler for StatefulSets {
         if set.metadata.deletion_timestamp.is_some() {
             return Ok(Next::Done);
         }
-        self.own_claims(&set, &pods).await?;
+        self.own_claims(&set, &pods, true).await?;
         self.replace_claims(key, &set, &pods).await?;
         let plan = plan::plan(&observed);
+        if plan.scales_down {
+            // Before the pods go: their claims go with them.
+            self.own_claims(&set, &pods, false).await?;
+        }
         for step in plan.steps {
             match step {
                 Step::Create { ordinal, updated } => {
@@ -243,6 +287,7 @@ impl Reconciler for StatefulSets {
                     self.create(key, &set, &revisions, revision, ordinal).await?;
                 }
                 Step::Delete(pod) => self.delete(key, &set, &pod).await?,
+                Step::Repair(pod) => self.repair(key, &set, &pod).await?,
             }
         }
         let mut live: Vec<&str> = pods.iter().map(|pod| pods::revision_of(pod)).collect();

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::pods::{ordinal_of, revision_of};
+use super::pods::{ordinal_of, plan_repair, revision_of};
 use crate::disruption::scaled;
 use crate::pod::{self, Availability};
 
@@ -21,6 +21,8 @@ pub enum Step {
         updated: bool,
     },
     Delete(Arc<Pod>),
+    /// What a pod is to look like that was taken over from somebody.
+    Repair(Box<Pod>),
 }
 
 /// What the plan is made from.
@@ -37,6 +39,8 @@ pub struct Observed<'a> {
 pub struct Plan {
     pub steps: Vec<Step>,
     pub wait: Option<Duration>,
+    /// Those that are one too many have their turn: their claims go with them, where the set says so.
+    pub scales_down: bool,
 }
 
 impl Observed<'_> {
@@ -86,6 +90,7 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     if !fill(&mut plan, observed, spec, &replicas, one_by_one) {
         return plan;
     }
+    plan.scales_down = true;
     let unhealthy = first_unhealthy(observed, &replicas, &condemned);
     for (_, pod) in &condemned {
         if pod.metadata.deletion_timestamp.is_some() {
@@ -103,7 +108,7 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
             return plan;
         }
     }
-    if plan.steps.is_empty() {
+    if plan.steps.iter().all(|step| matches!(step, Step::Repair(_))) {
         roll(&mut plan, observed, spec, &replicas);
     }
     plan
@@ -143,6 +148,7 @@ fn fill(
             continue;
         }
         if !one_by_one {
+            plan.steps.extend(repair(observed, pod, ordinal));
             continue;
         }
         // Even one that will never work is waited for, as upstream: its owner has to delete it.
@@ -150,7 +156,7 @@ fn fill(
             return false;
         }
         match observed.availability(pod) {
-            Availability::Yes => {}
+            Availability::Yes => plan.steps.extend(repair(observed, pod, ordinal)),
             Availability::In(left) => {
                 plan.wait = Some(left);
                 return false;
@@ -159,6 +165,10 @@ fn fill(
         }
     }
     true
+}
+
+fn repair(observed: &Observed<'_>, pod: &Pod, ordinal: i32) -> Option<Step> {
+    plan_repair(observed.set, pod, ordinal).map(|pod| Step::Repair(Box::new(pod)))
 }
 
 fn partition(spec: &StatefulSetSpec) -> Option<i32> {

@@ -23,7 +23,7 @@ fn set(spec: Value) -> StatefulSet {
 fn pod((ordinal, revision, state): &(i32, &str, char)) -> Arc<Pod> {
     let name = format!("w-{ordinal}");
     let ready = if *state == '+' { "True" } else { "False" };
-    let mut value = json!({"metadata": {"name": name, "uid": name, "labels": {"controller-revision-hash": revision}},
+    let mut value = json!({"metadata": {"name": name, "uid": name, "labels": {"controller-revision-hash": revision, "statefulset.kubernetes.io/pod-name": name}},
         "status": {"phase": if *state == 'x' { "Failed" } else { "Running" }, "conditions": [{"type": "Ready", "status": ready}]}});
     if *state == 'd' {
         value["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
@@ -37,6 +37,7 @@ fn said(set: &StatefulSet, pods: &[Arc<Pod>]) -> Vec<String> {
     let words = |step: &Step| match step {
         Step::Create { ordinal, updated } => format!("+{ordinal}{}", if *updated { "" } else { " old" }),
         Step::Delete(pod) => format!("-{}", ordinal_of(set, pod).expect("a number")),
+        Step::Repair(pod) => format!("~{}", ordinal_of(set, pod).expect("a number")),
     };
     steps.iter().map(words).collect()
 }
@@ -262,6 +263,80 @@ async fn claims_that_go_are_waited_for_and_replaced() {
     stage.end().await;
 }
 
+#[tokio::test]
+async fn a_pod_waits_for_the_claims_of_the_one_before_it() {
+    let stage = Stage::new();
+    let claim = |uid: &str| {
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": {}, "metadata": {"name": "data-w-0", "namespace": "x",
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "w-0", "uid": uid, "controller": true}]}})
+    };
+    stage.put(claim("of the one before"));
+    let template = json!({"metadata": {"name": "data"}, "spec": {}});
+    let policy = json!({"whenScaled": "Delete", "whenDeleted": "Retain"});
+    let spec =
+        json!({"replicas": 1, "volumeClaimTemplates": [template], "persistentVolumeClaimRetentionPolicy": policy});
+    let mut object = serde_json::to_value(set(spec)).expect("a set");
+    object["metadata"]["generation"] = json!(1);
+    stage.put(object);
+    super::start(&stage.context());
+    // Twice: after the second time the first is over.
+    for generation in [1, 2] {
+        let seen = |fake: &skiff_client::fake::FakeTransport| {
+            fake.objects("/apis/apps/v1/statefulsets")[0]["status"]["observedGeneration"] == generation
+        };
+        stage.until("the set is seen", seen).await;
+        let mut again = stage.fake.objects("/apis/apps/v1/statefulsets")[0].clone();
+        again["metadata"]["generation"] = json!(generation + 1);
+        stage.put(again);
+    }
+    assert!(stage.fake.objects("/api/v1/pods").is_empty());
+    // As the garbage collector does.
+    stage.delete("/api/v1/namespaces/x/persistentvolumeclaims/data-w-0").await;
+    stage.until("a pod", |fake| fake.objects("/api/v1/pods").len() == 1).await;
+    // Scaled down, the claim has its owner before the pod goes.
+    let mut pod = stage.fake.objects("/api/v1/pods")[0].clone();
+    pod["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True",
+        "lastTransitionTime": "2024-01-01T00:00:00Z"}]});
+    stage.put(pod.clone());
+    let mut down = stage.fake.objects("/apis/apps/v1/statefulsets")[0].clone();
+    down["spec"]["replicas"] = json!(0);
+    stage.put(down);
+    stage.until("the pod is gone", |fake| fake.objects("/api/v1/pods").is_empty()).await;
+    let owners = &stage.fake.objects("/api/v1/persistentvolumeclaims")[0]["metadata"]["ownerReferences"];
+    assert_eq!((&owners[0]["kind"], &owners[0]["uid"]), (&json!("Pod"), &pod["metadata"]["uid"]));
+    stage.end().await;
+}
+
+#[test]
+fn pods_that_were_taken_over_are_repaired() {
+    let claims = json!({"replicas": 2, "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]});
+    let set = set(claims);
+    let template = set.spec.as_ref().expect("a spec").template.clone();
+    let taken = |ordinal: i32, change: &dyn Fn(&mut Value), ready: bool| {
+        let mut pod = serde_json::to_value(plan_pod(&set, &template, "new", ordinal)).expect("a pod");
+        pod["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]});
+        change(&mut pod);
+        Arc::new(serde_json::from_value::<Pod>(pod).expect("a pod"))
+    };
+    let unlabeled = |pod: &mut Value| {
+        drop(pod["metadata"]["labels"].as_object_mut().expect("labels").remove("statefulset.kubernetes.io/pod-name"))
+    };
+    let elsewhere = |pod: &mut Value| {
+        pod["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}, {"name": "own", "emptyDir": {}}])
+    };
+    let as_is = |_: &mut Value| {};
+    assert_eq!(said(&set, &[taken(0, &as_is, true), taken(1, &as_is, true)]), Vec::<String>::new());
+    assert_eq!(said(&set, &[taken(0, &unlabeled, true), taken(1, &elsewhere, true)]), ["~0", "~1"]);
+    assert_eq!(said(&set, &[taken(0, &unlabeled, true)]), ["~0", "+1"]);
+    assert_eq!(said(&set, &[taken(0, &unlabeled, false)]), Vec::<String>::new(), "in its turn");
+    let repaired = super::pods::plan_repair(&set, &taken(1, &elsewhere, true), 1).expect("a change");
+    let repaired = serde_json::to_value(repaired).expect("a pod");
+    assert_eq!(
+        repaired["spec"]["volumes"],
+        json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data-w-1", "readOnly": false}}, {"name": "own", "emptyDir": {}}])
+    );
+}
+
 #[test]
 fn claims_go_with_the_set_or_the_pod() {
     let check = |policy: Value, owners: Value, condemned: bool, expect: Option<&[&str]>| {
@@ -292,9 +367,15 @@ fn claims_go_with_the_set_or_the_pod() {
     check(both.clone(), json!(null), true, Some(&["Pod"]));
     // It came back, or the pod is another by now; strangers stay.
     check(scaled.clone(), of("Pod", "w-1", "pod-uid"), false, Some(&[]));
-    check(scaled.clone(), of("Pod", "w-1", "old"), true, Some(&["Pod"]));
-    check(both, of("ConfigMap", "x", "x"), true, Some(&["ConfigMap", "Pod"]));
-    let controlled = json!([{"apiVersion": "v1", "kind": "Other", "name": "o", "uid": "o", "controller": true}]);
-    check(scaled, controlled, true, None);
+    check(scaled.clone(), of("Pod", "w-1", "old"), true, None);
+    check(both.clone(), of("ConfigMap", "x", "x"), true, Some(&["ConfigMap", "Pod"]));
+    let other = json!({"apiVersion": "v1", "kind": "Other", "name": "o", "uid": "o", "controller": true});
+    let sets = |controller: bool| json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "w", "uid": "w", "controller": controller});
+    check(scaled.clone(), json!([other]), true, None);
+    // A reference that controls nothing is made one that does; of two controllers ours gives way.
+    check(both.clone(), json!([sets(false)]), false, Some(&["StatefulSet"]));
+    check(both.clone(), json!([sets(true)]), false, None);
+    check(both, json!([other, sets(true)]), false, Some(&["Other"]));
+    check(keep.clone(), json!([sets(true)]), false, Some(&[]));
     check(keep, of("ConfigMap", "x", "x"), true, None);
 }
