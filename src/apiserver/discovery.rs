@@ -10,7 +10,8 @@ use skiff_api::ApiError;
 use skiff_api::custom::definition::compare_versions;
 use skiff_api::strategy::{Descriptor, Subresource};
 
-use crate::aggregation::{self, Priority, Remote, Table};
+use crate::aggregation::register::{GROUP_PRIORITY, VERSION_PRIORITY};
+use crate::aggregation::{Priority, Remote, Table};
 use crate::call::Call;
 use crate::defaults;
 use crate::error::{method_not_allowed, path_not_found};
@@ -113,7 +114,7 @@ fn all_groups(registry: &Registry, table: &Table) -> Vec<Group> {
     }
     let priority = |group: &str, version: &str| {
         let known = table.priority(group, version).or_else(|| defaults::priority(group, version));
-        known.unwrap_or(Priority { group: aggregation::GROUP_PRIORITY, version: aggregation::VERSION_PRIORITY })
+        known.unwrap_or(Priority { group: GROUP_PRIORITY, version: VERSION_PRIORITY })
     };
     for Group { name, versions } in &mut all {
         let of = |version: &Version| priority(name, &version.name).version;

@@ -3,9 +3,8 @@
 //! Writes wait for these, and each handshake costs both sides more than the question does: connections are kept for the
 //! next question.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
@@ -16,51 +15,12 @@ use skiff_base::chain;
 use skiff_tls::Trust;
 
 use crate::http::tls;
-use crate::proxy::forward::{Connection, Security, Upstream};
+use crate::proxy::idle::Place;
+use crate::proxy::upstream::{Security, Upstream};
 use crate::server::Server;
 
 /// Larger answers are refused.
 const ANSWER_MAX: usize = 64 << 20;
-/// Servers end a connection that nothing comes over, most of them after a minute or more.
-const KEPT_FOR: Duration = Duration::from_secs(30);
-/// Of all webhooks together.
-const KEPT_MAX: usize = 16;
-
-/// Connections that wait for the next question.
-#[derive(Default)]
-pub(crate) struct Idle(Mutex<VecDeque<Kept>>);
-
-struct Kept {
-    to: Place,
-    since: Instant,
-    connection: Connection,
-}
-
-/// Where to connect, who must be there, and by which authority that one is known.
-#[derive(Clone, PartialEq)]
-struct Place {
-    host: String,
-    port: u16,
-    name: String,
-    ca_bundle: Vec<u8>,
-}
-
-impl Idle {
-    fn take(&self, to: &Place) -> Option<Connection> {
-        let mut kept = self.0.lock().expect("nobody panics while holding it");
-        kept.retain(|kept| kept.since.elapsed() < KEPT_FOR && kept.connection.is_ready());
-        let at = kept.iter().rposition(|kept| kept.to == *to)?;
-        kept.remove(at).map(|kept| kept.connection)
-    }
-
-    fn keep(&self, to: Place, connection: Connection) {
-        let mut kept = self.0.lock().expect("nobody panics while holding it");
-        if kept.len() == KEPT_MAX {
-            kept.pop_front();
-        }
-        kept.push_back(Kept { to, since: Instant::now(), connection });
-    }
-}
 
 /// Where a webhook is, and by which authority it is known.
 #[derive(Debug, Clone, PartialEq)]

@@ -10,7 +10,7 @@
 //! - [`request`]: what is asked for, in upstream's words. [`audit`]: the record of it; [`metrics`]: its figures.
 //! - [`auth`]: who asks and what they may. [`flow`]: how much of it at a time. [`admission`], [`services`]: what is filled in and refused.
 //! - [`path`]: get, list, watch, create, update, patch, delete; scale; binding, eviction (under disruption budgets), finalize, token.
-//! - [`discovery`], [`openapi`], [`health`], [`reviews`], [`logs`], [`usage`] (`metrics.k8s.io`): what is no stored object.
+//! - [`discovery`], [`openapi`] (with [`documents`]), [`health`], [`reviews`], [`logs`], [`usage`] (`metrics.k8s.io`): what is no stored object.
 //! - [`address`]: where Services of the cluster are reached. [`hook`]: the server as a client of webhooks.
 //! - [`proxy`]: what is passed on to kubelets, pods, services and nodes.
 //! - [`aggregation`]: what other API servers serve behind this one.
@@ -42,6 +42,7 @@ mod convert;
 mod crd;
 mod defaults;
 mod discovery;
+mod documents;
 mod encode;
 mod error;
 mod expiry;
@@ -133,9 +134,9 @@ impl ApiServer {
             registry: ArcSwap::from_pointee(registry),
             services,
             flow: Arc::default(),
-            documents: openapi::Documents::default(),
-            kubelets: proxy::kubelet::Kubelets::default(),
-            hooks: hook::Idle::default(),
+            documents: documents::Documents::default(),
+            kubelets: proxy::identity::Kubelets::default(),
+            hooks: proxy::idle::Idle::default(),
             finalizing: Mutex::default(),
             ready: AtomicBool::new(false),
             scope: scope.clone(),
@@ -150,7 +151,7 @@ impl ApiServer {
         scope.spawn(expiry::expire_events(server.clone()));
         scope.spawn(flow::follow(server.clone()));
         scope.spawn(crd::follow(server.clone()));
-        scope.spawn(aggregation::follow(server.clone()));
+        scope.spawn(aggregation::follow::follow(server.clone()));
         server.ready.store(true, Ordering::Release);
         info!(address = %local, "the API is served");
         Ok(Self { server })

@@ -1,8 +1,7 @@
 //! `/openapi/v2` and `/openapi/v3`: documents that are made when asked for, and forgotten when nobody
 //! asked for a while, since together they are the largest thing in memory of an idle server.
 
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY};
@@ -14,6 +13,7 @@ use skiff_api::strategy::Descriptor;
 
 use crate::call::Call;
 use crate::discovery::hex;
+use crate::documents::KEEP;
 use crate::error::{method_not_allowed, not_acceptable, path_not_found};
 use crate::registry::Registry;
 use crate::reply::{JSON, Reply};
@@ -22,40 +22,6 @@ use crate::server::Server;
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 /// The same in the form of RFC 2045, which knows no `@`: answers name it so.
 const V2_PROTOBUF_DOTTED: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-const KEEP: Duration = Duration::from_secs(60);
-
-/// The documents that were asked for lately.
-#[derive(Default)]
-pub(crate) struct Documents(Mutex<Vec<Kept>>);
-
-struct Kept {
-    name: String,
-    hash: String,
-    used: Instant,
-    bytes: Bytes,
-}
-
-impl Documents {
-    fn get(&self, name: &str, hash: &str, make: impl FnOnce() -> Vec<u8>) -> Bytes {
-        let mut kept = self.0.lock().expect("nothing panics with the documents");
-        if let Some(found) = kept.iter_mut().find(|k| k.name == name && k.hash == hash) {
-            found.used = Instant::now();
-            return found.bytes.clone();
-        }
-        drop(kept);
-        let bytes = Bytes::from(make());
-        let entry = Kept { name: name.to_owned(), hash: hash.to_owned(), used: Instant::now(), bytes: bytes.clone() };
-        let mut kept = self.0.lock().expect("nothing panics with the documents");
-        kept.retain(|k| k.name != entry.name);
-        kept.push(entry);
-        bytes
-    }
-
-    fn tidy(&self) {
-        let mut kept = self.0.lock().expect("nothing panics with the documents");
-        kept.retain(|k| k.used.elapsed() < KEEP);
-    }
-}
 
 impl Server {
     pub(crate) async fn openapi(&self, call: &Call) -> Result<Reply, ApiError> {

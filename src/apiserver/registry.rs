@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use skiff_api::custom::definition::compare_versions;
+use skiff_api::custom::definition::{Definition, compare_versions};
 use skiff_api::schema::{self, Type};
 use skiff_api::strategy::{Descriptor, Strategy, Subresource};
 
 use crate::cache::{Cache, ResourceCache};
-use crate::crd::{Custom, Defined};
 
 /// A descriptor with what belongs to it at run time.
 pub(crate) struct Row {
@@ -59,6 +58,23 @@ impl Row {
     pub fn home(&self) -> &Row {
         self.home.as_deref().unwrap_or(self)
     }
+}
+
+/// A definition with its rows.
+pub(crate) struct Defined {
+    /// The row of the version that objects are stored in; it may not be served.
+    pub home: Arc<Row>,
+    /// The preferred version first.
+    pub served: Vec<Arc<Row>>,
+    /// What it was made from: as long as that is the same, its rows are kept.
+    pub made_from: String,
+}
+
+/// What the rows of a definition share.
+pub(crate) struct Custom {
+    pub definition: Definition,
+    /// Objects that were written after this revision are in the shape that the definition gives them.
+    pub since: u64,
 }
 
 #[derive(Default)]

@@ -15,8 +15,11 @@ use crate::aggregation::Aggregation;
 use crate::audit::{Audit, AuditOptions};
 use crate::auth::Authorizer;
 use crate::cache::{Cache, ResourceCache};
+use crate::documents::Documents;
 use crate::flow::Flow;
-use crate::openapi::Documents;
+use crate::metrics::Metrics;
+use crate::proxy::identity::Kubelets;
+use crate::proxy::idle::Idle;
 use crate::registry::Registry;
 use crate::services::Allocator;
 
@@ -63,9 +66,9 @@ pub(crate) struct Server {
     pub flow: Arc<Flow>,
     pub documents: Documents,
     pub aggregation: Aggregation,
-    pub metrics: crate::metrics::Metrics,
-    pub kubelets: crate::proxy::kubelet::Kubelets,
-    pub hooks: crate::hook::Idle,
+    pub metrics: Metrics,
+    pub kubelets: Kubelets,
+    pub hooks: Idle,
     /// Definitions (by uid) whose objects are being removed.
     pub finalizing: Mutex<HashSet<String>>,
     pub ready: AtomicBool,

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use serde_json::{Map, Value};
 use skiff_api::ApiError;
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 use crate::auth::{Attributes, User};
 
 /// The signer of what speaks to the API. Its certificates give no one everything.

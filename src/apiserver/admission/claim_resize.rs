@@ -4,7 +4,7 @@ use serde_json::Value;
 use skiff_api::ApiError;
 use skiff_api::quantity::Quantity;
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 
 pub(super) fn check(request: &Request<'_>, object: &Value) -> Result<(), ApiError> {
     let (Some(old), true) = (request.old, request.is(Operation::Update, "", "persistentvolumeclaims")) else {

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use serde_json::Value;
 use skiff_api::ApiError;
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 
 struct Defaulted {
     group: &'static str,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 
 const KINDS: [(&str, &str); 2] =
     [("persistentvolumes", "kubernetes.io/pv-protection"), ("persistentvolumeclaims", "kubernetes.io/pvc-protection")];

@@ -8,7 +8,7 @@ use skiff_api::quota::pod::{List, containers, total};
 use skiff_api::quota::{Amounts, amounts};
 use skiff_api::{ApiError, Object};
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 use crate::meta;
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";

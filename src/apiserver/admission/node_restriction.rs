@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use skiff_api::ApiError;
 
+use super::certificate;
 use super::references::api_reference;
-use super::{Operation, Request, certificate};
+use super::request::{Operation, Request};
 use crate::auth::node_of_user;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";

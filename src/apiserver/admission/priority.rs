@@ -4,7 +4,7 @@ use serde_json::Value;
 use skiff_api::ApiError;
 use skiff_api::kinds::scheduling::SYSTEM_CLASSES;
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 use crate::meta;
 
 const CLASSES: &str = "scheduling.k8s.io/priorityclasses";

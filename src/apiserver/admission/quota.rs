@@ -8,7 +8,7 @@ use skiff_api::quota::{Amounts, Scopes, add, amounts, concerns, minus, shown, to
 use skiff_api::{ApiError, Object, ObjectKey};
 use skiff_base::chain;
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 use crate::server::Server;
 use crate::storage::{self, Written};
 

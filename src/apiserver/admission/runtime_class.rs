@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use skiff_api::ApiError;
 use skiff_api::quota::amounts;
 
-use super::Request;
+use super::request::Request;
 
 pub(super) async fn fill(request: &Request<'_>, pod: &mut Value) -> Result<(), ApiError> {
     let name = pod["spec"]["runtimeClassName"].as_str().unwrap_or_default().to_owned();

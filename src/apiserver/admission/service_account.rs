@@ -7,7 +7,7 @@ use rand::Rng as _;
 use serde_json::{Value, json};
 use skiff_api::{ApiError, Object};
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 use crate::auth::{User, names_in};
 use crate::meta;
 use crate::server::Server;

@@ -13,9 +13,8 @@ use skiff_base::{Backoff, chain};
 use tokio::time::Instant;
 
 use super::availability::{Verdict, plan_status};
-use super::found::Found;
 use super::register::SERVICES;
-use super::table::{Priority, Reference, Remote, Table, text};
+use super::table::{Found, Priority, Reference, Remote, Table, text};
 use crate::cache::{Filter, ResourceCache, Subscription, Told};
 use crate::hook;
 use crate::server::Server;

@@ -4,22 +4,11 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
-use super::Remote;
+use super::{Found, Remote};
 use crate::server::Server;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const JSON: &str = "application/json";
-
-/// Of one group version.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Found {
-    /// As the aggregated document of discovery lists them.
-    pub resources: Vec<Value>,
-    /// Whether the server could be asked last time.
-    pub fresh: bool,
-    /// Where its OpenAPI v3 document is, as the server's index says.
-    pub openapi: Option<String>,
-}
 
 impl Server {
     /// What it serves now; what was known before stays where it can't be asked.
@@ -57,16 +46,6 @@ impl Server {
         }
         let document: Value = serde_json::from_slice(&answer.body).map_err(|e| format!("{path}: {e}"))?;
         Ok(of_list(&document, &remote.group, &remote.version))
-    }
-}
-
-impl Remote {
-    /// The path of its resource list.
-    pub fn path(&self) -> String {
-        match self.group.as_str() {
-            "" => format!("/api/{}", self.version),
-            group => format!("/apis/{group}/{}", self.version),
-        }
     }
 }
 

@@ -15,11 +15,11 @@
 //! servers none of it costs a request anything.
 
 mod availability;
-mod follow;
+pub(crate) mod follow;
 mod forward;
 mod found;
-pub(crate) mod openapi;
-mod register;
+mod openapi;
+pub(crate) mod register;
 mod table;
 
 use std::sync::{Arc, Mutex};
@@ -29,12 +29,11 @@ use jiff::Timestamp;
 use skiff_pki::ClusterPki;
 use tokio::sync::Notify;
 
-pub(crate) use self::follow::follow;
-pub(crate) use self::register::{GROUP_PRIORITY, VERSION_PRIORITY};
-pub(crate) use self::table::{Priority, Remote, Table};
+pub(crate) use self::table::{Found, Priority, Remote, Table};
+use crate::documents::Swaggers;
 use crate::error::Error;
 use crate::http::tls::Serving;
-use crate::proxy::kubelet::is_old;
+use crate::proxy::identity::is_old;
 
 pub(crate) struct Aggregation {
     table: ArcSwap<Table>,
@@ -43,7 +42,7 @@ pub(crate) struct Aggregation {
     signed: Mutex<Timestamp>,
     /// The registry was swapped.
     pub served: Notify,
-    pub swaggers: openapi::Swaggers,
+    pub swaggers: Swaggers,
 }
 
 impl Aggregation {
@@ -53,7 +52,7 @@ impl Aggregation {
             identity: Serving::new(&pki.front_proxy()?)?,
             signed: Mutex::new(skiff_base::time::now()),
             served: Notify::new(),
-            swaggers: openapi::Swaggers::default(),
+            swaggers: Swaggers::default(),
         })
     }
 

@@ -1,7 +1,6 @@
 //! The Swagger documents of other servers, fetched when somebody asks for the whole, and forgotten after a while.
 
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use futures::future::join_all;
 use serde_json::Value;
@@ -9,39 +8,10 @@ use sha2::{Digest, Sha256};
 use skiff_api::openapi::Others;
 
 use super::Remote;
+
 use crate::discovery::hex;
+use crate::documents::Swagger;
 use crate::server::Server;
-
-/// For so long a document is taken to be what it was.
-const KEEP: Duration = Duration::from_secs(60);
-
-/// What one APIService adds to the document.
-#[derive(Clone)]
-pub(crate) struct Swagger {
-    pub hash: String,
-    pub others: Arc<Others>,
-}
-
-/// By the name of the APIService.
-#[derive(Default)]
-pub(crate) struct Swaggers(Mutex<Vec<(String, Instant, Swagger)>>);
-
-impl Swaggers {
-    fn get(&self, name: &str) -> Option<Swagger> {
-        let kept = self.0.lock().expect("nothing panics with the documents");
-        kept.iter().find(|(of, at, _)| of == name && at.elapsed() < KEEP).map(|(_, _, swagger)| swagger.clone())
-    }
-
-    fn put(&self, name: &str, swagger: Swagger) {
-        let mut kept = self.0.lock().expect("nothing panics with the documents");
-        kept.retain(|(of, _, _)| of != name);
-        kept.push((name.to_owned(), Instant::now(), swagger));
-    }
-
-    pub fn tidy(&self) {
-        self.0.lock().expect("nothing panics with the documents").retain(|(_, at, _)| at.elapsed() < KEEP);
-    }
-}
 
 impl Server {
     /// The documents of all that can be asked, in the order of their APIServices.

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use serde_json::Value;
 
-use super::found::Found;
-
 const DEFAULT_PORT: u64 = 443;
 
 /// A group version of another server.
@@ -24,7 +22,26 @@ pub(crate) struct Remote {
     pub found: Arc<Found>,
 }
 
+/// What another server serves of one group version.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Found {
+    /// As the aggregated document of discovery lists them.
+    pub resources: Vec<Value>,
+    /// Whether the server could be asked last time.
+    pub fresh: bool,
+    /// Where its OpenAPI v3 document is, as the server's index says.
+    pub openapi: Option<String>,
+}
+
 impl Remote {
+    /// The path of its resource list.
+    pub fn path(&self) -> String {
+        match self.group.as_str() {
+            "" => format!("/api/{}", self.version),
+            group => format!("/apis/{group}/{}", self.version),
+        }
+    }
+
     /// Whether its discovery names this resource and, where it is not empty, subresource.
     pub fn serves(&self, resource: &str, subresource: &str) -> bool {
         let subresources = |known: &Value| known["subresources"].as_array().cloned().unwrap_or_default();

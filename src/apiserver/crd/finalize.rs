@@ -11,7 +11,6 @@ use skiff_api::{ApiError, Object, ObjectKey};
 use skiff_base::{Backoff, chain};
 use tracing::{info, warn};
 
-use super::Defined;
 use super::settle::has_finalizer;
 use crate::auth::User;
 use crate::cache::Filter;
@@ -19,7 +18,7 @@ use crate::meta;
 use crate::path::options::{DeleteOptions, WriteOptions};
 use crate::path::ownership::Ownership;
 use crate::path::update::{Change, Part};
-use crate::registry::Row;
+use crate::registry::{Defined, Row};
 use crate::server::Server;
 
 /// Deletes that are under way at the same time: they share the store's syncs.

@@ -12,40 +12,21 @@
 //! Invariants: a definition is served before it is told to be established, and no longer when it is gone; watches of
 //! objects that are defined anew end, since they would show the old shape; built-in kinds are never replaced.
 
-mod finalize;
+pub(crate) mod finalize;
 mod served;
 mod settle;
 mod webhook;
-
-pub(crate) use self::finalize::begin as begin_end;
 
 use std::sync::Arc;
 
 use skiff_api::custom::definition::Definition;
 
 use crate::cache::{Cache, Filter, Told};
-use crate::registry::{Registry, Row};
+use crate::registry::{Custom, Defined, Registry, Row};
 use crate::server::Server;
 
 /// Where definitions are stored.
 pub(crate) const STORAGE: &str = "apiextensions.k8s.io/customresourcedefinitions";
-
-/// A definition with its rows.
-pub(crate) struct Defined {
-    /// The row of the version that objects are stored in; it may not be served.
-    pub home: Arc<Row>,
-    /// The preferred version first.
-    pub served: Vec<Arc<Row>>,
-    /// What it was made from: as long as that is the same, its rows are kept.
-    made_from: String,
-}
-
-/// What the rows of a definition share.
-pub(crate) struct Custom {
-    pub definition: Definition,
-    /// Objects that were written after this revision are in the shape that the definition gives them.
-    since: u64,
-}
 
 /// The registry with what the definitions in the cache add.
 pub(crate) fn registry(builtin: &Registry, cache: &Cache) -> Registry {

@@ -10,9 +10,8 @@ use serde_json::Value;
 use skiff_api::custom::definition::Conversion;
 use skiff_api::{ApiError, Object};
 
-use super::Custom;
 use crate::convert;
-use crate::registry::Row;
+use crate::registry::{Custom, Row};
 use crate::server::Server;
 
 impl Row {

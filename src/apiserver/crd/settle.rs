@@ -13,13 +13,12 @@ use skiff_api::{ApiError, Object};
 use skiff_base::chain;
 use tracing::{info, warn};
 
-use super::Defined;
 use crate::auth::User;
 use crate::cache::Cache;
 use crate::path::options::WriteOptions;
 use crate::path::ownership::Ownership;
 use crate::path::update::{Change, Part};
-use crate::registry::Row;
+use crate::registry::{Defined, Row};
 use crate::server::Server;
 
 pub(super) const RETRY_MIN: Duration = Duration::from_millis(50);

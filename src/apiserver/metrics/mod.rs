@@ -7,9 +7,10 @@ mod process;
 mod table;
 mod text;
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::header::CONTENT_TYPE;
 use jiff::Timestamp;
@@ -85,10 +86,10 @@ impl<'a> Labels<'a> {
              component=\"apiserver\"",
             self.verb,
             if self.dry_run { "All" } else { "" },
-            text::escaped(self.group),
-            text::escaped(self.version),
-            text::escaped(self.resource),
-            text::escaped(self.subresource),
+            escaped(self.group),
+            escaped(self.version),
+            escaped(self.resource),
+            escaped(self.subresource),
             self.scope,
         )
     }
@@ -165,9 +166,12 @@ impl Metrics {
     }
 }
 
-/// Seconds as the text has them.
-fn seconds(duration: Duration) -> f64 {
-    duration.as_secs_f64()
+/// As it may stand between quotes.
+fn escaped(text: &str) -> Cow<'_, str> {
+    match text.contains(['\\', '"', '\n']) {
+        true => Cow::Owned(text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")),
+        false => Cow::Borrowed(text),
+    }
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ impl Series {
     pub fn observe(&self, took: Duration) {
         self.count();
         let Some(times) = &self.times else { return };
-        let seconds = super::seconds(took);
+        let seconds = took.as_secs_f64();
         let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
         times.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         times.sum_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -114,7 +114,7 @@ impl Series {
             writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}").expect("writing to memory");
         }
         writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {all}").expect("writing to memory");
-        let sum = super::seconds(Duration::from_micros(times.sum_us.load(Ordering::Relaxed)));
+        let sum = Duration::from_micros(times.sum_us.load(Ordering::Relaxed)).as_secs_f64();
         writeln!(out, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {all}").expect("writing to memory");
     }
 }

@@ -1,12 +1,11 @@
 //! The text of Prometheus.
 
-use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
 use skiff_api::ApiError;
 
-use super::{Metrics, process};
+use super::{Metrics, escaped, process};
 use crate::call::Call;
 use crate::error::{method_not_allowed, path_not_found};
 use crate::health;
@@ -14,14 +13,6 @@ use crate::reply::Reply;
 use crate::server::Server;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// As it may stand between quotes.
-pub(super) fn escaped(text: &str) -> Cow<'_, str> {
-    match text.contains(['\\', '"', '\n']) {
-        true => Cow::Owned(text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")),
-        false => Cow::Borrowed(text),
-    }
-}
 
 struct Text(String);
 

@@ -7,11 +7,12 @@ use skiff_api::decode::{conform, untyped};
 use skiff_api::{ApiError, Object, ObjectKey, yaml};
 
 use super::create::{New, key_of, place};
-use super::options::{FieldValidation, WriteOptions, conform_custom};
+use super::options::{FieldValidation, WriteOptions};
 use super::ownership::{self, Author, Ownership};
 use super::update::{Change, Part, check_name};
 use crate::auth::Attributes;
 use crate::call::{Call, Target};
+use crate::convert::conform_custom;
 use crate::meta;
 use crate::registry::Row;
 use crate::server::Server;

@@ -14,13 +14,14 @@ use super::warn_all;
 use crate::admission::{self, Operation, Request};
 use crate::auth::User;
 use crate::call::{Call, Target};
+use crate::crd::finalize;
 use crate::encode::{self, Encoder, IncludeObject};
+use crate::meta;
 use crate::negotiate::negotiate;
 use crate::registry::Row;
 use crate::reply::Reply;
 use crate::server::Server;
 use crate::storage::{self, Written};
-use crate::{crd, meta};
 
 const TRIES: u32 = 100;
 /// Deletes of one collection that are under way at the same time: they share the store's syncs.
@@ -247,7 +248,7 @@ fn plan_delete(row: &Row, old: &Value, options: &DeleteOptions) -> Option<Value>
         meta::set_finalizer(&mut new, "foregroundDeletion", policy == Propagation::Foreground);
     }
     if is_definition(row) && !meta::is_deleting(old) {
-        crd::begin_end(&mut new);
+        finalize::begin(&mut new);
     }
     let grace = row.descriptor.strategy.grace_period_s(old, options.grace_period_s).unwrap_or(0).max(0);
     let held = !meta::finalizers(&new).is_empty()

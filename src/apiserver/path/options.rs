@@ -7,6 +7,7 @@ use skiff_api::schema::{self, Type};
 use skiff_api::{ApiError, Gvk};
 
 use crate::call::{Call, Query};
+use crate::convert::conform_custom;
 use crate::error::unsupported_media_type;
 use crate::meta;
 use crate::registry::Row;
@@ -168,19 +169,6 @@ pub(crate) fn read_row_object(
     }
     conform_custom(&mut decoded, row)?;
     checked(decoded, gvk, validation, warnings)
-}
-
-/// What reading does to a custom resource by its schema.
-pub(crate) fn conform_custom(decoded: &mut Decoded, row: &Row) -> Result<(), ApiError> {
-    if row.custom.is_none() {
-        return Ok(());
-    }
-    let unknown = row.descriptor.strategy.conform(&mut decoded.value);
-    let unknown = unknown.map_err(|why| skiff_api::decode::cannot_be_handled(&row.descriptor.gvk, &why))?;
-    // As upstream: what came twice first.
-    decoded.strict.sort_by_key(|sentence| sentence.starts_with("unknown"));
-    decoded.strict.extend(unknown.into_iter().map(|path| format!("unknown field {path:?}")));
-    Ok(())
 }
 
 fn read(call: &Call, expected: &Gvk, schema: Option<&Type>) -> Result<Decoded, ApiError> {

@@ -11,11 +11,12 @@ use skiff_api::status::Cause;
 use skiff_api::{ApiError, Gvk};
 
 use super::create::key_of;
-use super::options::{FieldValidation, Write, WriteOptions, conform_custom};
+use super::options::{FieldValidation, Write, WriteOptions};
 use super::ownership::{Author, Ownership};
 use super::update::{Change, Part};
 use super::warn_all;
 use crate::call::{Call, Target};
+use crate::convert::conform_custom;
 use crate::encode::{self, Encoder, IncludeObject};
 use crate::error::unsupported_media_type;
 use crate::meta;

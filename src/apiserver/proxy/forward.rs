@@ -1,7 +1,6 @@
 //! One request on its way to another server, and its answer on the way back; with an upgrade, everything after it.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,20 +11,16 @@ use http::header::{
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, BodyStream, Either, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use skiff_base::{CancellationToken, chain};
-use skiff_tls::Ending;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio_rustls::TlsConnector;
+use tokio::io::{AsyncWriteExt, BufReader};
 
+use super::upstream::{Body, Connection, Io, Upstream};
 use super::wire::Wire;
 use crate::call::Call;
 use crate::reply::{Payload, Reply};
 use crate::server::Server;
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long the other server may take to answer a request for an upgrade.
 const UPGRADE_LIMIT: Duration = Duration::from_secs(60);
 /// How long either end may take to hear that a stream has ended.
@@ -33,60 +28,6 @@ const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 /// What is carried at once, each way.
 const CHUNK: usize = 32 * 1024;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
-/// Another server.
-#[derive(Clone)]
-pub(crate) struct Upstream {
-    pub host: String,
-    pub port: u16,
-    /// Who must be there, where the certificate is of another name than the host.
-    pub name: Option<String>,
-    pub security: Security,
-}
-
-#[derive(Clone)]
-pub(crate) enum Security {
-    Plain,
-    Tls(Arc<ClientConfig>),
-}
-
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-impl Upstream {
-    async fn connect(&self) -> io::Result<Box<dyn Io>> {
-        let late = |words: String| move |_| io::Error::new(io::ErrorKind::TimedOut, words);
-        let dial = tokio::time::timeout(CONNECT_LIMIT, skiff_resolver::dial(&self.host, self.port));
-        let stream = dial.await.map_err(late(format!("dial tcp {}: i/o timeout", self.address())))??;
-        stream.set_nodelay(true)?;
-        let Security::Tls(config) = &self.security else { return Ok(Box::new(stream)) };
-        let name = rustls_pki_types::ServerName::try_from(self.name.clone().unwrap_or_else(|| self.host.clone()))
-            .map_err(|_| io::Error::other("the server's address is no host name"))?;
-        let handshake = TlsConnector::from(config.clone()).connect(name, stream);
-        let stream = tokio::time::timeout(CONNECT_LIMIT, handshake).await;
-        Ok(Box::new(Ending(stream.map_err(late("net/http: TLS handshake timeout".to_owned()))?.map_err(as_go)?)))
-    }
-
-    pub fn address(&self) -> String {
-        match self.host.contains(':') {
-            true => format!("[{}]:{}", self.host, self.port),
-            false => format!("{}:{}", self.host, self.port),
-        }
-    }
-}
-
-/// Go's words for what users look up.
-fn as_go(error: io::Error) -> io::Error {
-    let words = chain(&error).to_string();
-    match words.contains("UnknownIssuer") {
-        true => io::Error::other("tls: failed to verify certificate: x509: certificate signed by unknown authority"),
-        false => io::Error::new(error.kind(), words),
-    }
-}
-
-pub(crate) type Body = Either<Incoming, Full<Bytes>>;
-/// One connection to another server, for one request at a time.
-pub(crate) type Connection = SendRequest<Body>;
 
 /// A request without what concerns the caller's connection and identity alone.
 pub(crate) fn outbound(call: &Call, method: Method, path: &str, upstream: &Upstream) -> Result<Request<Body>, String> {

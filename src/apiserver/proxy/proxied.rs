@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use skiff_api::{ApiError, Gvk};
 use skiff_base::chain;
 
-use super::forward::{Security, Upstream, outbound, upgrade_of};
+use super::forward::{outbound, upgrade_of};
 use super::page::Page;
 use super::rewrite::Rewriter;
+use super::upstream::{Security, Upstream};
 use crate::admission::{self, Operation, Request};
 use crate::call::{Call, Target, decode};
 use crate::http::compress;

@@ -15,7 +15,7 @@ use skiff_api::ApiError;
 
 use self::finding::Finding;
 use self::policy::{Level, LevelVersion, Policy, Version};
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 use crate::audit;
 
 /// The newest version of the standards, this server's.

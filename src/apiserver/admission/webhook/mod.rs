@@ -26,10 +26,10 @@ use skiff_base::chain;
 
 pub(super) use self::rounds::Rounds;
 use self::rules::Asked;
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 use crate::audit::{self, Level};
+use crate::convert::conform_custom;
 use crate::hook::Hook;
-use crate::path::options::conform_custom;
 use crate::registry::Row;
 use crate::server::Server;
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use skiff_api::Gvk;
 
 use super::operation;
-use crate::admission::Request;
+use crate::admission::request::Request;
 use crate::registry::Row;
 
 /// `row` is that in whose version the webhook sees the objects.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use skiff_api::ApiError;
 
 use super::{Webhook, ask, is_exempt, mutating};
-use crate::admission::Request;
+use crate::admission::request::Request;
 
 /// The mutating webhooks of one request, which are asked one after the other; where any has changed the object, those
 /// that want it are asked once more about what others have made of it since: later webhooks, and the server itself between
