@@ -12,17 +12,15 @@ const READERS: [&str; 3] = ["curl", "Wget", "Mozilla/5.0"];
 
 pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
     let query = Query::parse(request.uri().query().unwrap_or_default());
-    // The documents of the API are read by programs, and large.
-    if request.uri().path().starts_with("/openapi") || is_watch(request.method(), request.uri()) {
-        return false;
-    }
-    match query.has("pretty") {
+    let asked = match query.has("pretty") {
         true => query.flag("pretty"),
         false => {
             let agent = request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
             READERS.iter().any(|reader| agent.starts_with(reader))
         }
-    }
+    };
+    // The documents of the API are read by programs, and large.
+    asked && !request.uri().path().starts_with("/openapi") && !is_watch(request.method(), request.uri())
 }
 
 /// Only what this server says itself: answers of others are passed on as they are.
