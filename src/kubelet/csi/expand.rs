@@ -32,6 +32,12 @@ fn plan(claimed: &Claimed) -> Option<Quantity> {
     (asked && told.unwrap_or(Quantity::ZERO) < size).then_some(size)
 }
 
+/// Whether the claim tells of a try that failed.
+pub(super) fn has_failed(claimed: &Claimed) -> bool {
+    let conditions = claimed.claim.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == ERROR)
+}
+
 /// What a status says from now on: `resize` of the claim's state, `None` where it is done.
 fn plan_patch(claimed: &Claimed, resize: Option<&str>, failure: Option<&Failure>) -> Value {
     let claim = &claimed.claim;

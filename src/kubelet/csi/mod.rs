@@ -55,6 +55,7 @@ struct Registered {
 }
 
 /// The drivers of this node, by name.
+#[derive(Default)]
 pub(crate) struct Drivers {
     known: Mutex<BTreeMap<String, Registered>>,
     came: watch::Sender<()>,
@@ -64,18 +65,6 @@ pub(crate) struct Drivers {
     staged: Mutex<HashSet<String>>,
     /// What the node's status last said to be in use.
     told: Mutex<Option<Vec<String>>>,
-}
-
-impl Default for Drivers {
-    fn default() -> Self {
-        Self {
-            known: Mutex::default(),
-            came: watch::channel(()).0,
-            turns: Mutex::default(),
-            staged: Mutex::default(),
-            told: Mutex::default(),
-        }
-    }
 }
 
 /// A volume's name among all drivers'.

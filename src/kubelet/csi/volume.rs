@@ -30,7 +30,7 @@ const ATTACH_LIMIT: Duration = Duration::from_secs(15);
 /// How often drivers are told of a volume again that ask for it, and claims are looked at that may have grown: a node may
 /// ask for them one by one, and not watch them.
 const REPUBLISH: Duration = Duration::from_secs(60);
-/// A volume that could not grow is tried again after this.
+/// A volume that could not grow is tried once more after this; then it is a look like others.
 const GROW_AGAIN: Duration = Duration::from_secs(5);
 const RECORD: &str = "vol_data.json";
 const PLUGIN: &str = "kubernetes.io~csi";
@@ -68,9 +68,9 @@ struct Record {
     target_path: PathBuf,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     staging_path: Option<PathBuf>,
-    /// It is the pod's group's in whole.
+    /// It is to be its pod's group's, and is not yet in whole.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    given: bool,
+    unfinished: bool,
 }
 
 /// The volume of a claim, if a driver has it.
@@ -170,7 +170,7 @@ pub(crate) async fn ensure(
     let done = published.is_some();
     let ownership = persistent::ownership(pod).filter(|_| !driver.mount_group && takes_group(wanted, &about));
     // One that failed, or was broken off, is taken up again.
-    let ownership = ownership.filter(|_| published.is_none_or(|record| !record.given));
+    let ownership = ownership.filter(|_| published.is_none_or(|record| record.unfinished));
     if done && again.is_none() && ownership.is_none() {
         return Ok((mounted, None));
     }
@@ -178,7 +178,8 @@ pub(crate) async fn ensure(
     let staging = (driver.stages && !wanted.ephemeral).then_some(paths.staging.as_path());
     let places = Places { staging, target: &paths.target };
     if !done || republish {
-        publish(ctx, pod, wanted, &driver, &about, &paths, &places, done).await?;
+        let unfinished = ownership.is_some();
+        publish(ctx, pod, wanted, &driver, &about, &paths, &places, done, unfinished).await?;
     }
     if let Some(ownership) = ownership {
         give(&paths, ownership).await?;
@@ -189,7 +190,7 @@ pub(crate) async fn ensure(
         match expanded {
             Err(why) if done => {
                 tracing::warn!(volume = claimed.name(), error = why, "a volume does not grow yet, trying again");
-                again = Some(after(GROW_AGAIN));
+                again = if expand::has_failed(claimed) { again } else { Some(after(GROW_AGAIN)) };
             }
             expanded => expanded?,
         }
@@ -207,6 +208,7 @@ async fn publish(
     paths: &Paths,
     places: &Places<'_>,
     done: bool,
+    unfinished: bool,
 ) -> Result<(), String> {
     let record = Record {
         driver_name: wanted.driver.clone(),
@@ -216,7 +218,7 @@ async fn publish(
         volume_lifecycle_mode: if wanted.ephemeral { "Ephemeral" } else { "Persistent" }.to_owned(),
         target_path: paths.target.clone(),
         staging_path: places.staging.map(Path::to_owned),
-        given: false,
+        unfinished,
     };
     // Known before it exists: whatever happens now is found again.
     leftovers::ensure_ours(&ctx.options.pod_directory(&pod::uid(pod)), 0o750).map_err(|e| e.to_string())?;
@@ -253,7 +255,7 @@ async fn give(paths: &Paths, ownership: Ownership) -> Result<(), String> {
     let work = move || {
         persistent::give(&target, ownership)?;
         match read_record(&directory)? {
-            Some(record) => save_record(&directory, &Record { given: true, ..record }),
+            Some(record) => save_record(&directory, &Record { unfinished: false, ..record }),
             None => Ok(()),
         }
     };
@@ -546,15 +548,18 @@ mod tests {
             volume_lifecycle_mode: "Persistent".into(),
             target_path: paths.target.clone(),
             staging_path: None,
-            given: false,
+            unfinished: true,
         };
         write_record(&paths, &record).expect("written");
         let text = fs::read_to_string(paths.directory.join(RECORD)).expect("there");
         assert!(text.contains("\"driverName\":\"d\"") && text.contains("\"specVolID\":\"pv\""), "{text}");
         assert_eq!(records(&pod), [(paths.directory.clone(), record.clone())]);
         assert!(published(&paths).expect("looked at").is_none());
-        let given = Record { given: true, ..record };
+        let given = Record { unfinished: false, ..record };
         save_record(&paths.directory, &given).expect("written");
+        // As an agent wrote it that knew of no such thing: what is in use already is not touched.
+        let text = fs::read_to_string(paths.directory.join(RECORD)).expect("there");
+        assert!(!text.contains("unfinished"), "{text}");
         assert_eq!(read_record(&paths.directory).expect("read"), Some(given));
         remove_place(&paths.target).expect("nothing is there");
     }
