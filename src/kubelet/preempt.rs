@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
+use skiff_base::CancellationToken;
 use skiff_client::EventKind;
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,9 +24,11 @@ const REASON: &str = "Preempting";
 const MESSAGE: &str = "Preempted in order to admit critical pod";
 const DISRUPTED: &str = "Pod was preempted by Kubelet to accommodate a critical pod.";
 
-/// A critical pod for which there is no room; it has been promised what it asks for, so that nobody else takes it.
+/// A critical pod for which there is no room.
 pub(crate) struct Request {
     pub(crate) pod: Arc<Pod>,
+    /// It is to end itself.
+    pub(crate) ending: CancellationToken,
     /// Told when there is room, or why there is none.
     pub(crate) answer: oneshot::Sender<Result<(), String>>,
 }
@@ -59,10 +62,25 @@ pub(crate) async fn keep(ctx: Arc<Context>, pods: Arc<Pods>, mut requests: mpsc:
 
 async fn make_room(ctx: &Context, pods: &Pods, request: &Request) -> Result<(), String> {
     let uid = pod::uid(&request.pod);
+    // From here on nobody else takes what is freed; those who wait for their turn do not count before.
+    let wanted = resize::share(&request.pod);
+    ctx.shares.promise(&uid, wanted.clone());
+    let made = find_room(ctx, pods, request, &uid, &wanted).await;
+    // Who is to end has given back already, and so gives this back too.
+    if made.is_err() || request.ending.is_cancelled() {
+        ctx.shares.release(&uid);
+    }
+    made
+}
+
+async fn find_room(ctx: &Context, pods: &Pods, request: &Request, uid: &PodUid, wanted: &Share) -> Result<(), String> {
+    if request.ending.is_cancelled() {
+        return Ok(());
+    }
     // Anew: others may have ended for the one before.
-    let lacks = ctx.shares.lacks(&uid, &resize::share(&request.pod), &ctx.capacity());
+    let lacks = ctx.shares.lacks(uid, wanted, &ctx.capacity());
     let needs: Vec<Need> = lacks.into_iter().map(|l| (l.resource, l.wanted - (l.capacity - l.used))).collect();
-    let others: Vec<Arc<Pod>> = pods.pods().into_iter().filter(|pod| pod::uid(pod) != uid).collect();
+    let others: Vec<Arc<Pod>> = pods.pods().into_iter().filter(|pod| pod::uid(pod) != *uid).collect();
     let candidate = |pod: &Arc<Pod>| {
         let uid = pod::uid(pod);
         let share = ctx.shares.of(&uid)?;

@@ -58,15 +58,10 @@ impl Capacity {
 type Promised = HashMap<PodUid, Share>;
 
 /// What the pods of the node have been promised.
+#[derive(Default)]
 pub(crate) struct Shares {
     promised: Mutex<Promised>,
     freed: watch::Sender<()>,
-}
-
-impl Default for Shares {
-    fn default() -> Self {
-        Self { promised: Mutex::default(), freed: watch::channel(()).0 }
-    }
 }
 
 impl Shares {

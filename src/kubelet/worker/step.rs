@@ -207,15 +207,14 @@ impl Worker {
         Some(fits)
     }
 
-    /// Has others end for the pod. What it asks for is promised to it already: nobody else is to take what they free.
+    /// Has others end for the pod.
     fn make_room(&mut self) {
         self.room = Room::Awaited;
-        super::resize::promise(&self.ctx, &self.uid, &self.pod);
-        let (ctx, pod, tell) = (self.ctx.clone(), self.pod.clone(), self.tell.clone());
+        let (ctx, pod, tell, ending) = (self.ctx.clone(), self.pod.clone(), self.tell.clone(), self.starts.clone());
         self.background(async move {
             let (answer, answered) = oneshot::channel();
             // Nobody makes room any more when the agent stops.
-            drop(ctx.preemptions.send(preempt::Request { pod, answer }).await);
+            drop(ctx.preemptions.send(preempt::Request { pod, ending, answer }).await);
             if let Ok(made) = answered.await {
                 drop(tell.send(Event::RoomMade(made)).await);
             }
@@ -711,7 +710,7 @@ impl Worker {
             return;
         }
         let told = || matches!(self.status.written.phase.as_deref(), Some("Succeeded" | "Failed"));
-        if self.removed || self.status.uid.is_none() || told() {
+        if self.end.cleaned && (self.removed || self.status.uid.is_none() || told()) {
             self.held.clear();
         }
         if self.removed {

@@ -382,6 +382,14 @@ async fn room_is_made_for_a_critical_pod() {
     assert_eq!(status["message"], why);
     // Nobody ended in vain.
     assert_eq!(world.pod("small")["status"]["phase"], "Running");
+
+    // What cannot be had takes nothing from who comes after it.
+    world.create("hopeless-too", spec("5", true));
+    world.create("late", spec("900m", true));
+    world.phase("late", "Running").await;
+    world.phase("hopeless-too", "Failed").await;
+    assert_eq!(world.pod("small")["status"]["reason"], "Preempting");
+    assert_eq!(world.pod("critical")["status"]["phase"], "Running");
     world.scope.stop().await;
 }
 
