@@ -8,6 +8,7 @@ use skiff_api::quantity::{Format, Quantity};
 use skiff_runtime::Resources;
 
 use crate::node::MachineFacts;
+use crate::resources;
 use crate::settings::{Settings, Signal};
 
 /// Amounts by the names of resources.
@@ -90,7 +91,7 @@ pub(crate) fn limits_of_pods(facts: &MachineFacts, settings: &Settings) -> Resou
     let left = |name: &str| Some(facts.amount(name)?.minus(*kept.get(name).filter(|amount| !amount.is_zero())?));
     let milli = left("cpu").map_or(facts.cpus * 1000, |cpu| cpu.milli_value());
     Resources {
-        cpu_shares: Some(u64::try_from(milli * 1024 / 1000).unwrap_or(0).max(2)),
+        cpu_shares: Some(resources::shares(milli)),
         memory_limit_bytes: Some(left("memory").map_or(-1, |memory| memory.value())),
         pids_limit: Some(left("pid").map_or(-1, |pids| pids.value())),
         ..Resources::default()

@@ -95,7 +95,7 @@ pub(crate) fn cgroup_parent(qos: Qos, uid: &PodUid) -> String {
     format!("/kubepods/{}/pod{uid}", qos.as_str().to_lowercase())
 }
 
-fn shares(milli: i64) -> u64 {
+pub(crate) fn shares(milli: i64) -> u64 {
     let milli = u64::try_from(milli).unwrap_or(0);
     if milli == 0 { MIN_SHARES } else { (milli * 1024 / 1000).clamp(MIN_SHARES, MAX_SHARES) }
 }
@@ -177,13 +177,18 @@ fn overhead<'a>(pod: &'a Pod, resource: &str) -> Option<&'a Quantity> {
 /// What a pod is promised.
 pub(crate) fn requests(pod: &Pod) -> Share {
     let of_whole = |resource: &str| request(whole(pod), resource);
-    let cpu = of_whole("cpu").map(quantity::milli).or_else(|| aggregate(pod, |c| Some(cpu_request_milli(c))));
     let memory = of_whole("memory").map(quantity::value).or_else(|| aggregate(pod, |c| Some(memory_request(c))));
     Share {
-        cpu_milli: cpu.unwrap_or(0) + overhead(pod, "cpu").map_or(0, quantity::milli),
+        cpu_milli: cpu_requests_milli(pod),
         memory_bytes: memory.unwrap_or(0) + overhead(pod, "memory").map_or(0, quantity::value),
         others: other_requests(pod),
     }
+}
+
+fn cpu_requests_milli(pod: &Pod) -> i64 {
+    let of_whole = request(whole(pod), "cpu").map(quantity::milli);
+    let cpu = of_whole.or_else(|| aggregate(pod, |c| Some(cpu_request_milli(c))));
+    cpu.unwrap_or(0) + overhead(pod, "cpu").map_or(0, quantity::milli)
 }
 
 /// Beside CPU and memory; of these a pod as a whole is given huge pages only.
@@ -245,7 +250,7 @@ pub(crate) fn told(given: &Pod, runs: bool) -> ResourceRequirements {
     let cpu = |milli: i64| quantity::from_milli(milli, &Quantity("1".to_owned()));
     let memory = |bytes: i64| quantity::from_milli(bytes.saturating_mul(1000), &Quantity("1Ki".to_owned()));
     // The least that a cgroup has is no request, and no limit.
-    let request = self::requests(given).cpu_milli;
+    let request = cpu_requests_milli(given);
     if request > MIN_SHARES as i64 {
         requests.insert("cpu".to_owned(), cpu(request));
     }
@@ -302,7 +307,7 @@ pub(crate) fn pod(pod: &Pod) -> Resources {
     let sums: BTreeMap<String, Quantity> = huge_page_names(pod).into_iter().map(sum).collect();
     let of_whole = whole(pod).into_iter().flat_map(|given| given.requests.iter().chain(&given.limits)).flatten();
     Resources {
-        cpu_shares: Some(shares(requests(pod).cpu_milli)),
+        cpu_shares: Some(shares(cpu_requests_milli(pod))),
         cpu_quota_us: cpu_limit.map(quota_us),
         cpu_period_us: cpu_limit.map(|_| CPU_PERIOD_US),
         memory_limit_bytes: memory_limit,
