@@ -14,7 +14,7 @@ use skiff_client::{Client, DeleteOptions, Error, Lister, Result};
 
 use crate::deployment::hash;
 use crate::owner;
-use crate::pod_control::{BY_CONTROLLER, ORPHANS, Owner};
+use crate::pod_control::{self, Owner};
 
 /// The label of pods by which their revision is known.
 pub const REVISION_LABEL: &str = "controller-revision-hash";
@@ -86,8 +86,7 @@ fn plan_surplus(all: &[Arc<ControllerRevision>], live: &[&str], limit: usize) ->
 
 impl History {
     pub fn new(client: Client, revisions: Lister<ControllerRevision>, style: Style) -> Self {
-        revisions.add_index(BY_CONTROLLER, owner::controller_uid::<ControllerRevision>);
-        revisions.add_index(ORPHANS, owner::orphan_namespace::<ControllerRevision>);
+        pod_control::index(&revisions);
         Self { client, revisions, style }
     }
 
@@ -105,8 +104,7 @@ impl History {
         collisions: i32,
     ) -> Result<Revisions> {
         let meta = owner.metadata();
-        let mut candidates = self.revisions.indexed(BY_CONTROLLER, meta.uid.as_deref().unwrap_or_default());
-        candidates.extend(self.revisions.indexed(ORPHANS, meta.namespace.as_deref().unwrap_or_default()));
+        let candidates = pod_control::candidates(&self.revisions, owner);
         let mut all = owner::claim(&self.client, owner, selector, candidates).await?;
         all.sort_by_key(|revision| (revision.revision, revision.metadata.creation_timestamp.clone()));
         let data = data_of(template);

@@ -7,6 +7,7 @@ use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{Metadata, Resource};
+use serde::de::DeserializeOwned;
 use skiff_api::ObjectKey;
 use skiff_base::chain;
 use skiff_client::{Change, Client, DeleteOptions, Error, EventKind, EventRecorder, Lister, Queue, Result};
@@ -17,27 +18,27 @@ use crate::service_account::is_closing;
 
 /// Requests for one key that are under way at once.
 const REQUESTS: usize = 32;
-/// Pods by the uid of their controller.
+/// Objects by the uid of their controller.
 pub const BY_CONTROLLER: &str = "controller-uid";
-/// Pods without a controller by namespace.
+/// Objects without a controller by namespace.
 pub const ORPHANS: &str = "orphans";
 
-/// An owner of pods.
+/// An object that owns others or is owned.
 pub trait Owner: Resource + Metadata<Ty = ObjectMeta> + Send + Sync + 'static {}
 
 impl<K: Resource + Metadata<Ty = ObjectMeta> + Send + Sync + 'static> Owner for K {}
 
-/// Adds the indexes by which a controller finds its pods.
-pub fn index(pods: &Lister<Pod>) {
-    pods.add_index(BY_CONTROLLER, owner::controller_uid::<Pod>);
-    pods.add_index(ORPHANS, owner::orphan_namespace::<Pod>);
+/// Adds the indexes by which a controller finds what is its own.
+pub fn index<K: Owner + DeserializeOwned>(objects: &Lister<K>) {
+    objects.add_index(BY_CONTROLLER, owner::controller_uid::<K>);
+    objects.add_index(ORPHANS, owner::orphan_namespace::<K>);
 }
 
-/// The pods that carry the owner's reference, and those of its namespace that are nobody's.
-pub fn candidates<O: Owner>(pods: &Lister<Pod>, owner: &O) -> Vec<Arc<Pod>> {
+/// The objects that carry the owner's reference, and those of its namespace that are nobody's.
+pub fn candidates<K: Owner + DeserializeOwned, O: Owner>(objects: &Lister<K>, owner: &O) -> Vec<Arc<K>> {
     let meta = owner.metadata();
-    let mut all = pods.indexed(BY_CONTROLLER, meta.uid.as_deref().unwrap_or_default());
-    all.extend(pods.indexed(ORPHANS, meta.namespace.as_deref().unwrap_or_default()));
+    let mut all = objects.indexed(BY_CONTROLLER, meta.uid.as_deref().unwrap_or_default());
+    all.extend(objects.indexed(ORPHANS, meta.namespace.as_deref().unwrap_or_default()));
     all
 }
 

@@ -20,21 +20,17 @@ use skiff_api::selector::LabelSelector;
 use skiff_client::{Change, Queue, Reconciler};
 
 use self::sync::Deployments;
-use crate::{Context, drive, owner};
+use crate::pod_control::BY_CONTROLLER;
+use crate::{Context, drive, owner, pod_control};
 
 /// Keys that are worked on at once.
 const WORKERS: usize = 5;
-/// Replica sets and pods by the uid of their controller.
-const BY_CONTROLLER: &str = "controller-uid";
-/// Replica sets without a controller by namespace.
-const ORPHANS: &str = "orphans";
 
 pub fn start(context: &Context) {
     let deployments = context.informers.lister::<Deployment>();
     let sets = context.informers.lister::<ReplicaSet>();
     let pods = context.informers.lister::<Pod>();
-    sets.add_index(BY_CONTROLLER, owner::controller_uid::<ReplicaSet>);
-    sets.add_index(ORPHANS, owner::orphan_namespace::<ReplicaSet>);
+    pod_control::index(&sets);
     pods.add_index(BY_CONTROLLER, owner::controller_uid::<Pod>);
     let queue = Queue::new(Deployments::NAME);
     let adding = queue.clone();

@@ -8,6 +8,7 @@ use skiff_client::{Client, DeleteOptions, Error, EventKind, EventRecorder, Liste
 
 use super::plan::{Resize, plan_cleanup, plan_grow, plan_new_size, plan_scale, plan_shrink, total};
 use super::revision::{next_revision, plan_annotations, plan_set, size_annotations};
+use super::selector;
 use super::spec::{
     DESIRED_REPLICAS, REVISION, Set, annotated_number, annotation, condition, is_paused, is_recreate, is_same_template,
     name, progress_deadline_s, replicas, size, split,
@@ -15,7 +16,7 @@ use super::spec::{
 use super::status::{
     PROGRESSING, is_complete, new_condition, plan_counts, plan_deadline, plan_pause, plan_rollout, set_condition,
 };
-use super::{BY_CONTROLLER, ORPHANS, selector};
+use crate::pod_control::{self, BY_CONTROLLER};
 use crate::service_account::is_closing;
 use crate::{owner, pod};
 
@@ -49,10 +50,8 @@ impl Reconciler for Deployments {
             self.events.record(EventRecorder::reference(&*deployment), EventKind::Warning, "SelectingAll", message);
             return Ok(Next::Done);
         };
-        let uid = deployment.metadata.uid.as_deref().unwrap_or_default();
-        let mut sets = self.sets.indexed(BY_CONTROLLER, uid);
-        sets.extend(self.sets.indexed(ORPHANS, &key.namespace));
-        let sets = owner::claim(&self.client, &*deployment, &selector, sets).await?;
+        let candidates = pod_control::candidates(&self.sets, &*deployment);
+        let sets = owner::claim(&self.client, &*deployment, &selector, candidates).await?;
 
         let (new, old) = split(&deployment, &sets);
         let written = deployment.status.clone();
