@@ -2,6 +2,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 use skiff_api::duration::human_since;
 use skiff_api::quantity::{Format, Quantity};
+use skiff_api::quota::Amounts;
+use skiff_api::quota::pod::{List, total_with_overhead};
 
 use super::page::Page;
 use super::pod::items;
@@ -119,26 +121,15 @@ async fn pods(server: &Server, page: &mut Page, found: &Found) -> Result {
     page.line("  ---------\t----\t\t------------\t----------\t---------------\t-------------\t---");
     let allocatable = &found.object["status"]["allocatable"];
     let now = Timestamp::now();
-    let columns = [
-        ("requests", "cpu"),
-        ("limits", "cpu"),
-        ("requests", "memory"),
-        ("limits", "memory"),
-        ("requests", "ephemeral-storage"),
-        ("limits", "ephemeral-storage"),
-    ];
-    let mut totals = columns.map(|(_, resource)| zero(resource));
-    for pod in &running {
-        let amounts = columns.map(|(which, resource)| sum(pod, which, resource));
-        for (total, amount) in totals.iter_mut().zip(amounts) {
-            *total = total.plus(amount);
-        }
-        let shown: Vec<String> = amounts
-            .iter()
-            .zip(columns)
-            .take(4)
-            .map(|(amount, (_, resource))| with_percent(*amount, &allocatable[resource], resource))
-            .collect();
+    let columns = [(0, "cpu"), (1, "cpu"), (0, "memory"), (1, "memory")];
+    // What each asks for, and what it may have.
+    let lists = |pod: &&Value| [List::Requests, List::Limits].map(|list| total_with_overhead(pod, list));
+    let amounts: Vec<[Amounts; 2]> = running.iter().map(lists).collect();
+    let one = |of: &[Amounts; 2], which: usize, name: &str| of[which].get(name).copied().unwrap_or(zero(name));
+    let total =
+        |which: usize, name: &str| amounts.iter().map(|of| one(of, which, name)).fold(zero(name), Quantity::plus);
+    for (pod, of) in running.iter().zip(&amounts) {
+        let shown = columns.map(|(which, name)| with_percent(one(of, which, name), &allocatable[name], name));
         let metadata = &pod["metadata"];
         let age = time(&metadata["creationTimestamp"]).map(|at| human_since(at, now)).unwrap_or_default();
         page.line(format!(
@@ -150,20 +141,20 @@ async fn pods(server: &Server, page: &mut Page, found: &Found) -> Result {
     }
     page.line("Allocated resources:\n  (Total limits may be over 100 percent, i.e., overcommitted.)");
     page.line("  Resource\tRequests\tLimits\n  --------\t--------\t------");
-    for (nth, resource) in [(0, "cpu"), (2, "memory"), (4, "ephemeral-storage")] {
-        let shown = |at: usize| with_percent(totals[at], &allocatable[resource], resource);
-        page.line(format!("  {resource}\t{}\t{}", shown(nth), shown(nth + 1)));
-    }
-    let total = |which: &str, resource: &str| {
-        running.iter().map(|pod| sum(pod, which, resource)).fold(zero(resource), Quantity::plus)
+    let totals = |name: &str| [0, 1].map(|which| total(which, name));
+    let line = |page: &mut Page, name: &str| {
+        let [asked, most] = totals(name).map(|amount| with_percent(amount, &allocatable[name], name));
+        page.line(format!("  {name}\t{asked}\t{most}"));
     };
-    for resource in allocatable.as_object().into_iter().flatten().map(|(name, _)| name.as_str()) {
-        let [asked, most] = ["requests", "limits"].map(|which| total(which, resource));
-        if resource.starts_with("hugepages-") {
-            let shown = |amount: Quantity| with_percent(amount, &allocatable[resource], resource);
-            page.line(format!("  {resource}\t{}\t{}", shown(asked), shown(most)));
-        } else if resource.contains('/') {
-            page.line(format!("  {resource}\t{asked}\t{most}"));
+    for name in ["cpu", "memory", "ephemeral-storage"] {
+        line(page, name);
+    }
+    for name in allocatable.as_object().into_iter().flatten().map(|(name, _)| name.as_str()) {
+        if name.starts_with("hugepages-") {
+            line(page, name);
+        } else if name.contains('/') {
+            let [asked, most] = totals(name);
+            page.line(format!("  {name}\t{asked}\t{most}"));
         }
     }
     Ok(())
@@ -171,29 +162,6 @@ async fn pods(server: &Server, page: &mut Page, found: &Found) -> Result {
 
 fn zero(resource: &str) -> Quantity {
     Quantity::from_int(0, if resource == "memory" { Format::BinarySi } else { Format::DecimalSi })
-}
-
-/// What the pod asks for as a whole; else its containers and sidecars together, or an init container and the sidecars
-/// before it where that is more. Its overhead comes on top (of a limit, where there is one).
-fn sum(pod: &Value, which: &str, resource: &str) -> Quantity {
-    let parse = |amount: &Value| amount.as_str().and_then(|text| text.parse::<Quantity>().ok());
-    let amount = |container: &Value| parse(&container["resources"][which][resource]);
-    let spec = &pod["spec"];
-    let (mut sidecars, mut most) = (zero(resource), zero(resource));
-    for init in items(&spec["initContainers"]) {
-        let own = amount(init).unwrap_or(zero(resource));
-        let together = sidecars.plus(own);
-        if init["restartPolicy"] == "Always" {
-            sidecars = together;
-        }
-        most = most.max(together);
-    }
-    let main = items(&spec["containers"]).filter_map(amount).fold(sidecars, Quantity::plus);
-    let all = parse(&spec["resources"][which][resource]).unwrap_or_else(|| main.max(most));
-    match parse(&spec["overhead"][resource]) {
-        Some(overhead) if which == "requests" || !all.is_zero() => all.plus(overhead),
-        _ => all,
-    }
 }
 
 fn with_percent(amount: Quantity, of: &Value, resource: &str) -> String {
@@ -209,22 +177,10 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn pods_add_up() {
-        let container = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu}}});
-        let pod =
-            json!({"spec": {"containers": [container("100m"), container("0.4")], "initContainers": [container("1")]}});
-        assert_eq!(sum(&pod, "requests", "cpu").to_string(), "1");
-        assert_eq!(with_percent(sum(&pod, "requests", "cpu"), &json!("4"), "cpu"), "1 (25%)");
-        assert_eq!(sum(&pod, "limits", "cpu").to_string(), "0");
-        let mut sidecar = container("0.3");
-        sidecar["restartPolicy"] = json!("Always");
-        let mut pod = json!({"spec": {"containers": [container("100m")], "overhead": {"cpu": "50m"},
-            "initContainers": [sidecar, container("200m")]}});
-        assert_eq!(sum(&pod, "requests", "cpu").to_string(), "550m");
-        assert_eq!(sum(&pod, "limits", "cpu").to_string(), "0");
-        pod["spec"]["resources"] = json!({"requests": {"cpu": "2"}, "limits": {"cpu": "3"}});
-        assert_eq!(sum(&pod, "requests", "cpu").to_string(), "2050m");
-        assert_eq!(sum(&pod, "limits", "cpu").to_string(), "3050m");
+    fn shares_and_roles() {
+        let amount = "0.1".parse::<Quantity>().expect("a quantity");
+        assert_eq!(with_percent(amount, &json!("4"), "cpu"), "100m (2%)");
+        assert_eq!(with_percent(zero("memory"), &json!("1Gi"), "memory"), "0 (0%)");
         assert_eq!(roles(&json!({"node-role.kubernetes.io/control-plane": "true"})), "control-plane");
     }
 }
