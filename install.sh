@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs Skiff and starts it:   curl -sfL URL/install.sh | sh -
 #
-# From a checkout it installs target/release/skiff, and builds it first where it is missing.
+# From a checkout it installs target/ARCH-unknown-linux-gnu/release/skiff, and builds it only where it is missing: after a pull,
+# `cargo build --release` comes first.
 # Running it again upgrades; nothing is restarted when nothing changed, and pods keep running.
 #
 #   SKIFF_URL            where releases are: $SKIFF_URL/skiff-<arch> and $SKIFF_URL/sha256sums
@@ -46,7 +47,9 @@ build() {
         have cargo || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
         # sudo drops the caller's PATH, and with it a toolchain in their home.
         if ! have cargo && [ -n "${SUDO_USER:-}" ]; then
-            PATH=$(eval printf '%s' "~$SUDO_USER")/.cargo/bin:$PATH
+            home=$(eval printf '%s' "~$SUDO_USER")
+            PATH=$home/.cargo/bin:$PATH
+            export RUSTUP_HOME="${RUSTUP_HOME:-$home/.rustup}"
         fi
         have cargo || fail "building needs Rust (cargo is not in PATH): see https://rustup.rs"
         say "building (some minutes)" >&2

@@ -75,7 +75,11 @@ const ROWS: &[(&str, &str, Verdict)] = &[
         ),
     ),
     ("PodSpec", "resources", Honoured("a container without a limit of its own has the pod's")),
-    ("PodSpec", "runtimeClassName", Honoured("the handler `runc`; others are refused")),
+    (
+        "PodSpec",
+        "runtimeClassName",
+        Honoured("the handlers `runc` and `skiff`, which are the same; others are refused"),
+    ),
     ("PodSpec", "schedulerName", SCHEDULER),
     ("PodSpec", "schedulingGates", SCHEDULER),
     ("PodSpec", "schedulingGroup", SCHEDULER),
