@@ -14,8 +14,8 @@ use crate::pod;
 /// A hook without a limit of its own gives up after this long.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs a handler to its end. The error is for the log alone: it says what was run and what that wrote, which may be
-/// nobody's business who reads events.
+/// Runs a handler to its end. The error is for the log and the pod's status: it says what was run and what that wrote,
+/// which may be nobody's business who reads events.
 pub(crate) async fn run(
     ctx: &Context,
     pod: &Pod,

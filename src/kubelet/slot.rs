@@ -47,6 +47,21 @@ pub(crate) struct StartFailure {
     pub(crate) at: Timestamp,
 }
 
+/// Reasons of starts that failed after the container was made: it has an exit to show.
+pub(crate) const RUN_ERROR: &str = "RunContainerError";
+pub(crate) const HOOK_ERROR: &str = "PostStartHookError";
+
+impl StartFailure {
+    pub(crate) fn has_begun(&self) -> bool {
+        matches!(self.reason, RUN_ERROR | HOOK_ERROR)
+    }
+
+    /// Whether it is shown for a while only, and then that the next try is waited for.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.has_begun() || self.reason == "ErrImagePull"
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Slot {
     pub(crate) current: Option<Run>,

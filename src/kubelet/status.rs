@@ -170,6 +170,12 @@ fn container_status(seen: &Seen<'_>, role: Role, container: &Container, has_init
         }
         (None, None) => None,
     };
+    // One that is not started again has ended, however its start went.
+    let again = |run: &Run| match &run.state {
+        RunState::Exited(exit) => plan::restarts(seen.pod, role, container, exit.code),
+        _ => true,
+    };
+    let waits = waits.filter(|_| newest.is_none_or(again));
     match (waits, newest) {
         (Some(state), _) if !seen.terminal && !slot.is_alive() => {
             status.state = Some(state);

@@ -19,7 +19,7 @@ use crate::pod;
 use crate::probe::ProbeKind;
 use crate::resize::WHOLE;
 use crate::sandbox::{self, Frame};
-use crate::slot::{Run, RunState, Slot, StartFailure};
+use crate::slot::{HOOK_ERROR, RUN_ERROR, Run, RunState, Slot, StartFailure};
 use crate::volume::{PodObjects, Volumes};
 
 /// Volumes that can't be brought up to date are tried again after this, at the latest.
@@ -366,8 +366,10 @@ impl Worker {
                     run.ready = run.started && spec.readiness_probe.is_none();
                 }
             }
-            // There is an exit to show for it.
-            Err(StartError { reason: "RunContainerError" | "PostStartHookError", .. }) => {}
+            // Its exit says when it is tried again.
+            Err(StartError { reason: reason @ (RUN_ERROR | HOOK_ERROR), message }) => {
+                slot.failure = Some(StartFailure { reason, message, not_before: now, at: now });
+            }
             Err(StartError { reason, message }) => {
                 slot.pull_backoff.count(now, now);
                 let not_before = now + slot.pull_backoff.wait(now);

@@ -144,7 +144,7 @@ impl Start {
             let message = chain(&e).to_string();
             self.event(EventKind::Warning, "Failed", format!("Error: {message}"));
             self.send(Event::Exited { id: id.clone(), exit: never_ran("StartError", &message) }).await;
-            return Err(StartError::new("RunContainerError", message));
+            return Err(StartError::new(slot::RUN_ERROR, message));
         }
         let since = time::now();
         self.event(EventKind::Normal, "Started", "Container started");
@@ -171,7 +171,7 @@ impl Start {
                 tell: self.tell.clone(),
             };
             kill.run().await;
-            return Err(StartError::new("PostStartHookError", why));
+            return Err(StartError::new(slot::HOOK_ERROR, why));
         }
         Ok(None)
     }

@@ -24,8 +24,8 @@ use crate::slot::{RunState, Slot};
 use crate::status::{self, Seen};
 use crate::volume;
 
-/// A failed pull is shown as such for this long, then as waiting.
-const SHOW_PULL_ERROR: SignedDuration = SignedDuration::from_secs(3);
+/// A failed pull or start is shown as such for this long, then as waiting.
+const SHOW_ERROR: SignedDuration = SignedDuration::from_secs(3);
 
 /// Gives a pod what it has for itself alone.
 async fn equip(ctx: &Context, pod: &Pod) -> Result<(), String> {
@@ -97,7 +97,7 @@ impl Worker {
                 _ => {}
             },
         }
-        self.show_pull_back_off(now, wake);
+        self.show_back_off(now, wake);
         if !matches!((&self.frame, &self.volumes), (Making::Ready(_), Making::Ready(_))) {
             return;
         }
@@ -383,14 +383,18 @@ impl Worker {
         });
     }
 
-    fn show_pull_back_off(&mut self, now: Timestamp, wake: &mut Wake) {
+    fn show_back_off(&mut self, now: Timestamp, wake: &mut Wake) {
         let pod = self.pod.clone();
         for (role, container) in self.everyone() {
             let Some(slot) = self.slots.get_mut(&container.name).filter(|s| !s.starting) else { continue };
-            let Some(failure) = slot.failure.as_mut().filter(|f| f.reason == "ErrImagePull") else { continue };
-            let due = failure.at + SHOW_PULL_ERROR;
+            let Some(failure) = slot.failure.as_mut().filter(|f| f.is_passing()) else { continue };
+            let due = failure.at + SHOW_ERROR;
             if due > now {
                 wake.at(due);
+                continue;
+            }
+            if failure.has_begun() {
+                slot.failure = None;
                 continue;
             }
             let told = format!("Back-off pulling image {:?}", container.image.as_deref().unwrap_or_default());

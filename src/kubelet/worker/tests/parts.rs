@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
+use skiff_api::Gvr;
+use skiff_client::{Selector, Transport as _, Update};
 use skiff_runtime::{ContainerId, ImageId};
 
 use crate::testing::{World, one};
@@ -119,6 +123,38 @@ async fn what_a_hook_was_is_nobodys_business() {
     {
         world.eventually(reason, |w| told(w, reason) == [message]).await;
     }
+    world.scope.stop().await;
+}
+
+#[tokio::test]
+async fn a_hook_that_fails_is_why_its_container_waits() {
+    let world = World::new().await;
+    let hook =
+        |policy: &str| one(policy, json!({"lifecycle": {"postStart": {"exec": {"command": ["false", "word"]}}}}));
+    let mut feed = world.api.observe(&Gvr::of::<Pod>(), &Selector::default());
+    world.create("p", hook("Always"));
+    let mut reasons = Vec::new();
+    while reasons.last().is_none_or(|reason| reason != "CrashLoopBackOff") {
+        let Update::Put(pod) = feed.next().await.expect("the feed never ends") else { continue };
+        let container = &pod.value()["status"]["containerStatuses"][0];
+        let waiting = &container["state"]["waiting"];
+        let Some(reason) = waiting["reason"].as_str().filter(|reason| *reason != "ContainerCreating") else { continue };
+        assert_eq!(container["lastState"]["terminated"]["exitCode"], 143, "{container:#}");
+        assert_eq!(pod.value()["status"]["phase"], "Running");
+        if reason == "PostStartHookError" {
+            let message = "Exec lifecycle hook ([false word]) for Container \"c\" in Pod \"p_default(uid-p)\" failed - error: \
+                command 'false word' exited with 1: , message: \"\"";
+            assert_eq!(waiting["message"], message);
+        }
+        reasons.push(reason.to_owned());
+    }
+    reasons.dedup();
+    assert_eq!(reasons, ["PostStartHookError", "CrashLoopBackOff"]);
+    // One that is not started again has ended.
+    world.create("once", hook("Never"));
+    world.phase("once", "Failed").await;
+    let state = world.pod("once")["status"]["containerStatuses"][0]["state"].clone();
+    assert_eq!((&state["terminated"]["exitCode"], &state["waiting"]), (&json!(143), &Value::Null));
     world.scope.stop().await;
 }
 
