@@ -16,7 +16,7 @@ use skiff_runtime::{Error, IdRange, Sandbox, SandboxConfig, SandboxState};
 use crate::context::Context;
 use crate::etc_files::{self, Resolver};
 use crate::leftovers;
-use crate::pod::{self, annotation, label};
+use crate::pod::{self, PodUid, annotation, label};
 use crate::resources;
 use crate::unsupported::unsupported;
 use crate::userns;
@@ -30,6 +30,20 @@ pub(crate) const HOSTNAME_FILE: &str = "hostname";
 pub(crate) struct Frame {
     pub(crate) sandbox: Sandbox,
     pub(crate) pod_ips: Vec<IpAddr>,
+}
+
+/// Why a pod has no sandbox: reason and message of the event.
+#[derive(Debug)]
+pub(crate) struct FrameError {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// Without a reason of its own it is about making one.
+impl From<String> for FrameError {
+    fn from(message: String) -> Self {
+        Self { reason: "FailedCreatePodSandBox", message }
+    }
 }
 
 fn host_network(pod: &Pod) -> bool {
@@ -145,10 +159,10 @@ async fn user_namespace(ctx: &Arc<Context>, pod: &Pod) -> Result<Option<IdRange>
     given.unwrap_or_else(|e| Err(e.to_string())).map(Some)
 }
 
-/// Makes a new sandbox with network and files. The error is the text of `FailedCreatePodSandBox`.
-pub(crate) async fn create(ctx: &Arc<Context>, pod: &Arc<Pod>, attempt: u32) -> Result<Frame, String> {
+/// Makes a new sandbox with network and files.
+pub(crate) async fn create(ctx: &Arc<Context>, pod: &Arc<Pod>, attempt: u32) -> Result<Frame, FrameError> {
     if let Some(why) = refusal(ctx, pod) {
-        return Err(format!("Failed to create pod sandbox: {why}"));
+        return Err(format!("Failed to create pod sandbox: {why}").into());
     }
     let uid = pod::uid(pod);
     let ids = user_namespace(ctx, pod).await.map_err(|e| format!("Failed to create pod sandbox: {e}"))?;
@@ -163,15 +177,51 @@ pub(crate) async fn create(ctx: &Arc<Context>, pod: &Arc<Pod>, attempt: u32) -> 
     match connect(ctx, pod, &sandbox).await {
         Ok(pod_ips) => Ok(Frame { sandbox, pod_ips }),
         Err(why) => {
-            tracing::warn!(pod = %pod::format(pod), %uid, error = why, "the sandbox is given up");
-            discard(ctx, &sandbox).await;
+            tracing::warn!(pod = %pod::format(pod), %uid, error = why.message, "the sandbox is given up");
+            // What is left of it goes before the next try.
+            discard(ctx, &sandbox).await.ok();
             Err(why)
         }
     }
 }
 
+/// Takes down earlier sandboxes of a pod, so that nothing of them keeps an address; with `more`, those too that the
+/// runtime alone knows of. Nobody gets another one before.
+pub(crate) async fn free(ctx: &Context, uid: &PodUid, known: &[Sandbox], more: bool) -> Result<(), FrameError> {
+    let mut wrong = Vec::new();
+    let mut all = known.to_vec();
+    if more {
+        wrong.extend(of_runtime(ctx, uid, &mut all).await.err());
+    }
+    for sandbox in &all {
+        wrong.extend(discard(ctx, sandbox).await.err());
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "error killing pod: failed to \"KillPodSandbox\" for {:?} with KillPodSandboxError: {:?}",
+        uid.0,
+        wrong.join("; ")
+    );
+    Err(FrameError { reason: "FailedKillPod", message })
+}
+
+/// Adds those sandboxes of a pod that are not known yet.
+pub(crate) async fn of_runtime(ctx: &Context, uid: &PodUid, known: &mut Vec<Sandbox>) -> Result<(), String> {
+    let found = ctx.engine.sandboxes().await.map_err(|e| {
+        let why = chain(&e).to_string();
+        tracing::warn!(pod = %uid, error = why, "the sandboxes of a pod can't be listed");
+        why
+    })?;
+    let missing: Vec<Sandbox> =
+        found.into_iter().filter(|s| s.pod_uid == uid.0 && !known.iter().any(|o| o.id == s.id)).collect();
+    known.extend(missing);
+    Ok(())
+}
+
 /// Gives a sandbox its network (again), and writes the files that name its addresses.
-pub(crate) async fn connect(ctx: &Arc<Context>, pod: &Arc<Pod>, sandbox: &Sandbox) -> Result<Vec<IpAddr>, String> {
+pub(crate) async fn connect(ctx: &Arc<Context>, pod: &Arc<Pod>, sandbox: &Sandbox) -> Result<Vec<IpAddr>, FrameError> {
     let pod_ips = match &sandbox.netns {
         Some(netns) => {
             let attached = ctx.engine.attach_network(&sandbox.id, netns, &plan_host_ports(pod)).await;
@@ -190,7 +240,7 @@ pub(crate) async fn connect(ctx: &Arc<Context>, pod: &Arc<Pod>, sandbox: &Sandbo
     match written.unwrap_or_else(|e| Err(io::Error::other(e))) {
         Ok(None) => {}
         Ok(Some(warning)) => ctx.event(pod, EventKind::Warning, "DNSConfigForming", warning),
-        Err(e) => return Err(format!("Failed to create pod sandbox: write its files: {e}")),
+        Err(e) => return Err(format!("Failed to create pod sandbox: write its files: {e}").into()),
     }
     Ok(pod_ips)
 }
@@ -231,37 +281,29 @@ pub(crate) fn is_ready(sandbox: &Sandbox) -> bool {
 }
 
 /// Stops a sandbox, then frees its network: until its last process has ended, nobody else may get its address. Its
-/// containers' records stay. True where all of it worked.
-pub(crate) async fn stop(ctx: &Context, sandbox: &Sandbox) -> bool {
-    match ctx.engine.stop_sandbox(&sandbox.id).await {
-        Ok(()) | Err(Error::SandboxNotFound(_)) => detach(ctx, sandbox).await,
-        Err(e) => {
-            tracing::warn!(sandbox = sandbox.id.0, error = %chain(&e), "a sandbox can't be stopped");
-            false
-        }
-    }
-}
-
-/// Stops and removes a sandbox with its containers. True where all of it worked.
-pub(crate) async fn discard(ctx: &Context, sandbox: &Sandbox) -> bool {
-    if !stop(ctx, sandbox).await {
-        return false;
-    }
-    match ctx.engine.remove_sandbox(&sandbox.id).await {
-        Ok(()) | Err(Error::SandboxNotFound(_)) => true,
-        Err(e) => {
-            tracing::warn!(sandbox = sandbox.id.0, error = %chain(&e), "a sandbox can't be removed");
-            false
-        }
-    }
-}
-
-async fn detach(ctx: &Context, sandbox: &Sandbox) -> bool {
+/// containers' records stay. What went wrong is in the log.
+pub(crate) async fn stop(ctx: &Context, sandbox: &Sandbox) -> Result<(), String> {
+    gone(sandbox, "a sandbox can't be stopped", ctx.engine.stop_sandbox(&sandbox.id).await)?;
     let detached = ctx.engine.detach_network(&sandbox.id).await;
-    if let Err(e) = &detached {
-        tracing::warn!(sandbox = sandbox.id.0, error = %chain(e), "the network of a sandbox can't be taken down");
+    detached.map_err(|e| told(sandbox, "the network of a sandbox can't be taken down", chain(&e).to_string()))
+}
+
+/// Stops and removes a sandbox with its containers.
+pub(crate) async fn discard(ctx: &Context, sandbox: &Sandbox) -> Result<(), String> {
+    stop(ctx, sandbox).await?;
+    gone(sandbox, "a sandbox can't be removed", ctx.engine.remove_sandbox(&sandbox.id).await)
+}
+
+fn gone(sandbox: &Sandbox, what: &str, result: Result<(), Error>) -> Result<(), String> {
+    match result {
+        Ok(()) | Err(Error::SandboxNotFound(_)) => Ok(()),
+        Err(e) => Err(told(sandbox, what, chain(&e).to_string())),
     }
-    detached.is_ok()
+}
+
+fn told(sandbox: &Sandbox, what: &str, why: String) -> String {
+    tracing::warn!(sandbox = sandbox.id.0, error = why, "{what}");
+    why
 }
 
 #[cfg(test)]

@@ -35,6 +35,11 @@ pub(crate) struct Machine {
     pub(crate) log: Vec<String>,
     /// Images that are mounted.
     pub(crate) shown: BTreeMap<PathBuf, ImageId>,
+    /// All images that it says to have, and where a change of them is seen.
+    pub(crate) images: Vec<String>,
+    pub(crate) records: PathBuf,
+    /// What is said of networks that can't be taken down, one after the other.
+    pub(crate) held: Vec<&'static str>,
     /// Images that can't be pulled.
     pub(crate) broken: Vec<String>,
     /// Containers keep the limits that they have.
@@ -310,6 +315,9 @@ impl Engine for FakeMachine {
     }
 
     async fn detach_network(&self, id: &SandboxId) -> Result<(), skiff_network::Error> {
+        if let Some(why) = self.lock().held.pop() {
+            return Err(skiff_network::Error::Invalid(why.to_owned()));
+        }
         let stopped = self.lock().sandboxes.get(id).is_none_or(|s| s.state == SandboxState::NotReady);
         self.log(if stopped { "detach" } else { "detach what still runs" }.to_owned());
         Ok(())

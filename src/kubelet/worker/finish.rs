@@ -38,18 +38,11 @@ pub(super) async fn take_down(ctx: &Arc<Context>, uid: &PodUid, sandboxes: &[San
     ctx.devices.release(uid);
     ctx.devices.write_changes().await;
     let mut all = sandboxes.to_vec();
-    match ctx.engine.sandboxes().await {
-        // One that could not be made is known to the runtime alone.
-        Ok(found) => {
-            all.extend(found.into_iter().filter(|s| s.pod_uid == uid.0 && !sandboxes.iter().any(|o| o.id == s.id)))
-        }
-        Err(e) => {
-            tracing::warn!(pod = %uid, error = %chain(&e), "the sandboxes of a pod can't be listed");
-            good = false;
-        }
-    }
+    // One that could not be made is known to the runtime alone.
+    good &= sandbox::of_runtime(ctx, uid, &mut all).await.is_ok();
     for one in &all {
-        good &= if whole { sandbox::discard(ctx, one).await } else { sandbox::stop(ctx, one).await };
+        let down = if whole { sandbox::discard(ctx, one).await } else { sandbox::stop(ctx, one).await };
+        good &= down.is_ok();
     }
     good
 }

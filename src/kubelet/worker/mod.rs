@@ -34,7 +34,7 @@ use crate::image::StartError;
 use crate::pod::{self, PodUid};
 use crate::probe::ProbeKind;
 use crate::resize::{Allocation, known};
-use crate::sandbox::Frame;
+use crate::sandbox::{Frame, FrameError};
 use crate::slot::{Run, Slot};
 use crate::volume::{PodObjects, Volumes};
 
@@ -63,7 +63,8 @@ pub(crate) struct Leftover {
 
 #[derive(Debug)]
 pub(crate) enum Event {
-    Framed(Result<Frame, String>),
+    /// The sandbox that it has now, or none: what earlier ones held is free.
+    Framed(Result<Option<Frame>, FrameError>),
     Mounted(Result<Volumes, String>),
     /// Its containers were given their devices.
     Equipped(Result<(), String>),
@@ -188,6 +189,8 @@ struct Worker {
     objects: Arc<PodObjects>,
     objects_changed: Arc<Notify>,
     frame: Making<Frame>,
+    /// The sandbox was made beside the first try at the volumes: nobody hears of it before they are there.
+    early: bool,
     /// All that exist of this pod, the current one included.
     sandboxes: Vec<Sandbox>,
     next_sandbox: u32,
@@ -280,6 +283,7 @@ impl Worker {
             objects,
             objects_changed,
             frame: Making::Absent,
+            early: false,
             sandboxes: Vec::new(),
             next_sandbox: 0,
             frame_backoff: short(),

@@ -18,7 +18,7 @@ use crate::plan::Unhealthy;
 use crate::pod;
 use crate::probe::ProbeKind;
 use crate::resize::WHOLE;
-use crate::sandbox::{self, Frame};
+use crate::sandbox::{self, Frame, FrameError};
 use crate::slot::{HOOK_ERROR, RUN_ERROR, Run, RunState, Slot, StartFailure};
 use crate::volume::{PodObjects, Volumes};
 
@@ -86,10 +86,11 @@ impl Worker {
         }
         if let Some(sandbox) = current {
             self.frame = Making::Working;
+            self.early = self.slots.is_empty();
             let (ctx, pod, tell) = (self.ctx.clone(), self.pod.clone(), self.tell.clone());
             self.background(async move {
                 let connected = sandbox::connect(&ctx, &pod, &sandbox).await;
-                let framed = connected.map(|pod_ips| Frame { sandbox, pod_ips });
+                let framed = connected.map(|pod_ips| Some(Frame { sandbox, pod_ips }));
                 drop(tell.send(Event::Framed(framed)).await);
             });
         }
@@ -286,21 +287,34 @@ impl Worker {
         }
     }
 
-    fn take_frame(&mut self, framed: Result<Frame, String>) {
+    fn take_frame(&mut self, framed: Result<Option<Frame>, FrameError>) {
         match framed {
             Ok(frame) => {
                 self.frame_backoff.reset();
-                if !self.sandboxes.iter().any(|s| s.id == frame.sandbox.id) {
-                    self.sandboxes.push(frame.sandbox.clone());
+                let is_known = |frame: &Frame| self.sandboxes.iter().any(|s| s.id == frame.sandbox.id);
+                if !frame.as_ref().is_some_and(is_known) {
+                    // The earlier ones are gone.
+                    self.sandboxes = frame.iter().map(|frame| frame.sandbox.clone()).collect();
                 }
-                self.next_sandbox = self.next_sandbox.max(frame.sandbox.attempt + 1);
-                self.frame = Making::Ready(frame);
+                self.frame = frame.map_or(Making::Absent, Making::Ready);
+                if let Making::Ready(frame) = &self.frame {
+                    self.next_sandbox = self.next_sandbox.max(frame.sandbox.attempt + 1);
+                }
+                self.withdraw_frame();
             }
-            Err(why) => {
-                tracing::warn!(pod = %pod::format(&self.pod), error = why, "no sandbox");
-                self.ctx.event(&self.pod, EventKind::Warning, "FailedCreatePodSandBox", why);
+            Err(FrameError { reason, message }) => {
+                tracing::warn!(pod = %pod::format(&self.pod), error = message, "no sandbox");
+                self.ctx.event(&self.pod, EventKind::Warning, reason, message);
                 self.frame = Making::Failed { until: time::now() + self.frame_backoff.next_wait() };
             }
+        }
+    }
+
+    /// A pod whose volumes do not come has no sandbox: the next step takes down what was made before that was known.
+    fn withdraw_frame(&mut self) {
+        let failed = matches!(self.volumes, Making::Failed { .. });
+        if self.early && failed && self.phase == Phase::Syncing && matches!(self.frame, Making::Ready(_)) {
+            self.frame = Making::Absent;
         }
     }
 
@@ -308,6 +322,7 @@ impl Worker {
         let refreshed = std::mem::take(&mut self.refreshing);
         match (mounted, &mut self.volumes) {
             (Ok(volumes), _) => {
+                self.early = false;
                 self.volumes_backoff.reset();
                 self.volumes = Making::Ready(Arc::new(volumes));
             }
@@ -324,6 +339,7 @@ impl Worker {
                     self.ctx.event(&self.pod, EventKind::Warning, "FailedMount", why);
                 }
                 self.volumes = Making::Failed { until: time::now() + self.volumes_backoff.next_wait() };
+                self.withdraw_frame();
             }
         }
         if std::mem::take(&mut self.refresh_again) {

@@ -246,6 +246,17 @@ impl Worker {
         end <= now
     }
 
+    /// Whether the pod may have a sandbox: with its volumes. At first it is made beside them, since they mostly come at
+    /// once; where they do not, it goes again, unseen, and waits for them.
+    fn may_have_frame(&self) -> bool {
+        match self.volumes {
+            Making::Ready(_) => true,
+            Making::Absent | Making::Working => self.volumes_backoff.failures() == 0,
+            Making::Failed { .. } => false,
+        }
+    }
+
+    /// Makes the sandbox; before, what earlier ones hold is freed.
     fn make_frame(&mut self, now: Timestamp, wake: &mut Wake) {
         match &self.frame {
             Making::Absent => {}
@@ -256,6 +267,10 @@ impl Worker {
             }
             Making::Working | Making::Ready(_) => return,
         }
+        let wanted = self.may_have_frame();
+        if !wanted && self.sandboxes.is_empty() {
+            return;
+        }
         if self.slots.values().any(|s| s.starting || s.is_alive()) {
             // What is left of a lost sandbox ends first.
             self.end_lost();
@@ -263,7 +278,7 @@ impl Worker {
         }
         // Containers of an earlier sandbox are history; some pods don't want a second one.
         let ran = self.slots.values().any(|s| s.current.is_some());
-        if ran {
+        if wanted && ran {
             let never = pod::restart_policy(&self.pod) == RestartPolicy::Never;
             if never || self.plan(now).ended {
                 self.begin_end(pod::grace_s(&self.pod));
@@ -274,14 +289,18 @@ impl Worker {
             self.retire_runs();
         }
         self.frame = Making::Working;
+        self.early = !matches!(self.volumes, Making::Ready(_));
         self.resizing.group_as_made = true;
         let (ctx, pod, tell) = (self.ctx.clone(), self.pod.clone(), self.tell.clone());
-        let (attempt, old) = (self.next_sandbox, std::mem::take(&mut self.sandboxes));
+        let (attempt, old) = (self.next_sandbox, self.sandboxes.clone());
+        // One that could not be made whole, and not be taken down either, is known to the runtime alone.
+        let more = self.frame_backoff.failures() > 0;
         self.background(async move {
-            for sandbox in &old {
-                sandbox::discard(&ctx, sandbox).await;
-            }
-            let framed = sandbox::create(&ctx, &pod, attempt).await;
+            let framed = match sandbox::free(&ctx, &pod::uid(&pod), &old, more).await {
+                Ok(()) if wanted => sandbox::create(&ctx, &pod, attempt).await.map(Some),
+                Ok(()) => Ok(None),
+                Err(error) => Err(error),
+            };
             drop(tell.send(Event::Framed(framed)).await);
         });
     }
@@ -615,7 +634,7 @@ impl Worker {
             return;
         }
         let (sandbox_ready, pod_ips) = match &self.frame {
-            Making::Ready(frame) => (self.phase != Phase::Terminated, frame.pod_ips.as_slice()),
+            Making::Ready(frame) if !self.early => (self.phase != Phase::Terminated, frame.pod_ips.as_slice()),
             _ => (false, [].as_slice()),
         };
         let given = self.is_resizing().then(|| self.given());

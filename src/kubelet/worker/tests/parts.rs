@@ -63,11 +63,29 @@ async fn volumes_wait_for_their_objects_and_follow_them() {
         "env": [{"name": "KEY", "valueFrom": {"configMapKeyRef": {"name": "map", "key": "k"}}}]}),
     );
     spec["volumes"] = json!([{"name": "v", "configMap": {"name": "map"}}]);
+    world.machine.lock().held = vec!["it is busy"];
+    let mut feed = world.api.observe(&Gvr::of::<Pod>(), &Selector::default());
     world.create("p", spec);
     world.eventually("it says what is missing", |w| w.reasons().contains(&"FailedMount".to_owned())).await;
+    // What was made before that was known goes, is not told of, and frees its address however often that is tried.
+    world.eventually("it has no sandbox", |w| w.log().last().is_some_and(|line| line == "remove sandbox")).await;
+    assert_eq!(world.log(), ["sandbox", "detach", "remove sandbox"]);
+    let events = world.api.objects("/api/v1/events");
+    let message =
+        "error killing pod: failed to \"KillPodSandbox\" for \"uid-p\" with KillPodSandboxError: \"it is busy\"";
+    assert!(events.iter().any(|e| e["reason"] == "FailedKillPod" && e["message"] == message), "{events:#?}");
     let map = |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "map", "namespace": "default"}, "data": {"k": value}});
     world.api.put(map("1"));
-    world.phase("p", "Running").await;
+    let mut status = json!(null);
+    while status["phase"] != "Running" {
+        if let Update::Put(pod) = feed.next().await.expect("the feed never ends") {
+            status = pod.value()["status"].clone();
+            let ready = status["conditions"][0].clone();
+            let shown = ready["type"] == "PodReadyToStartContainers" && ready["status"] == "True";
+            assert!(status["podIP"].is_null() && !shown || status["phase"] == "Running", "{status:#}");
+        }
+    }
+    assert_eq!((&status["podIP"], world.machine.lock().sandboxes.len()), (&json!("10.42.0.5"), 1));
     let config = world.machine.lock().configs.values().next().cloned().expect("created");
     assert!(config.env.contains(&("KEY".into(), "1".into())), "{:?}", config.env);
     let mount = config.mounts.iter().find(|m| m.container_path == Path::new("/v")).expect("mounted").clone();
