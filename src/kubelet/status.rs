@@ -52,9 +52,21 @@ pub(crate) struct Seen<'a> {
 const CONDITIONS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
 
 const DISRUPTED: &str = "DisruptionTarget";
+pub(crate) const RESETS: &str = "AllContainersRestarting";
 
+pub(crate) const RESIZE_PENDING: &str = "PodResizePending";
+pub(crate) const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 /// Those that are there only while they hold.
-const RESIZE_CONDITIONS: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+const RESIZE_CONDITIONS: [&str; 2] = [RESIZE_PENDING, RESIZE_IN_PROGRESS];
+
+fn has<'a>(status: &'a PodStatus, type_: &str) -> Option<&'a PodCondition> {
+    status.conditions.iter().flatten().find(|c| c.type_ == type_)
+}
+
+/// One that holds.
+pub(crate) fn holds<'a>(status: &'a PodStatus, type_: &str) -> Option<&'a PodCondition> {
+    has(status, type_).filter(|c| c.status == "True")
+}
 
 pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
     let pod = seen.pod;
@@ -451,7 +463,7 @@ fn conditions(seen: &Seen<'_>, phase: &str, inits: &[ContainerStatus], mains: &[
             _ => ("False", None, None),
         };
         let (reason, message) = (reason.map(str::to_owned), message.map(str::to_owned));
-        conditions.push(condition(seen, "AllContainersRestarting", status, reason, message));
+        conditions.push(condition(seen, RESETS, status, reason, message));
     }
     if let Some(message) = seen.disrupted.filter(|_| matches!(phase, "Succeeded" | "Failed")) {
         let reason = Some("TerminationByKubelet".to_owned());
@@ -459,11 +471,11 @@ fn conditions(seen: &Seen<'_>, phase: &str, inits: &[ContainerStatus], mains: &[
     }
     if let Some((reason, message)) = seen.resize_pending {
         let (reason, message) = (Some(reason.to_owned()), Some(message.to_owned()));
-        conditions.push(condition(seen, RESIZE_CONDITIONS[0], "True", reason, message));
+        conditions.push(condition(seen, RESIZE_PENDING, "True", reason, message));
     }
     if let Some(error) = seen.resizing {
         let reason = error.map(|_| "Error".to_owned());
-        conditions.push(condition(seen, RESIZE_CONDITIONS[1], "True", reason, error.map(str::to_owned)));
+        conditions.push(condition(seen, RESIZE_IN_PROGRESS, "True", reason, error.map(str::to_owned)));
     }
     conditions
 }
@@ -476,7 +488,7 @@ fn condition(
     reason: Option<String>,
     message: Option<String>,
 ) -> PodCondition {
-    let find = |status: &PodStatus| status.conditions.iter().flatten().find(|c| c.type_ == type_).cloned();
+    let find = |status: &PodStatus| has(status, type_).cloned();
     let old = find(seen.last).or_else(|| seen.pod.status.as_ref().and_then(find));
     let since = old.filter(|c| c.status == status).and_then(|c| c.last_transition_time);
     PodCondition {

@@ -263,6 +263,7 @@ impl Worker {
         let objects_changed = Arc::new(Notify::new());
         let objects = Arc::new(PodObjects::observe(&ctx, &pod, &objects_changed));
         let status = pod.status.clone().unwrap_or_default();
+        let resizing = Resizing::of(&pod);
         let (asked, allocation) = (pod.clone(), known(&pod));
         let pod = resize::effective(&asked, &allocation);
         // One that waits gets its share when it is admitted.
@@ -275,7 +276,7 @@ impl Worker {
             uid: pod::uid(&pod),
             asked,
             allocation,
-            resizing: Resizing::default(),
+            resizing,
             removed: false,
             phase: Phase::Syncing,
             starts: tasks.token().child_token(),

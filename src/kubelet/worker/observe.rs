@@ -505,6 +505,7 @@ impl Worker {
 
     fn take_written(&mut self, result: Result<Box<Pod>, skiff_client::Error>) {
         self.status.busy = false;
+        let told = result.is_ok();
         match result {
             Ok(pod) => {
                 self.status.backoff.reset();
@@ -519,6 +520,7 @@ impl Worker {
                 self.status.retry_at = Some(time::now() + self.status.backoff.next_wait());
             }
         }
+        self.tell_progress(told);
     }
 
     /// The last thing: what the pod has left on the node goes.

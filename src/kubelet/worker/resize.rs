@@ -14,6 +14,7 @@ use crate::pod::{self, PodUid, Role};
 use crate::resize::{self, Allocation, Fit, Lack, WHOLE};
 use crate::resources::{self, Qos};
 use crate::slot::RunState;
+use crate::status;
 
 /// What could not be done is tried again after this.
 const AGAIN: SignedDuration = SignedDuration::from_secs(10);
@@ -25,8 +26,12 @@ pub(super) struct Resizing {
     pub(super) pending: Option<(&'static str, String)>,
     /// What an event has told of that: the reason, and of which generation of the pod.
     told_pending: Option<(&'static str, i64)>,
-    /// The generation whose resources are being given.
+    /// The generation whose resources are being given, until its end is told.
     given: Option<i64>,
+    /// Its beginning is told.
+    told_start: bool,
+    /// The write of the status that is under way is from before.
+    outrun: bool,
     busy: bool,
     /// Why it could not be carried out.
     pub(super) error: Option<String>,
@@ -52,6 +57,19 @@ pub(super) type Resized = (Vec<(ContainerId, ResourceRequirements)>, Option<Reso
 /// The pod as the node has taken it: with the resources that it was given.
 pub(super) fn effective(asked: &Arc<Pod>, allocation: &Allocation) -> Arc<Pod> {
     if resize::asked(asked) == *allocation { asked.clone() } else { Arc::new(resize::with(asked, allocation)) }
+}
+
+impl Resizing {
+    /// What an earlier agent has told is not told again.
+    pub(super) fn of(pod: &Pod) -> Self {
+        let holds = |type_: &str| status::holds(pod.status.as_ref()?, type_);
+        let told_pending = holds(status::RESIZE_PENDING).and_then(|c| {
+            let known = ["Deferred", "Infeasible"].into_iter().find(|reason| c.reason.as_deref() == Some(reason));
+            Some((known?, c.observed_generation?))
+        });
+        let given = holds(status::RESIZE_IN_PROGRESS).and_then(|c| c.observed_generation);
+        Self { told_pending, given, told_start: given.is_some(), ..Self::default() }
+    }
 }
 
 fn generation(pod: &Pod) -> i64 {
@@ -82,8 +100,9 @@ impl Worker {
                     self.pod = self.asked.clone();
                     self.ctx.shares.promise(&self.uid, wanted);
                     let generation = generation(&self.pod);
+                    self.resizing.told_start &= self.resizing.given == Some(generation);
                     self.resizing.given = Some(generation);
-                    self.tell_resize(EventKind::Normal, "ResizeStarted", "Pod resize started", generation, "");
+                    self.resizing.outrun = self.status.busy;
                 }
                 Fit::Deferred(why) => self.resizing.pending = Some(("Deferred", why)),
                 Fit::Infeasible(why) => self.resizing.pending = Some(("Infeasible", why)),
@@ -91,10 +110,21 @@ impl Worker {
         }
         self.tell_pending();
         self.bring_resources(now, wake);
-        if !self.is_resizing()
-            && let Some(generation) = self.resizing.given.take()
-        {
+    }
+
+    /// Tells how far a resize is when the API has it in the status (`told`): an agent that comes after this one then knows
+    /// what was said, and says none of it twice.
+    pub(super) fn tell_progress(&mut self, told: bool) {
+        if std::mem::take(&mut self.resizing.outrun) || !told {
+            return;
+        }
+        let Some(generation) = self.resizing.given else { return };
+        if !std::mem::replace(&mut self.resizing.told_start, true) {
+            self.tell_resize(EventKind::Normal, "ResizeStarted", "Pod resize started", generation, "");
+        }
+        if !self.is_resizing() && status::holds(&self.status.written, status::RESIZE_IN_PROGRESS).is_none() {
             self.tell_resize(EventKind::Normal, "ResizeCompleted", "Pod resize completed", generation, "");
+            (self.resizing.given, self.resizing.told_start) = (None, false);
         }
     }
 

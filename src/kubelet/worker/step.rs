@@ -341,15 +341,16 @@ impl Worker {
     /// is left, they are history. The sandbox and the volumes stay.
     fn reset(&mut self, now: Timestamp, wake: &mut Wake) {
         let pod = self.pod.clone();
-        let (mut ending, mut due) = (false, now);
+        let (mut ending, mut due, mut last) = (false, now, None);
         for (role, container) in pod::containers(&pod) {
             let Some(slot) = self.slots.get(&container.name) else { continue };
             let stopping = slot.current.as_ref().is_some_and(|run| run.stopping);
             ending |= slot.starting || slot.is_alive();
-            if let Some(RunState::Exited(exit)) = slot.current.as_ref().map(|run| &run.state)
-                && resets(container, exit.code)
-            {
-                due = due.max(exit.finished + slot.backoff.wait(exit.finished));
+            if let Some(RunState::Exited(exit)) = slot.current.as_ref().map(|run| &run.state) {
+                last = last.max(Some(exit.finished));
+                if resets(container, exit.code) {
+                    due = due.max(exit.finished + slot.backoff.wait(exit.finished));
+                }
             }
             if !slot.starting
                 && !stopping
@@ -361,6 +362,12 @@ impl Worker {
         }
         if ending {
             return;
+        }
+        // That they begin anew is told, whatever write is under way; who can't be told is not waited for.
+        if status::holds(&self.status.written, status::RESETS).is_none()
+            && let Some(last) = last
+        {
+            due = due.max(last + QUIET);
         }
         // One that does it again and again waits as if it were alone.
         if due > now {
@@ -667,6 +674,7 @@ impl Worker {
         }
         let mut not_before = self.status.retry_at;
         let waits = self.status.wanted.phase.as_deref() == Some("Pending")
+            && !self.resetting
             && self.slots.values().all(|s| s.failure.is_none())
             && self.phase == Phase::Syncing;
         if waits {

@@ -284,7 +284,7 @@ async fn pods_are_resized_as_far_as_there_is() {
 
 #[tokio::test]
 async fn events_tell_of_resizes() {
-    let world = World::new().await;
+    let mut world = World::new().await;
     let resources = |cpu: &str, memory: &str| json!({"requests": {"cpu": cpu}, "limits": {"memory": memory}});
     world.create("other", one("Always", json!({"resources": {"requests": {"cpu": "1"}}})));
     world.create("p", one("Always", json!({"resources": resources("500m", "64Mi")})));
@@ -317,6 +317,16 @@ async fn events_tell_of_resizes() {
         }
     }
     assert_eq!(told(&world, "ResizeCompleted", 3, ""), 0);
+    // The fake server merges no lists: the conditions of a resize that another agent takes up are put in.
+    world.scope.stop().await;
+    let mut pod = world.pod("p");
+    pod["metadata"]["generation"] = json!(6);
+    pod["spec"]["containers"][0]["resources"] = resources("750m", "128Mi");
+    pod["status"]["conditions"] = json!([{"type": "PodResizeInProgress", "status": "True", "observedGeneration": 6}]);
+    world.api.put(pod);
+    world.start().await;
+    world.eventually("its end is told", |w| told(w, "ResizeCompleted", 6, "") == 1).await;
+    assert_eq!(told(&world, "ResizeStarted", 6, ""), 0);
     world.scope.stop().await;
 }
 
