@@ -323,6 +323,15 @@ fn crictl_shows_what_runs() {
     assert!(say(&["inspecti", "busybox:1.36"]).contains("\"repoTags\""));
     let image = say(&["images", "-q", "busybox"]);
     assert_eq!(say(&["images", "-q", &image.trim()["sha256:".len()..][..12]]), image);
+    // What is brought by hand is told of.
+    let archive = machine.directory.path().join("by-hand.tar");
+    harness::images::Image::busybox(&["/bin/true"], &["BY=hand"]).save(&archive, "example.com/by-hand:1");
+    let imported = machine.command(skiff()).args(["ctr", "images", "import"]).arg(&archive).output();
+    harness::result(&imported.expect("run skiff ctr")).expect("imported");
+    eventually("the node tells of it", Duration::from_secs(30), || {
+        let names = machine.jsonpath(&["nodes"], "{.items[*].status.images[*].names[*]}")?;
+        names.contains("example.com/by-hand:1").then_some(()).ok_or(names)
+    });
     // Nobody reads it any more.
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);

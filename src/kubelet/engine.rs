@@ -18,6 +18,8 @@ pub(crate) trait Engine: Send + Sync + 'static {
     fn normalize(&self, reference: &str) -> Result<String, Error>;
     async fn image(&self, reference: &str) -> Result<Option<Image>, Error>;
     async fn images(&self) -> Result<Vec<Image>, Error>;
+    /// The directory that changes whenever there are other images, whoever has brought or removed them.
+    fn image_records(&self) -> PathBuf;
     async fn pull(&self, reference: &str, auth: Option<&RegistryAuth>) -> Result<Image, Error>;
     /// Fails where it is in use.
     async fn remove_image(&self, id: &ImageId) -> Result<(), Error>;
@@ -143,6 +145,10 @@ impl Engine for Machine {
 
     async fn update_container(&self, id: &ContainerId, resources: &Resources) -> Result<(), Error> {
         self.runtime.update_resources(id, resources).await
+    }
+
+    fn image_records(&self) -> PathBuf {
+        self.runtime.image_records()
     }
 
     fn writable_layer(&self, id: &ContainerId) -> PathBuf {

@@ -307,13 +307,8 @@ async fn pump(
     ending: &mut impl Ending,
     out: &mpsc::Sender<io::Result<Bytes>>,
 ) -> io::Result<()> {
-    let watch = if options.follow {
-        let inotify = Inotify::new()?;
-        inotify.watch_directory(log.parent().unwrap_or(Path::new("/")))?;
-        Some(inotify.into_async()?)
-    } else {
-        None
-    };
+    let directory = log.parent().unwrap_or(Path::new("/"));
+    let watch = options.follow.then(|| Inotify::follow(directory)).transpose()?;
     let own = options.clone();
     let mut stream = blocking(move || Stream::open(log, &own)).await?;
     let mut last = false;
@@ -338,11 +333,7 @@ async fn pump(
             () = out.closed() => return Ok(()),
             // What was written before the end is still to be read.
             () = ending.ended() => last = true,
-            ready = watch.readable() => {
-                let mut ready = ready?;
-                watch.get_ref().drain()?;
-                ready.clear_ready();
-            }
+            changed = Inotify::changed(watch) => changed?,
         }
     }
 }

@@ -18,7 +18,9 @@ use serde_json::{Value, json};
 use skiff_api::{names, quantity};
 use skiff_base::{Backoff, chain, time};
 use skiff_client::{Client, Error, EventKind, EventRecorder, PatchKind};
+use skiff_linux::inotify::Inotify;
 use skiff_runtime::Image;
+use tokio::io::unix::AsyncFd;
 
 use crate::context::Context;
 use crate::devices::Counts;
@@ -42,6 +44,8 @@ pub(crate) const GOES_DOWN: Readiness = Err("node is shutting down");
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// A status that stays the same is written this often, as upstream.
 const REPORT: Duration = Duration::from_secs(5 * 60);
+/// Images that come one after the other are told of together.
+const SETTLE: Duration = Duration::from_secs(1);
 /// The largest images that the status lists.
 const MAX_IMAGES: usize = 50;
 
@@ -491,16 +495,25 @@ pub(crate) async fn heartbeat(ctx: Arc<Context>, node: Node) {
     }
 }
 
-/// Brings the status up to date whenever something has changed that it tells, and from time to time: images may come past
-/// the agent. Until the agent stops.
+/// Brings the status up to date whenever something has changed that it tells, images that came past the agent too, and from
+/// time to time. Until the agent stops.
 pub(crate) async fn follow_status(ctx: Arc<Context>, facts: MachineFacts) {
     let stop = ctx.scope.token().clone();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let images = Inotify::follow(&ctx.engine.image_records())
+        .inspect_err(|error| tracing::warn!(%error, "images that are imported are told of from time to time only"))
+        .ok();
+    // Some may have come since the node was registered.
+    ctx.status_changed.notify_one();
     let follow = async {
         loop {
             // Who is late by less than this is not late.
             let again = REPORT + Duration::from_secs(1);
-            drop(tokio::time::timeout(again, ctx.status_changed.notified()).await);
+            tokio::select! {
+                () = ctx.status_changed.notified() => {}
+                () = imported(images.as_ref()) => {}
+                () = tokio::time::sleep(again) => {}
+            }
             // Nobody may say again that it has changed.
             while let Err(error) = tell_status(&ctx, &facts).await {
                 tracing::warn!(error, "the node's status can't be written, trying again");
@@ -512,6 +525,20 @@ pub(crate) async fn follow_status(ctx: Arc<Context>, facts: MachineFacts) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = follow => {}
+    }
+}
+
+/// Waits until images have come or gone, and for those that come with them.
+async fn imported(images: Option<&AsyncFd<Inotify>>) {
+    match images.map(Inotify::changed) {
+        None => std::future::pending().await,
+        Some(changed) => match changed.await {
+            Ok(()) => tokio::time::sleep(SETTLE).await,
+            Err(error) => {
+                tracing::warn!(%error, "images can't be followed");
+                std::future::pending().await
+            }
+        },
     }
 }
 

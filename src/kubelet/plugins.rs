@@ -82,16 +82,9 @@ pub(crate) async fn follow(ctx: Arc<Context>) {
             }
         }
         let changed = async {
-            match watched.readable().await {
-                Ok(mut ready) => {
-                    ready.clear_ready();
-                    // What has come is read, else there would be no next word.
-                    drop(watched.get_ref().drain());
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "plugins are looked for from time to time only");
-                    tokio::time::sleep(AGAIN).await;
-                }
+            if let Err(error) = Inotify::changed(&watched).await {
+                tracing::warn!(%error, "plugins are looked for from time to time only");
+                tokio::time::sleep(AGAIN).await;
             }
         };
         tokio::select! {
@@ -126,9 +119,7 @@ async fn begin_or_wait(ctx: &Arc<Context>, path: PathBuf, identity: Identity) ->
 
 fn watch(directory: &Path) -> io::Result<AsyncFd<Inotify>> {
     tree::ensure_directory(directory, 0o750)?;
-    let inotify = Inotify::new()?;
-    inotify.watch_directory(directory)?;
-    inotify.into_async()
+    Inotify::follow(directory)
 }
 
 fn sockets(directory: &Path) -> io::Result<HashMap<PathBuf, Identity>> {

@@ -168,11 +168,7 @@ fn plan(wanted: &[Arc<Pod>], live: &[Arc<Pod>], mirrors: &[Arc<Pod>]) -> Vec<Act
 /// Follows the directory until the agent stops.
 pub(crate) async fn keep(ctx: Arc<Context>, pods: Arc<Pods>, directory: PathBuf, node_uid: String) {
     let stop = ctx.scope.token().clone();
-    let watch = Inotify::new().and_then(|inotify| {
-        inotify.watch_directory(&directory)?;
-        inotify.into_async()
-    });
-    let watch = match watch {
+    let watch = match Inotify::follow(&directory) {
         Ok(watch) => watch,
         Err(error) => {
             return tracing::error!(directory = %directory.display(), %error, "static pods can't be followed");
@@ -210,17 +206,9 @@ pub(crate) async fn keep(ctx: Arc<Context>, pods: Arc<Pods>, directory: PathBuf,
 }
 
 async fn changed(watch: &AsyncFd<Inotify>) {
-    loop {
-        let Ok(mut ready) = watch.readable().await else { return std::future::pending().await };
-        ready.clear_ready();
-        match ready.get_inner().drain() {
-            Ok(true) => break,
-            Ok(false) => {}
-            Err(error) => {
-                tracing::error!(%error, "static pods can't be followed any more");
-                return std::future::pending().await;
-            }
-        }
+    if let Err(error) = Inotify::changed(watch).await {
+        tracing::error!(%error, "static pods can't be followed any more");
+        return std::future::pending().await;
     }
     tokio::time::sleep(SETTLE).await;
 }

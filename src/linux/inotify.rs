@@ -38,8 +38,26 @@ impl Inotify {
         if watch < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// A queue for one directory.
+    pub fn follow(directory: &Path) -> io::Result<AsyncFd<Self>> {
+        let inotify = Self::new()?;
+        inotify.watch_directory(directory)?;
+        inotify.into_async()
+    }
+
+    /// Waits for a change; all that have come are one.
+    pub async fn changed(followed: &AsyncFd<Self>) -> io::Result<()> {
+        loop {
+            let mut ready = followed.readable().await?;
+            ready.clear_ready();
+            if ready.get_inner().drain()? {
+                return Ok(());
+            }
+        }
+    }
+
     /// Waits for changes on the runtime of the calling task.
-    pub fn into_async(self) -> io::Result<AsyncFd<Self>> {
+    fn into_async(self) -> io::Result<AsyncFd<Self>> {
         // SAFETY: the descriptor is owned by the queue, never replaced, and closed only when it is dropped.
         unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }.map_err(io::Error::from)
     }

@@ -105,6 +105,11 @@ impl Runtime {
         self.inner.images.images()
     }
 
+    /// The directory that changes with every image that comes or goes, whichever process did it.
+    pub fn image_records(&self) -> std::path::PathBuf {
+        self.inner.images.records_directory()
+    }
+
     pub async fn remove_image(&self, reference_or_id: &str) -> Result<(), Error> {
         let data = self.inner.layout.data.clone();
         self.inner.images.remove(reference_or_id, move || in_use::images_in_use(&data)).await

@@ -126,7 +126,11 @@ impl Engine for FakeMachine {
     }
 
     async fn images(&self) -> Result<Vec<Image>, Error> {
-        Ok(Vec::new())
+        Ok(self.lock().images.iter().map(|reference| image(reference)).collect())
+    }
+
+    fn image_records(&self) -> PathBuf {
+        self.lock().records.clone()
     }
 
     async fn pull(&self, reference: &str, _: Option<&RegistryAuth>) -> Result<Image, Error> {

@@ -200,6 +200,11 @@ impl ImageStore {
         })
     }
 
+    /// Where the records are: one comes or goes with each image.
+    pub fn records_directory(&self) -> PathBuf {
+        self.inner.images()
+    }
+
     /// Imports every image of a `docker save` or OCI archive, plain or compressed. What comes back has the names that the
     /// archive gives them, and no others.
     pub async fn import(&self, archive: &Path) -> Result<Vec<Image>, Error> {

@@ -450,6 +450,22 @@ async fn the_nodes_status_is_written_again_where_that_failed() {
 }
 
 #[tokio::test]
+async fn the_nodes_status_tells_of_images_that_come_past_the_agent() {
+    let world = World::new().await;
+    world.api.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}, "spec": {}}));
+    let records = world.directory.path().join("records");
+    std::fs::create_dir(&records).expect("a directory");
+    world.machine.lock().records = records.clone();
+    world.scope.spawn(crate::node::follow_status(world.ctx(), Default::default()));
+    let node = |w: &World| w.api.objects("/api/v1/nodes")[0]["status"].clone();
+    world.eventually("it is told", |w| !node(w)["conditions"].is_null()).await;
+    world.machine.lock().images.push("here:imported".to_owned());
+    std::fs::write(records.join("one.json"), "{}").expect("written");
+    world.eventually("the image too", |w| node(w)["images"][0]["names"][0] == "here:imported").await;
+    world.scope.stop().await;
+}
+
+#[tokio::test]
 async fn the_node_is_registered_once() {
     let world = World::new().await;
     let client = Client::new(world.api.clone());
