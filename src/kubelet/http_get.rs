@@ -1,6 +1,8 @@
 //! HTTP requests to containers, for probes and hooks: certificates are not verified, redirects to the same host are
 //! followed, answers are cut.
 
+use std::error::Error as _;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +15,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use skiff_tls::Trust;
+use tokio::time::Instant;
 
 /// More of an answer is not read (upstream's limit).
 const MAX_BODY: usize = 10 * 1024;
 const MAX_REDIRECTS: usize = 10;
+
+const LATE: &str = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
 
 /// What answers does not speak TLS, as Go's client says it.
 pub(crate) const NO_TLS: &str = "http: server gave HTTP response to HTTPS client";
@@ -34,6 +39,8 @@ pub(crate) struct Target {
 
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// As far as it was read.
+    pub(crate) body: String,
 }
 
 /// The number of a port that may be named.
@@ -48,9 +55,9 @@ pub(crate) fn port(container: &Container, port: &IntOrString) -> Result<u16, Str
             .map(|p| p.container_port)
             .or_else(|| name.parse().ok()),
     };
-    let bad = || match port {
-        IntOrString::Int(number) => format!("invalid port number: {number}"),
-        IntOrString::String(name) => format!("couldn't find port: {name:?} in container {:?}", container.name),
+    let bad = || match (port, number) {
+        (IntOrString::String(name), None) => format!("strconv.Atoi: parsing {name:?}: invalid syntax"),
+        _ => format!("invalid port number: {}", number.unwrap_or(-1)),
     };
     number.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0).ok_or_else(bad)
 }
@@ -85,11 +92,7 @@ pub(crate) fn plan_target(
 
 impl Target {
     pub(crate) fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        authority(&self.host, self.port)
     }
 
     fn url(&self) -> String {
@@ -97,26 +100,24 @@ impl Target {
     }
 }
 
-/// Asks until `timeout`; the error is as Go's client would word it.
-pub(crate) async fn get(target: &Target, timeout: Duration) -> Result<Answer, String> {
-    let wrap = |why: String| format!("Get {:?}: {why}", target.url());
-    match tokio::time::timeout(timeout, follow(target)).await {
-        Ok(answer) => answer.map_err(wrap),
-        Err(_) => Err(wrap("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned())),
-    }
+/// `host:port`, as Go writes it.
+pub(crate) fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-async fn follow(target: &Target) -> Result<Answer, String> {
-    let mut target = target.clone();
-    for _ in 0..=MAX_REDIRECTS {
-        let (answer, location) = once(&target).await?;
-        let Some(next) = location.filter(|_| (300..400).contains(&answer.status)).and_then(|l| redirect(&target, &l))
-        else {
-            return Ok(answer);
-        };
-        target = next;
+/// Asks until `timeout`; the error is as Go's client would word it.
+pub(crate) async fn get(target: &Target, timeout: Duration) -> Result<Answer, String> {
+    let (until, mut target, mut last) = (Instant::now() + timeout, target.clone(), String::new());
+    for _ in 0..MAX_REDIRECTS {
+        let said = tokio::time::timeout_at(until, once(&target)).await.unwrap_or_else(|_| Err(LATE.to_owned()));
+        let (answer, location) = said.map_err(|why| format!("Get {:?}: {why}", target.url()))?;
+        let location = location.filter(|_| (300..400).contains(&answer.status));
+        match location.as_deref().and_then(|location| redirect(&target, location)) {
+            None => return Ok(answer),
+            Some(next) => (target, last) = (next, location.unwrap_or_default()),
+        }
     }
-    Err(format!("stopped after {MAX_REDIRECTS} redirects"))
+    Err(format!("Get {last:?}: stopped after {MAX_REDIRECTS} redirects"))
 }
 
 /// Where a redirect leads; `None` where it leaves the host: the answer counts as it is.
@@ -136,8 +137,9 @@ fn redirect(from: &Target, location: &str) -> Option<Target> {
 
 async fn once(target: &Target) -> Result<(Answer, Option<String>), String> {
     let stream = skiff_resolver::dial(&target.host, target.port).await.map_err(|e| e.to_string())?;
+    let ends = stream.local_addr().and_then(|ours| Ok(format!("{ours}->{}", stream.peer_addr()?))).unwrap_or_default();
     if !target.https {
-        return exchange(TokioIo::new(stream), target).await;
+        return exchange(TokioIo::new(stream), target, &ends).await;
     }
     let connector = tokio_rustls::TlsConnector::from(trusting_client()?);
     let name = ServerName::try_from(target.host.clone()).map_err(|e| e.to_string())?;
@@ -148,10 +150,20 @@ async fn once(target: &Target) -> Result<(Answer, Option<String>), String> {
             _ => e.to_string(),
         }
     })?;
-    exchange(TokioIo::new(stream), target).await
+    exchange(TokioIo::new(stream), target, &ends).await
 }
 
-async fn exchange<S>(stream: S, target: &Target) -> Result<(Answer, Option<String>), String>
+/// Why no answer has come, in Go's words.
+fn broken(error: &hyper::Error, ends: &str) -> String {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    match cause.map(io::Error::kind) {
+        Some(io::ErrorKind::ConnectionReset) => format!("read tcp {ends}: read: connection reset by peer"),
+        _ if error.is_incomplete_message() || error.is_canceled() => "EOF".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+async fn exchange<S>(stream: S, target: &Target, ends: &str) -> Result<(Answer, Option<String>), String>
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -173,26 +185,27 @@ where
             .header(header::CONNECTION, "close")
             .body(Empty::new())
             .map_err(|e| e.to_string())?;
-        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let response = sender.send_request(request).await.map_err(|e| broken(&e, ends))?;
         let status = response.status().as_u16();
         let location = response.headers().get(header::LOCATION).and_then(|l| l.to_str().ok()).map(str::to_owned);
         // Read, so that the server is not cut off; what it says besides does not count, nor whether it breaks off.
-        let mut read = 0;
+        let mut read = Vec::new();
         let mut incoming = response.into_body();
         while let Some(Ok(frame)) = incoming.frame().await {
-            read += frame.data_ref().map_or(0, Bytes::len);
-            if read >= MAX_BODY {
+            let data = frame.data_ref().map(Bytes::as_ref).unwrap_or_default();
+            read.extend_from_slice(&data[..data.len().min(MAX_BODY - read.len())]);
+            if read.len() == MAX_BODY {
                 break;
             }
         }
-        Ok((Answer { status }, location))
+        Ok((Answer { status, body: String::from_utf8_lossy(&read).into_owned() }, location))
     };
     tokio::pin!(talk, connection);
     tokio::select! {
         answer = &mut talk => answer,
         ended = &mut connection => match ended {
             Ok(()) => talk.await,
-            Err(e) => Err(e.to_string()),
+            Err(e) => Err(broken(&e, ends)),
         },
     }
 }
@@ -227,7 +240,7 @@ mod tests {
             target(json!({"port": 443, "scheme": "HTTPS", "host": "h"})).expect("a target").url(),
             "https://h:443/"
         );
-        assert_eq!(target(json!({"port": "none"})), Err("couldn't find port: \"none\" in container \"c\"".into()));
+        assert_eq!(target(json!({"port": "none"})), Err("strconv.Atoi: parsing \"none\": invalid syntax".into()));
         assert_eq!(target(json!({"port": 0})), Err("invalid port number: 0".into()));
     }
 
@@ -260,9 +273,17 @@ mod tests {
         .await;
         let answer = get(&to(port), limit).await.expect("an answer");
         assert_eq!(answer.status, 200);
-        let port =
-            serve(vec!["HTTP/1.1 302 Found\r\nLocation: http://elsewhere.test/\r\nContent-Length: 0\r\n\r\n"]).await;
-        assert_eq!(get(&to(port), limit).await.expect("an answer").status, 302);
+        let elsewhere = "HTTP/1.1 302 Found\r\nLocation: http://elsewhere.test/\r\nContent-Length: 2\r\n\r\nno";
+        let answer = get(&to(serve(vec![elsewhere]).await), limit).await.expect("an answer");
+        assert_eq!((answer.status, answer.body.as_str()), (302, "no"));
+        let round = "HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n";
+        for (answers, expected) in [
+            (vec![round; MAX_REDIRECTS], "Get \"/again\": stopped after 10 redirects".to_owned()),
+            (vec![""], "EOF".to_owned()),
+        ] {
+            let error = get(&to(serve(answers).await), limit).await.err().expect("an error");
+            assert!(error.ends_with(&expected), "{error}");
+        }
         // Nobody listens any more.
         let port = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound").port();
         let error = get(&to(port), limit).await.err().expect("refused");

@@ -141,17 +141,9 @@ pub(crate) async fn run(ctx: Arc<Context>, subject: Subject, stop: CancellationT
             kind: subject.kind.as_str(),
             result: if result.is_ok() { "successful" } else { "failed" },
         });
-        if let Err(output) = &result {
-            let kind = subject.kind.as_str();
-            let message = format!("{kind} probe failed: {output}");
-            ctx.container_event(
-                &subject.pod,
-                subject.role,
-                &subject.container.name,
-                EventKind::Warning,
-                "Unhealthy",
-                message,
-            );
+        if let Some((reason, message)) = plan_event(subject.kind, &result) {
+            let (role, container) = (subject.role, &subject.container.name);
+            ctx.container_event(&subject.pod, role, container, EventKind::Warning, reason, message);
         }
         if let Some(verdict) = judge.take(result.is_ok(), subject.kind) {
             tell(verdict).await;
@@ -164,13 +156,7 @@ pub(crate) async fn run(ctx: Arc<Context>, subject: Subject, stop: CancellationT
 
 /// A program that just started mostly listens a moment later: within the first period it is asked more often, so that
 /// it need not wait for the next turn. Together these tries count as one, so no threshold is reached sooner.
-async fn knock(
-    ctx: &Context,
-    subject: &Subject,
-    probe: &Probe,
-    mut result: Result<(), String>,
-    period: Duration,
-) -> Result<(), String> {
+async fn knock(ctx: &Context, subject: &Subject, probe: &Probe, mut result: Tried, period: Duration) -> Tried {
     let (until, mut wait) = (Instant::now() + period, FIRST_KNOCK);
     while result.is_err() && Instant::now() + wait < until {
         tokio::time::sleep(wait).await;
@@ -180,49 +166,87 @@ async fn knock(
     result
 }
 
-/// One try; the error is what the event shows behind `probe failed: `.
-async fn once(ctx: &Context, subject: &Subject, probe: &Probe) -> Result<(), String> {
+/// How a try went.
+type Tried = Result<Good, Bad>;
+
+#[derive(Debug, PartialEq, Eq)]
+enum Good {
+    Plainly,
+    /// It counts as a success; this is told none the less.
+    But(String),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Bad {
+    Failed(String),
+    /// It could not even be asked.
+    Errored(String),
+}
+
+fn answered(result: Result<(), String>) -> Tried {
+    result.map(|()| Good::Plainly).map_err(Bad::Failed)
+}
+
+/// Reason and message of the event about a try.
+fn plan_event(kind: ProbeKind, result: &Tried) -> Option<(&'static str, String)> {
+    let kind = kind.as_str();
+    match result {
+        Ok(Good::Plainly) => None,
+        Ok(Good::But(what)) => Some(("ProbeWarning", format!("{kind} probe warning: {what}"))),
+        Err(Bad::Failed(why)) => Some(("Unhealthy", format!("{kind} probe failed: {why}"))),
+        Err(Bad::Errored(why)) => {
+            Some(("Unhealthy", format!("{kind} probe errored and resulted in unknown state: {why}")))
+        }
+    }
+}
+
+/// One try.
+async fn once(ctx: &Context, subject: &Subject, probe: &Probe) -> Tried {
     let timeout = Duration::from_secs(probe.timeout_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(1).max(1));
     let host = |given: &Option<String>| given.clone().filter(|h| !h.is_empty()).unwrap_or(subject.pod_ip.clone());
     if let Some(exec) = &probe.exec {
         return exec_probe(ctx, subject, exec.command.as_deref().unwrap_or_default(), timeout).await;
     }
     if let Some(action) = &probe.http_get {
-        let target = http_get::plan_target(&subject.container, action, &subject.pod_ip, "kube-probe/1.36")?;
-        let answer = http_get::get(&target, timeout).await?;
+        let target = http_get::plan_target(&subject.container, action, &subject.pod_ip, "kube-probe/1.36");
+        let answer = http_get::get(&target.map_err(Bad::Errored)?, timeout).await.map_err(Bad::Failed)?;
         return match answer.status {
-            200..400 => Ok(()),
-            status => Err(format!("HTTP probe failed with statuscode: {status}")),
+            200..300 => Ok(Good::Plainly),
+            300..400 => Ok(Good::But(format!("Probe terminated redirects, Response body: {}", answer.body))),
+            status => Err(Bad::Failed(format!("HTTP probe failed with statuscode: {status}"))),
         };
     }
     if let Some(action) = &probe.tcp_socket {
-        let (host, port) = (host(&action.host), http_get::port(&subject.container, &action.port)?);
-        return match tokio::time::timeout(timeout, skiff_resolver::dial(&host, port)).await {
+        let (host, port) = (host(&action.host), http_get::port(&subject.container, &action.port));
+        let port = port.map_err(Bad::Errored)?;
+        return answered(match tokio::time::timeout(timeout, skiff_resolver::dial(&host, port)).await {
             Ok(result) => result.map(drop).map_err(|e| e.to_string()),
-            Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
-        };
+            Err(_) => Err(format!("dial tcp {}: i/o timeout", http_get::authority(&host, port))),
+        });
     }
     if let Some(action) = &probe.grpc {
-        let port = u16::try_from(action.port).map_err(|_| format!("invalid port number: {}", action.port))?;
+        let invalid = |_| Bad::Errored(format!("invalid port number: {}", action.port));
+        let port = u16::try_from(action.port).map_err(invalid)?;
         let service = action.service.as_deref().unwrap_or_default();
-        return grpc_health::check(&subject.pod_ip, port, service, timeout).await;
+        return answered(grpc_health::check(&subject.pod_ip, port, service, timeout).await);
     }
-    Err(format!("missing probe handler for {}", subject.container.name))
+    let (pod, name) = (pod::format(&subject.pod), &subject.container.name);
+    Err(Bad::Errored(format!("missing probe handler for {pod}:{name}")))
 }
 
-async fn exec_probe(ctx: &Context, subject: &Subject, command: &[String], timeout: Duration) -> Result<(), String> {
+async fn exec_probe(ctx: &Context, subject: &Subject, command: &[String], timeout: Duration) -> Tried {
     match ctx.engine.exec_sync(&subject.id, command, Some(timeout)).await {
-        Ok(result) if result.exit_code == 0 => Ok(()),
+        Ok(result) if result.exit_code == 0 => Ok(Good::Plainly),
         Ok(result) => {
             let mut output = result.stdout;
             output.extend(result.stderr);
-            Err(String::from_utf8_lossy(&output).into_owned())
+            Err(Bad::Failed(String::from_utf8_lossy(&output).into_owned()))
         }
         Err(skiff_runtime::Error::Timeout(_)) => {
-            let command = command.join(" ");
-            Err(format!("command timed out: {command:?} timed out after {}s", timeout.as_secs()))
+            let (command, limit) = (command.join(" "), timeout.as_secs());
+            Err(Bad::Failed(format!("command timed out: {command:?} timed out after {limit}s")))
         }
-        Err(e) => Err(chain(&e).to_string()),
+        Err(e) => Err(Bad::Errored(chain(&e).to_string())),
     }
 }
 
@@ -244,6 +268,23 @@ mod tests {
             });
         }
         out
+    }
+
+    #[test]
+    fn events() {
+        let text = || "why".to_owned();
+        for (result, expected) in [
+            (Ok(Good::Plainly), None),
+            (Ok(Good::But(text())), Some(("ProbeWarning", "Liveness probe warning: why"))),
+            (Err(Bad::Failed(text())), Some(("Unhealthy", "Liveness probe failed: why"))),
+            (
+                Err(Bad::Errored(text())),
+                Some(("Unhealthy", "Liveness probe errored and resulted in unknown state: why")),
+            ),
+        ] {
+            let planned = plan_event(ProbeKind::Liveness, &result);
+            assert_eq!(planned.as_ref().map(|(reason, message)| (*reason, message.as_str())), expected);
+        }
     }
 
     #[test]

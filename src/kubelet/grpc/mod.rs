@@ -53,7 +53,7 @@ const CANCELLED_TO_UNAUTHENTICATED: [&str; 17] = [
 ];
 pub(crate) const UNKNOWN: u32 = 2;
 pub(crate) const INVALID_ARGUMENT: u32 = 3;
-const DEADLINE_EXCEEDED: u32 = 4;
+pub(crate) const DEADLINE_EXCEEDED: u32 = 4;
 pub(crate) const NOT_FOUND: u32 = 5;
 pub(crate) const FAILED_PRECONDITION: u32 = 9;
 pub(crate) const OUT_OF_RANGE: u32 = 11;
