@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use skiff_kubelet::{Ending, LogOptions};
 use skiff_runtime::images::ImageStore;
-use skiff_runtime::{Container, ContainerState, Image, RegistryAuth, Runtime, Sandbox, SandboxState};
+use skiff_runtime::{Container, ContainerState, ExecStreams, Image, RegistryAuth, Runtime, Sandbox, SandboxState};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::cli::{PlaceArgs, REGISTRIES};
@@ -61,6 +61,7 @@ pub fn run(place: &PlaceArgs, arguments: Vec<String>) -> Result<ExitCode> {
             "pull" => pull(place, &given).await,
             "rmi" => remove_images(place, &given).await,
             "version" => version(),
+            "imagefsinfo" => show_file_systems(place, &given),
             verb => {
                 let runtime = connect(place).await?;
                 let runtime = runtime.context("nothing runs on this node: its supervisor does not")?;
@@ -76,6 +77,20 @@ fn version() -> Result<ExitCode> {
         env!("CARGO_PKG_VERSION")
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// What images take, and what containers write.
+fn show_file_systems(place: &PlaceArgs, given: &Given) -> Result<ExitCode> {
+    let agent = place.data_dir.join("agent");
+    let [containers, images] = ["containers", "snapshots"].map(|name| output::FileSystem::look(&agent.join(name)));
+    let form = given.value("output").unwrap_or("json");
+    if form == "table" {
+        print!("{}{}", containers.table("Container"), images.table("Image"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status =
+        serde_json::json!({"containerFilesystems": [containers.message()], "imageFilesystems": [images.message()]});
+    show(form, &serde_json::json!({"status": status}))
 }
 
 fn store(place: &PlaceArgs) -> Result<ImageStore> {
@@ -248,6 +263,7 @@ impl Node {
             "stop" => self.stop(given).await,
             "stopp" => self.stop_pods(given).await,
             "info" => self.info(given),
+            "attach" => self.attach(given).await,
             other => bail!("crictl {other} is not here"),
         }
     }
@@ -430,15 +446,36 @@ impl Node {
             return Ok(ExitCode::from(u8::try_from(result.exit_code).unwrap_or(1)));
         }
         let streams = self.runtime.exec(container, command, given.has("tty"), given.has("interactive")).await?;
-        let raw = if given.has("tty") { skiff_kubectl::RawTerminal::enter().context("the terminal")? } else { None };
+        let id = streams.id.clone();
+        let joined = self.join(streams, &id, given.has("interactive"), given.has("tty")).await?;
+        let code = self.runtime.exec_wait(&id).await?;
+        self.runtime.hang_up(&id);
+        joined.end()?;
+        Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+    }
+
+    async fn attach(&self, given: &Given) -> Result<ExitCode> {
+        let container = self.container(&given.words[0])?;
+        if !matches!(container.state, ContainerState::Running { .. }) {
+            bail!("container {} is in CONTAINER_{} state", container.id.0, state_name(&container.state).to_uppercase());
+        }
+        let streams = self.runtime.attach(&container.id, given.has("stdin")).await?;
+        // They end with the container.
+        self.join(streams, &container.id.0, given.has("stdin"), given.has("tty")).await?.end()?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Joins streams with those of this process; `whose` terminal is as large as ours.
+    async fn join(&self, streams: ExecStreams, whose: &str, input: bool, raw: bool) -> Result<Joined> {
+        let raw = if raw { skiff_kubectl::RawTerminal::enter().context("the terminal")? } else { None };
         let mut outputs = Vec::new();
         // Those that read stdin end with this process: a read can't be taken back.
         let typed = |to: File| drop(std::thread::spawn(move || std::io::copy(&mut std::io::stdin(), &mut { to })));
         if let Some(terminal) = streams.tty {
             if let Some((width, height)) = skiff_kubectl::terminal_size() {
-                self.runtime.resize(&streams.id, width, height).await?;
+                self.runtime.resize(whose, width, height).await?;
             }
-            if given.has("interactive") {
+            if input {
                 typed(terminal.try_clone()?.into());
             }
             let mut from = File::from(terminal);
@@ -453,15 +490,7 @@ impl Node {
         if let Some(stderr) = streams.stderr {
             outputs.push(std::thread::spawn(move || std::io::copy(&mut File::from(stderr), &mut std::io::stderr())));
         }
-        let code = self.runtime.exec_wait(&streams.id).await?;
-        self.runtime.hang_up(&streams.id);
-        for output in outputs {
-            // A terminal ends with an error.
-            drop(output.join());
-        }
-        drop(raw);
-        std::io::stdout().flush()?;
-        Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+        Ok(Joined { outputs, raw })
     }
 
     async fn stats(&self, given: &Given) -> Result<ExitCode> {
@@ -548,6 +577,24 @@ impl Node {
         let ready = |kind: &str| serde_json::json!({"type": kind, "status": true, "reason": "", "message": ""});
         let status = serde_json::json!({"status": {"conditions": [ready("RuntimeReady"), ready("NetworkReady")]}});
         show(given.value("output").unwrap_or("json"), &status)
+    }
+}
+
+/// Streams of a container that are this process's own.
+struct Joined {
+    outputs: Vec<std::thread::JoinHandle<std::io::Result<u64>>>,
+    raw: Option<skiff_kubectl::RawTerminal>,
+}
+
+impl Joined {
+    /// Waits for the last word.
+    fn end(self) -> Result<()> {
+        for output in self.outputs {
+            // A terminal ends with an error.
+            drop(output.join());
+        }
+        drop(self.raw);
+        std::io::stdout().flush().context("write the output")
     }
 }
 

@@ -346,8 +346,13 @@ fn crictl_shows_what_runs() {
     assert!(stats.starts_with("CONTAINER ") && stats.contains("CPU %") && stats.contains(&id[..13]), "{stats}");
     assert!(say(&["version"]).contains("RuntimeName:  skiff"));
     assert!(say(&["info"]).contains("RuntimeReady"));
+    let used: serde_json::Value = serde_json::from_str(&say(&["imagefsinfo"])).expect("JSON");
+    let bytes = used["status"]["imageFilesystems"][0]["usedBytes"]["value"].as_str().expect("bytes");
+    assert!(bytes.parse::<u64>().expect("a number") > 100_000, "{used}");
+    assert!(say(&["imagefsinfo", "-o", "table"]).starts_with("Container Filesystem \nTimeStamp[0]: "));
     for (words, expect) in [
         (&["runp", "x"][..], "not here"),
+        (&["attach"], "attach: 1 word is needed"),
         (&["nosuch"], "no such command"),
         (&["rm", &id], "is running"),
         (&["rmi", "busybox:1.36"], "is used by a container"),

@@ -47,18 +47,18 @@ pub const VERBS: &[Verb] = verbs! {
     ["rmp"], "Remove one or more pods", [("all", 'a', false), ("force", 'f', false)], (0, true);
     ["stop"], "Stop one or more running containers", [("timeout", 't', true)], (1, true);
     ["stopp"], "Stop one or more running pods", [], (1, true);
+    ["attach"], "Attach to a running container", [("stdin", 'i', false), ("tty", 't', false)], (1, false);
+    ["imagefsinfo"], "Return image filesystem info", [OUTPUT], (0, false);
     ["info"], "Display information of the container runtime", [OUTPUT, QUIET], (0, false);
     ["version"], "Display runtime version information", [], (0, false);
 };
 
 /// crictl's, and no business of anybody but the node.
-pub const REFUSED: [&str; 14] = [
-    "attach",
+pub const REFUSED: [&str; 12] = [
     "checkpoint",
     "config",
     "create",
     "events",
-    "imagefsinfo",
     "metricsp",
     "port-forward",
     "run",
@@ -103,7 +103,12 @@ impl Given {
         }
         let (least, more) = verb.words;
         if given.words.len() < least || (!more && given.words.len() > least) {
-            bail!("crictl {}: {} words are needed{}", verb.names[0], least, if more { " at least" } else { "" });
+            let needed = match least {
+                0 => "no words are taken".to_owned(),
+                1 => "1 word is needed".to_owned(),
+                several => format!("{several} words are needed"),
+            };
+            bail!("crictl {}: {needed}{}", verb.names[0], if more { " at least" } else { "" });
         }
         Ok(given)
     }
@@ -177,8 +182,10 @@ mod tests {
         assert_eq!(given.words, ["abc", "ls", "-la", "--color"]);
         assert_eq!(parsed("logs abc --tail 5 -f").expect("valid").number("tail").expect("a number"), Some(5));
         for (line, expect) in [
-            ("ps abc", "0 words"),
-            ("exec abc", "2 words"),
+            ("ps abc", "no words are taken"),
+            ("attach", "attach: 1 word is needed"),
+            ("inspect", "1 word is needed at least"),
+            ("exec abc", "2 words are needed at least"),
             ("ps --verbose", "no flag --verbose"),
             ("ps -x", "no flag -x"),
             ("logs --tail", "needs a value"),

@@ -64,13 +64,18 @@ fn human_time(time: SignedDuration) -> String {
 
 /// Three digits, and steps of a thousand.
 pub fn human_size(bytes: u64) -> String {
+    size(bytes, 3)
+}
+
+fn size(bytes: u64, digits: usize) -> String {
     const STEPS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     let (mut value, mut step) = (bytes as f64, 0);
     while value >= 1000.0 && step < STEPS.len() - 1 {
         value /= 1000.0;
         step += 1;
     }
-    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    let whole = if value < 10.0 { 1 } else { 2 + usize::from(value >= 100.0) };
+    let digits = digits.saturating_sub(whole);
     let number = format!("{value:.digits$}");
     let number = if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { &number };
     format!("{number}{}", STEPS[step])
@@ -83,6 +88,36 @@ pub fn since(text: &str) -> Result<Timestamp> {
     }
     let ns = skiff_api::duration::parse_ns(text).ok().with_context(|| format!("--since: {text:?} is no time"))?;
     Ok(Timestamp::now() - SignedDuration::from_nanos(ns))
+}
+
+/// CRI's `FilesystemUsage`.
+pub struct FileSystem {
+    at: Timestamp,
+    directory: String,
+    bytes: u64,
+    inodes: u64,
+}
+
+impl FileSystem {
+    pub fn look(directory: &Path) -> Self {
+        let (bytes, inodes) = disk_use(directory);
+        Self { at: Timestamp::now(), directory: directory.display().to_string(), bytes, inodes }
+    }
+
+    pub fn message(&self) -> Value {
+        json!({
+            "fsId": {"mountpoint": self.directory}, "timestamp": stamp(self.at),
+            "inodesUsed": {"value": self.inodes.to_string()}, "usedBytes": {"value": self.bytes.to_string()},
+        })
+    }
+
+    pub fn table(&self, what: &str) -> String {
+        let (at, disk, inodes) = (self.at.as_nanosecond(), size(self.bytes, 4), self.inodes);
+        let directory = &self.directory;
+        format!(
+            "{what} Filesystem \nTimeStamp[0]: {at}\nDisk[0]: {disk}\nInodes[0]: {inodes}\nMountpoint[0]: {directory}\n"
+        )
+    }
 }
 
 /// Bytes and inodes of a directory.
@@ -194,6 +229,14 @@ mod tests {
         {
             assert_eq!(human_size(bytes), expect);
         }
+        assert_eq!([size(27_450_000, 4), size(999, 4)], ["27.45MB", "999B"]);
+        let images = FileSystem { at: Timestamp::UNIX_EPOCH, directory: "/d".to_owned(), bytes: 12_345, inodes: 7 };
+        assert_eq!(
+            images.table("Image"),
+            "Image Filesystem \nTimeStamp[0]: 0\nDisk[0]: 12.35kB\nInodes[0]: 7\nMountpoint[0]: /d\n"
+        );
+        let message = json!({"fsId": {"mountpoint": "/d"}, "timestamp": "0", "inodesUsed": {"value": "7"}, "usedBytes": {"value": "12345"}});
+        assert_eq!(images.message(), message);
         assert!(since("1h").expect("a time") < Timestamp::now());
         assert!(since("soon").is_err());
     }
