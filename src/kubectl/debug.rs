@@ -6,7 +6,7 @@ use skiff_client::PatchKind;
 
 use crate::failure::api_error;
 use crate::server::{JSON, Server, path};
-use crate::stream::{attach_or_say_why, pod_path, until};
+use crate::stream::{Session, attach_or_say_why, pod_path, until};
 use crate::targets::{Found, parse};
 use crate::writing::{difference, local};
 use crate::{Failure, Result, names};
@@ -316,9 +316,8 @@ async fn attach(server: &Server, pod: &Value, container: &str, arguments: &Argum
         state["running"].is_object() || state["terminated"].is_object()
     };
     let pod = until(server, pod, began).await?;
-    if !state(&pod, container)["terminated"].is_object()
-        && attach_or_say_why(server, &pod, Some(container), arguments.stdin, arguments.tty, quiet).await
-    {
+    let session = Session { container: Some(container.to_owned()), stdin: arguments.stdin, tty: arguments.tty, quiet };
+    if !state(&pod, container)["terminated"].is_object() && attach_or_say_why(server, &pod, &session).await {
         return Ok(());
     }
     let log = crate::server::with_query(&pod_path(&pod, "log"), &[("container", container)]);

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::stream::{Attached, run_attached};
+use crate::stream::{Attached, Session, run_attached};
 use crate::writing::{DryRun, Writing};
 use crate::{Failure, Result, create, server::Server};
 
@@ -96,13 +96,8 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": arguments.name, "labels": labels},
         "spec": {"containers": [container], "restartPolicy": arguments.restart}});
     if attached && arguments.writing.dry_run()? == DryRun::No {
-        let how = Attached {
-            stdin: arguments.stdin,
-            tty: arguments.tty,
-            rm: arguments.rm,
-            once: arguments.restart == "Never",
-            quiet: arguments.quiet,
-        };
+        let session = Session { container: None, stdin: arguments.stdin, tty: arguments.tty, quiet: arguments.quiet };
+        let how = Attached { session, rm: arguments.rm, once: arguments.restart == "Never" };
         return run_attached(server, pod, &how).await;
     }
     create::make(server, pod, &arguments.writing, "kubectl-run").await

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use super::exec::{attach_to, pod_path};
+use super::exec::{Session, attach_to, pod_path};
 use crate::failure::sentence;
 use crate::server::{JSON, Server, path, with_query};
 use crate::{Failure, Result};
@@ -14,13 +14,11 @@ use crate::{Failure, Result};
 const RUNNING_LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Attached {
-    pub stdin: bool,
-    pub tty: bool,
+    pub session: Session,
     /// Remove the pod afterwards.
     pub rm: bool,
     /// Its end is waited for, and its exit code is ours.
     pub once: bool,
-    pub quiet: bool,
 }
 
 /// Makes the pod and stays with it.
@@ -34,7 +32,7 @@ pub async fn run_attached(server: &Server, mut pod: Value, how: &Attached) -> Re
     if how.rm {
         let whole = path(&pods, Some(&server.namespace), &name, "");
         server.delete(&whole, &json!({"propagationPolicy": "Background"})).await?;
-        if !how.quiet {
+        if !how.session.quiet {
             println!("pod {name:?} deleted from {} namespace", server.namespace);
         }
     }
@@ -51,7 +49,7 @@ async fn stay(server: &Server, made: &Value, how: &Attached) -> Result {
         .await
         .map_err(|_| Failure::text("timed out waiting for the condition"))??;
     // It may be faster than we: what it said is in its log.
-    if has_ended(&pod) || !attach_or_say_why(server, &pod, None, how.stdin, how.tty, how.quiet).await {
+    if has_ended(&pod) || !attach_or_say_why(server, &pod, &how.session).await {
         print!("{}", server.text(&pod_path(&pod, "log")).await?);
     }
     if !how.once {
@@ -72,15 +70,8 @@ async fn stay(server: &Server, made: &Value, how: &Attached) -> Result {
 }
 
 /// Whether one was there; why not is told.
-pub async fn attach_or_say_why(
-    server: &Server,
-    pod: &Value,
-    container: Option<&str>,
-    stdin: bool,
-    tty: bool,
-    quiet: bool,
-) -> bool {
-    let Err(error) = attach_to(server, pod, container, stdin, tty, quiet).await else { return true };
+pub async fn attach_or_say_why(server: &Server, pod: &Value, session: &Session) -> bool {
+    let Err(error) = attach_to(server, pod, session).await else { return true };
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
     let why = sentence(&error);
     let why = why.strip_prefix("error: ").unwrap_or(&why);

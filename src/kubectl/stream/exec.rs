@@ -14,22 +14,29 @@ use crate::{Failure, Result};
 
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
+/// How somebody stays with a container.
+#[derive(Args, Debug)]
+pub struct Session {
+    /// Container name
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// Pass stdin to the container
+    #[arg(short = 'i', long)]
+    pub stdin: bool,
+    /// Stdin is a TTY
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Only print output from the remote session
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
 #[derive(Args, Debug)]
 pub struct Exec {
     /// POD or TYPE/NAME
     words: Vec<String>,
-    /// Container name
-    #[arg(short, long)]
-    container: Option<String>,
-    /// Pass stdin to the container
-    #[arg(short = 'i', long)]
-    stdin: bool,
-    /// Stdin is a TTY
-    #[arg(short, long)]
-    tty: bool,
-    /// Only print output from the remote session
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    session: Session,
     /// The command, behind `--`
     #[arg(last = true)]
     command: Vec<String>,
@@ -39,18 +46,8 @@ pub struct Exec {
 pub struct Attach {
     /// POD or TYPE/NAME
     words: Vec<String>,
-    /// Container name
-    #[arg(short, long)]
-    container: Option<String>,
-    /// Pass stdin to the container
-    #[arg(short = 'i', long)]
-    stdin: bool,
-    /// Stdin is a TTY
-    #[arg(short, long)]
-    tty: bool,
-    /// Only print output from the remote session
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    session: Session,
 }
 
 /// The pod that is meant: by its name, or one of those that an object selects.
@@ -160,21 +157,22 @@ pub async fn exec(server: &Server, arguments: Exec) -> Result {
             "cannot exec into a container in a completed pod; current phase is {phase}"
         )));
     }
-    let container = match arguments.container {
+    let session = arguments.session;
+    let container = match session.container {
         // Whether it is there is for the server to say.
         Some(container) => container,
-        None => choose(&pod, None, arguments.quiet)?,
+        None => choose(&pod, None, session.quiet)?,
     };
-    let tty = use_tty(arguments.tty, arguments.stdin);
+    let tty = use_tty(session.tty, session.stdin);
     let mut pairs: Vec<(&str, &str)> = arguments.command.iter().map(|word| ("command", word.as_str())).collect();
     pairs.extend([
         ("container", container.as_str()),
-        ("stdin", flag(arguments.stdin)),
+        ("stdin", flag(session.stdin)),
         ("stdout", "true"),
         ("stderr", flag(!tty)),
         ("tty", flag(tty)),
     ]);
-    join(server, &with_query(&pod_path(&pod, "exec"), &pairs), arguments.stdin, tty).await
+    join(server, &with_query(&pod_path(&pod, "exec"), &pairs), session.stdin, tty).await
 }
 
 pub async fn attach(server: &Server, arguments: Attach) -> Result {
@@ -182,23 +180,18 @@ pub async fn attach(server: &Server, arguments: Attach) -> Result {
         return Err(Failure::text("POD or TYPE/NAME is a required argument for attach"));
     };
     let pod = find_pod(server, word).await?;
-    attach_to(server, &pod, arguments.container.as_deref(), arguments.stdin, arguments.tty, arguments.quiet).await
+    attach_to(server, &pod, &arguments.session).await
 }
 
 /// Attaches to a pod that runs.
-pub async fn attach_to(
-    server: &Server,
-    pod: &Value,
-    container: Option<&str>,
-    stdin: bool,
-    tty: bool,
-    quiet: bool,
-) -> Result {
+pub async fn attach_to(server: &Server, pod: &Value, session: &Session) -> Result {
+    let Session { container, stdin, tty, quiet } = session;
+    let (stdin, tty, quiet) = (*stdin, *tty, *quiet);
     let phase = pod["status"]["phase"].as_str().unwrap_or_default();
     if matches!(phase, "Succeeded" | "Failed") {
         return Err(Failure::text(format!("cannot attach a container in a completed pod; current phase is {phase}")));
     }
-    let container = choose(pod, container, quiet)?;
+    let container = choose(pod, container.as_deref(), quiet)?;
     let lists = ["containers", "initContainers", "ephemeralContainers"];
     let all = lists.iter().flat_map(|list| pod["spec"][*list].as_array().into_iter().flatten());
     let has_tty = all.into_iter().any(|c| c["name"] == container.as_str() && c["tty"] == true);

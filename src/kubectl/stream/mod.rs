@@ -24,7 +24,7 @@ use crate::{Failure, Result};
 
 pub use attached::{Attached, attach_or_say_why, run_attached, until};
 pub use cp::{Cp, cp};
-pub use exec::{Attach, Exec, attach, exec, pod_path};
+pub use exec::{Attach, Exec, Session, attach, exec, pod_path};
 pub use forward::{PortForward, port_forward};
 
 /// The server cuts off who says nothing for long.
