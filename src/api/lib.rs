@@ -47,6 +47,6 @@ pub mod yaml;
 
 /// The typed Kubernetes API of the target version.
 pub use k8s_openapi as k8s;
-pub use object::{Meta, Object, ObjectKey};
+pub use object::{DecodeError, Meta, Object, ObjectKey};
 pub use resource::{Gvk, Gvr};
 pub use status::ApiError;

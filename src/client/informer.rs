@@ -1,17 +1,19 @@
-use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
+//! Listers and informers: typed caches that control loops read, shared by all who ask for the same.
 
-use futures::StreamExt as _;
+use std::any::TypeId;
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex};
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{Metadata, Resource};
 use serde::de::DeserializeOwned;
-use skiff_api::{Gvr, Object, ObjectKey};
-use skiff_base::{Backoff, Scope, chain};
+use skiff_api::{Gvr, ObjectKey};
+use skiff_base::Scope;
 use tokio::sync::watch;
 
-use crate::{Client, Selector, Update};
+use crate::cache::{Cache, Step, Typed, feed};
+use crate::{Client, Selector};
 
 /// What a subscriber is told. It is a hint: reconcilers read the lister.
 ///
@@ -20,6 +22,16 @@ pub enum Change<K> {
     Added(Arc<K>),
     Modified { old: Arc<K>, new: Arc<K> },
     Deleted(Arc<K>),
+}
+
+impl<K: Send + Sync + 'static> Change<K> {
+    fn of(step: &Step) -> Self {
+        match step {
+            Step::Added(object) => Self::Added(typed(object.clone())),
+            Step::Modified { old, new } => Self::Modified { old: typed(old.clone()), new: typed(new.clone()) },
+            Step::Deleted(object) => Self::Deleted(typed(object.clone())),
+        }
+    }
 }
 
 impl<K> Change<K> {
@@ -40,13 +52,8 @@ pub struct Informers {
 struct Shared {
     client: Client,
     scope: Scope,
-    caches: Mutex<HashMap<(TypeId, Selector), Entry>>,
-}
-
-struct Entry {
-    /// A `Lister<K>` of the type of the key.
-    lister: Box<dyn Any + Send + Sync>,
-    synced: watch::Receiver<bool>,
+    /// Each holds objects of the type of its key.
+    caches: Mutex<HashMap<(TypeId, Selector), Arc<Cache>>>,
 }
 
 impl Informers {
@@ -71,32 +78,45 @@ impl Informers {
     where
         K: Resource + Metadata<Ty = ObjectMeta> + DeserializeOwned + Send + Sync + 'static,
     {
-        let mut caches = self.shared.caches.lock().expect("nothing panics while it holds the caches");
-        let entry = caches.entry((TypeId::of::<K>(), selector.clone())).or_insert_with(|| {
-            let (told, synced) = watch::channel(false);
-            let lister = Lister { cache: Arc::new(Cache::<K>::new(synced.clone())) };
-            let feeding = feed(lister.clone(), self.shared.client.clone(), selector, told);
-            let token = self.shared.scope.token().clone();
-            self.shared.scope.spawn(async move {
-                tokio::select! {
-                    () = token.cancelled() => {}
-                    () = feeding => {}
-                }
-            });
-            Entry { lister: Box::new(lister), synced }
-        });
-        entry.lister.downcast_ref::<Lister<K>>().expect("the key holds the type").clone()
+        let made = |synced| Cache::new(K::KIND, |object| object.typed::<K>().map(|typed| typed as Typed), synced);
+        Lister::of(self.shared.cache(TypeId::of::<K>(), Gvr::of::<K>(), selector, made))
     }
 
     /// Completes when every lister made so far holds its first list.
     pub async fn synced(&self) {
         let waiting: Vec<_> = {
             let caches = self.shared.caches.lock().expect("nothing panics while it holds the caches");
-            caches.values().map(|entry| entry.synced.clone()).collect()
+            caches.values().map(|cache| cache.synced()).collect()
         };
         for synced in waiting {
             wait(synced).await;
         }
+    }
+}
+
+impl Shared {
+    fn cache(
+        &self,
+        of: TypeId,
+        resource: Gvr,
+        selector: Selector,
+        made: fn(watch::Receiver<bool>) -> Cache,
+    ) -> Arc<Cache> {
+        let mut caches = self.caches.lock().expect("nothing panics while it holds the caches");
+        let start = || {
+            let (told, synced) = watch::channel(false);
+            let cache = Arc::new(made(synced));
+            let feeding = feed(cache.clone(), self.client.clone(), resource, selector.clone(), told);
+            let token = self.scope.token().clone();
+            self.scope.spawn(async move {
+                tokio::select! {
+                    () = token.cancelled() => {}
+                    () = feeding => {}
+                }
+            });
+            cache
+        };
+        caches.entry((of, selector.clone())).or_insert_with(start).clone()
     }
 }
 
@@ -107,35 +127,30 @@ async fn wait(mut synced: watch::Receiver<bool>) {
     }
 }
 
-/// Keeps a cache up to date, for ever.
-async fn feed<K>(lister: Lister<K>, client: Client, selector: Selector, synced: watch::Sender<bool>)
-where
-    K: Resource + Metadata<Ty = ObjectMeta> + DeserializeOwned + Send + Sync + 'static,
-{
-    let resource = Gvr::of::<K>();
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
-    loop {
-        let mut updates = client.transport().observe(&resource, &selector);
-        while let Some(update) = updates.next().await {
-            backoff.reset();
-            lister.cache.take(update);
-            synced.send_if_modified(|synced| !std::mem::replace(synced, true));
-        }
-        // The contract says that this does not happen; a busy loop would be the worst answer to a bug.
-        tracing::warn!(%resource, "the observation ended, starting again");
-        tokio::time::sleep(backoff.next_wait()).await;
-    }
-}
-
 /// A cache of typed objects; cheap to clone, never blocks.
 pub struct Lister<K> {
-    cache: Arc<Cache<K>>,
+    cache: Arc<Cache>,
+    of: PhantomData<fn() -> K>,
 }
 
 impl<K> Clone for Lister<K> {
     fn clone(&self) -> Self {
-        Self { cache: self.cache.clone() }
+        Self::of(self.cache.clone())
     }
+}
+
+impl<K> Lister<K> {
+    fn of(cache: Arc<Cache>) -> Self {
+        Self { cache, of: PhantomData }
+    }
+}
+
+fn typed<K: Send + Sync + 'static>(object: Typed) -> Arc<K> {
+    object.downcast().expect("a cache holds objects of one type")
+}
+
+fn all_typed<K: Send + Sync + 'static>(objects: Vec<Typed>) -> Vec<Arc<K>> {
+    objects.into_iter().map(typed).collect()
 }
 
 impl<K> Lister<K>
@@ -143,23 +158,20 @@ where
     K: Resource + Metadata<Ty = ObjectMeta> + DeserializeOwned + Send + Sync + 'static,
 {
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
-        self.cache.read(|content| content.get(key).map(|held| held.object.clone()))
+        self.cache.get(key).map(typed)
     }
 
     pub fn list(&self) -> Vec<Arc<K>> {
-        self.cache.read(|content| content.all().map(|held| held.object.clone()).collect())
+        all_typed(self.cache.list())
     }
 
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        self.cache.read(|content| match content.objects.get(namespace) {
-            Some(objects) => objects.values().map(|held| held.object.clone()).collect(),
-            None => Vec::new(),
-        })
+        all_typed(self.cache.in_namespace(namespace))
     }
 
     /// How many objects there are.
     pub fn len(&self) -> usize {
-        self.cache.read(|content| content.objects.values().map(BTreeMap::len).sum())
+        self.cache.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -170,229 +182,37 @@ where
     /// values under which an object is found (node name, owner uid ...). Adding one of the same name
     /// again changes nothing, so that all who share the cache may ask for it.
     pub fn add_index(&self, name: &'static str, values: fn(&K) -> Vec<String>) {
-        let mut content = self.cache.content.write().expect("nothing panics while it holds the cache");
-        if content.indexes.contains_key(name) {
-            return;
-        }
-        let mut index = Index { values, found: HashMap::new() };
-        for held in content.all() {
-            index.insert(&held.object);
-        }
-        content.indexes.insert(name, index);
+        self.cache.add_index(name, Box::new(move |object| object.downcast_ref().map(values).unwrap_or_default()));
     }
 
     /// The objects with this value in the index, which [`Lister::add_index`] has made.
     pub fn indexed(&self, name: &'static str, value: &str) -> Vec<Arc<K>> {
-        self.cache.read(|content| {
-            let index = content.indexes.get(name);
-            debug_assert!(index.is_some(), "no index {name:?} was added");
-            match index.and_then(|index| index.found.get(value)) {
-                Some(objects) => objects.values().cloned().collect(),
-                None => Vec::new(),
-            }
-        })
+        all_typed(self.cache.indexed(name, value))
     }
 
     /// `tell` is called for every object there is now (as `Added`) and every later change, in order,
     /// after the cache shows it. It must not block, nor subscribe to this same cache.
     pub fn subscribe(&self, tell: impl Fn(&Change<K>) + Send + Sync + 'static) {
-        let mut subscribers = self.cache.subscribers.lock().expect("no subscriber panics");
-        for object in self.list() {
-            tell(&Change::Added(object));
-        }
-        subscribers.push(Box::new(tell));
+        self.cache.subscribe(Box::new(move |step| tell(&Change::of(step))));
     }
 
     /// Completes when the first list has arrived.
     pub async fn synced(&self) {
-        wait(self.cache.synced.clone()).await;
+        wait(self.cache.synced()).await;
     }
 
     pub fn is_synced(&self) -> bool {
-        *self.cache.synced.borrow()
-    }
-}
-
-type Subscriber<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
-
-struct Cache<K> {
-    content: RwLock<Content<K>>,
-    /// Held from the change of the content until all are told, so that nobody misses or doubles one.
-    subscribers: Mutex<Vec<Subscriber<K>>>,
-    synced: watch::Receiver<bool>,
-}
-
-struct Content<K> {
-    /// By namespace, then by name.
-    objects: HashMap<Arc<str>, BTreeMap<Arc<str>, Held<K>>>,
-    indexes: HashMap<&'static str, Index<K>>,
-}
-
-struct Held<K> {
-    revision: u64,
-    uid: Arc<str>,
-    object: Arc<K>,
-}
-
-struct Index<K> {
-    values: fn(&K) -> Vec<String>,
-    found: HashMap<String, BTreeMap<ObjectKey, Arc<K>>>,
-}
-
-impl<K: Metadata<Ty = ObjectMeta>> Index<K> {
-    fn insert(&mut self, object: &Arc<K>) {
-        for value in (self.values)(object) {
-            self.found.entry(value).or_default().insert(ObjectKey::of(&**object), object.clone());
-        }
-    }
-
-    fn remove(&mut self, object: &K) {
-        for value in (self.values)(object) {
-            if let Some(objects) = self.found.get_mut(&value) {
-                objects.remove(&ObjectKey::of(object));
-                if objects.is_empty() {
-                    self.found.remove(&value);
-                }
-            }
-        }
-    }
-}
-
-impl<K: Metadata<Ty = ObjectMeta>> Content<K> {
-    fn get(&self, key: &ObjectKey) -> Option<&Held<K>> {
-        self.objects.get(&key.namespace)?.get(&key.name)
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Held<K>> {
-        self.objects.values().flat_map(BTreeMap::values)
-    }
-
-    fn put(&mut self, key: ObjectKey, held: Held<K>, changes: &mut Vec<Change<K>>) {
-        let old = self.objects.get_mut(&key.namespace).and_then(|objects| objects.remove(&key.name));
-        if let Some(old) = &old {
-            self.indexes.values_mut().for_each(|index| index.remove(&old.object));
-        }
-        self.indexes.values_mut().for_each(|index| index.insert(&held.object));
-        let new = held.object.clone();
-        match old {
-            Some(old) if old.uid != held.uid => changes.extend([Change::Deleted(old.object), Change::Added(new)]),
-            Some(old) if old.revision != held.revision => changes.push(Change::Modified { old: old.object, new }),
-            Some(_) => {}
-            None => changes.push(Change::Added(new)),
-        }
-        self.objects.entry(key.namespace).or_default().insert(key.name, held);
-    }
-
-    /// An object whose new state can't be read stays as it was last: it is still there, and whoever were told otherwise
-    /// would end what runs for it. Only an older namesake goes.
-    fn keep(&mut self, unreadable: &Object, changes: &mut Vec<Change<K>>) {
-        let key = unreadable.key();
-        match self.get(&key) {
-            Some(held) if held.uid == unreadable.meta.uid => {
-                tracing::warn!(object = %key, revision = held.revision, "the cache keeps the last state that could be read");
-            }
-            Some(_) => self.remove(&key, None, changes),
-            None => {}
-        }
-    }
-
-    /// `last` is the object as it was when it was deleted, if that is known.
-    fn remove(&mut self, key: &ObjectKey, last: Option<Arc<K>>, changes: &mut Vec<Change<K>>) {
-        let Some(objects) = self.objects.get_mut(&key.namespace) else { return };
-        let Some(old) = objects.remove(&key.name) else { return };
-        if objects.is_empty() {
-            self.objects.remove(&key.namespace);
-        }
-        self.indexes.values_mut().for_each(|index| index.remove(&old.object));
-        changes.push(Change::Deleted(last.unwrap_or(old.object)));
-    }
-}
-
-impl<K> Cache<K>
-where
-    K: Resource + Metadata<Ty = ObjectMeta> + DeserializeOwned + Send + Sync + 'static,
-{
-    fn new(synced: watch::Receiver<bool>) -> Self {
-        let content = Content { objects: HashMap::new(), indexes: HashMap::new() };
-        Self { content: RwLock::new(content), subscribers: Mutex::default(), synced }
-    }
-
-    fn read<T>(&self, look: impl FnOnce(&Content<K>) -> T) -> T {
-        look(&self.content.read().expect("nothing panics while it holds the cache"))
-    }
-
-    fn take(&self, update: Update) {
-        let subscribers = self.subscribers.lock().expect("no subscriber panics");
-        let mut changes = Vec::new();
-        match update {
-            Update::Replace(objects) => self.replace(&objects, &mut changes),
-            Update::Put(object) => {
-                let held = hold::<K>(&object);
-                self.write(|content| match held {
-                    Some(held) => content.put(object.key(), held, &mut changes),
-                    None => content.keep(&object, &mut changes),
-                });
-            }
-            Update::Delete(object) => {
-                let last = hold::<K>(&object).map(|held| held.object);
-                self.write(|content| content.remove(&object.key(), last, &mut changes));
-            }
-        }
-        for change in &changes {
-            subscribers.iter().for_each(|tell| tell(change));
-        }
-    }
-
-    fn replace(&self, objects: &[Arc<Object>], changes: &mut Vec<Change<K>>) {
-        // Parsed before the lock is taken: readers don't wait for it.
-        let new: Vec<(&Arc<Object>, Option<Held<K>>)> =
-            objects.iter().map(|object| (object, hold::<K>(object))).collect();
-        let kept: HashSet<ObjectKey> = objects.iter().map(|object| object.key()).collect();
-        self.write(|content| {
-            let gone: Vec<ObjectKey> = content
-                .objects
-                .iter()
-                .flat_map(|(namespace, objects)| {
-                    objects.keys().map(|name| ObjectKey { namespace: namespace.clone(), name: name.clone() })
-                })
-                .filter(|key| !kept.contains(key))
-                .collect();
-            for key in gone {
-                content.remove(&key, None, changes);
-            }
-            for (object, held) in new {
-                match held {
-                    Some(held) => content.put(object.key(), held, changes),
-                    None => content.keep(object, changes),
-                }
-            }
-        });
-    }
-
-    fn write(&self, change: impl FnOnce(&mut Content<K>)) {
-        change(&mut self.content.write().expect("nothing panics while it holds the cache"));
-    }
-}
-
-/// Nothing for an object that can't be read, which tells why: one broken object must not hide all others.
-fn hold<K>(object: &Arc<Object>) -> Option<Held<K>>
-where
-    K: Resource + Metadata<Ty = ObjectMeta> + DeserializeOwned + Send + Sync + 'static,
-{
-    match object.typed::<K>() {
-        Ok(typed) => Some(Held { revision: object.revision, uid: object.meta.uid.clone(), object: typed }),
-        Err(error) => {
-            tracing::error!(kind = K::KIND, object = %object.key(), error = %chain(&error), "an object can't be read");
-            None
-        }
+        *self.cache.synced().borrow()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Update;
     use k8s_openapi::api::core::v1::ConfigMap;
     use serde_json::json;
+    use skiff_api::Object;
 
     fn object(name: &str, uid: &str, revision: u64, app: &str) -> Arc<Object> {
         let value = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "x", "uid": uid,
@@ -402,7 +222,11 @@ mod tests {
 
     fn cache() -> (Lister<ConfigMap>, Arc<Mutex<Vec<String>>>) {
         let (_, synced) = watch::channel(false);
-        let lister = Lister { cache: Arc::new(Cache::<ConfigMap>::new(synced)) };
+        let lister = Lister::<ConfigMap>::of(Arc::new(Cache::new(
+            "ConfigMap",
+            |object| object.typed::<ConfigMap>().map(|typed| typed as Typed),
+            synced,
+        )));
         let told = Arc::new(Mutex::new(Vec::new()));
         let (seen, reader) = (told.clone(), lister.clone());
         lister.subscribe(move |change| {

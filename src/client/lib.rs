@@ -11,6 +11,7 @@
 //! Must not know: the store, the API server's insides.
 
 mod api;
+mod cache;
 mod error;
 mod event;
 #[cfg(any(test, feature = "fake"))]
