@@ -2,6 +2,7 @@
 
 mod harness;
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use harness::{Machine, eventually, skiff};
@@ -346,6 +347,17 @@ fn crictl_shows_what_runs() {
     assert!(stats.starts_with("CONTAINER ") && stats.contains("CPU %") && stats.contains(&id[..13]), "{stats}");
     assert!(say(&["version"]).contains("RuntimeName:  skiff"));
     assert!(say(&["info"]).contains("RuntimeReady"));
+    machine.apply(&self::pod("asks", "", "stdin: true", "read word; echo it was $word"));
+    machine.until(&["pod", "asks"], "{.status.phase}", "Running");
+    let asks = say(&["ps", "-q", "--label", "io.kubernetes.pod.name=asks"]);
+    let mut attach = machine.command(skiff());
+    attach.args(["crictl", "attach", "-i", asks.trim()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut attached = attach.spawn().expect("run skiff crictl attach");
+    std::io::Write::write_all(&mut attached.stdin.take().expect("its stdin"), b"this\n").expect("written");
+    let said = attached.wait_with_output().expect("it ends with the container");
+    assert_eq!(harness::result(&said).expect("attached"), "it was this\n");
+    let error = crictl(&["attach", asks.trim()]).expect_err("it has ended");
+    assert!(error.contains("is in CONTAINER_EXITED state"), "{error}");
     let used: serde_json::Value = serde_json::from_str(&say(&["imagefsinfo"])).expect("JSON");
     let bytes = used["status"]["imageFilesystems"][0]["usedBytes"]["value"].as_str().expect("bytes");
     assert!(bytes.parse::<u64>().expect("a number") > 100_000, "{used}");
