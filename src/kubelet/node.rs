@@ -42,8 +42,9 @@ pub(crate) const BEGINS: Readiness =
 pub(crate) const GOES_DOWN: Readiness = Err("node is shutting down");
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// A status that stays the same is written this often, as upstream.
-const REPORT: Duration = Duration::from_secs(5 * 60);
+/// The status is looked at this often, whatever has been told, and written where it differs: the lease is the heartbeat, and
+/// who is idle writes nothing.
+const LOOK: Duration = Duration::from_secs(5 * 60);
 /// Images that come one after the other are told of together.
 const SETTLE: Duration = Duration::from_secs(1);
 /// The largest images that the status lists.
@@ -392,7 +393,7 @@ pub(crate) async fn write_status(
 ) -> Result<Node, Error> {
     let old = node.status.clone().unwrap_or_default();
     let new = plan_status(options, seen, &old, time::now());
-    if is_same(&old, &new) && !is_late(&old, time::now()) {
+    if is_same(&old, &new) {
         return Ok(node.clone());
     }
     client.all::<Node>().patch_status(&options.node_name, PatchKind::Strategic, &plan_patch(&old, &new)).await
@@ -408,12 +409,6 @@ fn plan_patch(old: &NodeStatus, new: &NodeStatus) -> Value {
         }
     }
     patch
-}
-
-/// Whether it was not written for so long that people take the node for dead.
-fn is_late(status: &NodeStatus, now: Timestamp) -> bool {
-    let beats = status.conditions.iter().flatten().filter_map(|c| c.last_heartbeat_time.as_ref());
-    beats.map(|time| time.0).min().is_some_and(|last| now.duration_since(last).unsigned_abs() >= REPORT)
 }
 
 /// Equal but for the times of heartbeats, and for what others write.
@@ -507,12 +502,10 @@ pub(crate) async fn follow_status(ctx: Arc<Context>, facts: MachineFacts) {
     ctx.status_changed.notify_one();
     let follow = async {
         loop {
-            // Who is late by less than this is not late.
-            let again = REPORT + Duration::from_secs(1);
             tokio::select! {
                 () = ctx.status_changed.notified() => {}
                 () = imported(images.as_ref()) => {}
-                () = tokio::time::sleep(again) => {}
+                () = tokio::time::sleep(LOOK) => {}
             }
             // Nobody may say again that it has changed.
             while let Err(error) = tell_status(&ctx, &facts).await {
@@ -625,8 +618,6 @@ mod tests {
             assert_eq!(at, Some(since), "{}", condition.type_);
         }
         let status = |conditions| NodeStatus { conditions: Some(conditions), ..NodeStatus::default() };
-        let later = |s: i64| Timestamp::from_second(2_000 + s).expect("in range");
-        assert!(!is_late(&status(second.clone()), later(299)) && is_late(&status(second.clone()), later(300)));
         assert!(!is_same(&status(first), &status(second.clone())));
         assert!(is_same(&status(second.clone()), &status(conditions(Ok(()), &BTreeSet::new(), &second, late))));
     }
