@@ -10,7 +10,7 @@ use skiff_api::node_selector::{self, Selected};
 use skiff_api::taint;
 
 use crate::pod::{self, PodUid};
-use crate::pressure::Condition;
+use crate::pressure::condition::Condition;
 use crate::resize::Lack;
 use crate::resources::{self, Qos};
 

@@ -22,7 +22,7 @@ use crate::node;
 use crate::options::Options;
 use crate::pod::{self, PodUid, Role};
 use crate::preempt;
-use crate::pressure::Pressure;
+use crate::pressure::condition::Pressure;
 use crate::pulled::Pulled;
 use crate::resize::{self, Capacity, Shares};
 use crate::source::Sources;

@@ -8,8 +8,8 @@
 //! `sandbox`, `hook`, `probe` (on `http_get`, `grpc_health`).
 //! `collect` removes images. Beside: `local_path` makes volumes of this node's directories.
 //! Above: `worker`, one for each pod; `pods` hands events to them and ends what has no pod,
-//! `static_pods` brings those that the API server only sees; `node` registers and keeps
-//! the heartbeat; `pressure` ends pods when the machine runs out of something, `preempt` when a critical one has no room; `logs`, `stream`, `stats`, `metrics`, `auth` (who may ask), `connections` and `server` answer on port 10250. `shutdown` is for
+//! `static_pods` brings those that the API server only sees; `node` registers (`machine` is what it is on),
+//! `heartbeat` keeps its lease and status; `pressure` ends pods when the machine runs out of something, `preempt` when a critical one has no room; `logs`, `stream`, `stats`, `metrics`, `auth` (who may ask), `connections` and `server` answer on port 10250. `shutdown` is for
 //! the end of the machine, when no agent runs.
 //!
 //! Invariants: a pod's containers are decided on by its worker alone; a UID never goes back to an earlier phase;
@@ -35,12 +35,14 @@ mod expand;
 mod fields;
 mod grpc;
 mod grpc_health;
+mod heartbeat;
 mod hook;
 mod http_get;
 mod image;
 mod leftovers;
 pub mod local_path;
 mod logs;
+mod machine;
 mod metrics;
 mod node;
 mod options;
@@ -55,6 +57,7 @@ mod pressure;
 mod probe;
 mod pulled;
 mod quantity;
+mod reservation;
 mod reserved;
 mod resize;
 mod resources;

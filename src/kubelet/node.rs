@@ -1,38 +1,28 @@
-//! The node's own object: registration, status on change, heartbeat.
+//! The node's own object: registration, and what its status tells.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
     NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo, ObjectReference,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
-use skiff_api::{names, quantity};
-use skiff_base::{Backoff, chain, time};
+use skiff_api::names;
+use skiff_base::time;
 use skiff_client::{Client, Error, EventKind, EventRecorder, PatchKind};
-use skiff_linux::inotify::Inotify;
 use skiff_runtime::Image;
-use tokio::io::unix::AsyncFd;
 
-use crate::context::Context;
 use crate::devices::Counts;
+use crate::machine::MachineFacts;
 use crate::options::Options;
-use crate::pressure::{self, Condition};
-use crate::settings::Settings;
-use crate::{reserved, resources, sandbox, userns};
+use crate::pressure::condition::Condition;
+use crate::{reserved, resources};
 
 /// The version of Kubernetes that is spoken, and whose it is.
 pub const VERSION: &str = concat!("v1.36.0+skiff", env!("CARGO_PKG_VERSION"));
-const LEASE_NAMESPACE: &str = "kube-node-lease";
-const LEASE_DURATION_S: i32 = 40;
 /// Why the node is not ready, if it is not.
 pub(crate) type Readiness = Result<(), &'static str>;
 /// Before anything can run.
@@ -41,109 +31,10 @@ pub(crate) const BEGINS: Readiness =
 /// While pods end since the machine goes down.
 pub(crate) const GOES_DOWN: Readiness = Err("node is shutting down");
 
-const HEARTBEAT: Duration = Duration::from_secs(10);
-/// The status is looked at this often, whatever has been told, and written where it differs: the lease is the heartbeat, and
-/// who is idle writes nothing.
-const LOOK: Duration = Duration::from_secs(5 * 60);
-/// Images that come one after the other are told of together.
-const SETTLE: Duration = Duration::from_secs(1);
+/// Names that RuntimeClasses may have for the one runtime that is there.
+pub(crate) const HANDLERS: [&str; 2] = ["runc", "skiff"];
 /// The largest images that the status lists.
 const MAX_IMAGES: usize = 50;
-
-/// What the machine is.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct MachineFacts {
-    pub(crate) cpus: i64,
-    pub(crate) memory_bytes: i64,
-    pub(crate) disk_bytes: i64,
-    /// How many there may be.
-    pub(crate) processes: i64,
-    user_namespaces: bool,
-    /// Those set aside, by the size of a page.
-    pub(crate) huge_pages: BTreeMap<u64, u64>,
-    machine_id: String,
-    system_uuid: String,
-    boot_id: String,
-    kernel: String,
-    os_image: String,
-}
-
-impl MachineFacts {
-    /// Reads them; what can't be read stays empty.
-    pub(crate) fn read(root_directory: &Path) -> Self {
-        let text = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-        let meminfo = text("/proc/meminfo");
-        let memory_kib: i64 = meminfo
-            .lines()
-            .find_map(|l| l.strip_prefix("MemTotal:"))
-            .and_then(|l| l.trim().strip_suffix(" kB"))
-            .and_then(|n| n.parse().ok())
-            .unwrap_or(0);
-        let release = text("/etc/os-release");
-        let os_image = release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
-        let cpus = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten().unwrap_or(1);
-        let disk = nix::sys::statvfs::statvfs(root_directory).ok();
-        let disk_bytes = disk.map_or(0, |d| (d.blocks() as i64).saturating_mul(d.fragment_size() as i64));
-        Self {
-            cpus,
-            memory_bytes: memory_kib * 1024,
-            disk_bytes,
-            processes: pressure::processes(Path::new("/proc")).and_then(|n| i64::try_from(n).ok()).unwrap_or(i64::MAX),
-            user_namespaces: userns::is_supported(),
-            huge_pages: skiff_linux::cgroup::huge_pages(),
-            machine_id: text("/etc/machine-id"),
-            system_uuid: text("/sys/class/dmi/id/product_uuid"),
-            boot_id: text("/proc/sys/kernel/random/boot_id"),
-            kernel: text("/proc/sys/kernel/osrelease"),
-            os_image: os_image.trim_matches('"').to_owned(),
-        }
-    }
-
-    pub(crate) fn capacity(&self, max_pods: u32) -> BTreeMap<String, Quantity> {
-        let own = ["cpu", "memory", "ephemeral-storage"].into_iter();
-        let mut capacity: BTreeMap<String, Quantity> = own
-            .filter_map(|name| Some((name.to_owned(), Quantity(self.amount(name)?.to_string()))))
-            .chain([("pods".to_owned(), Quantity(max_pods.to_string()))])
-            .collect();
-        let huge =
-            |(size, count): (&u64, &u64)| (format!("hugepages-{}", binary(*size)), Quantity(binary(size * count)));
-        capacity.extend(self.huge_pages.iter().map(huge));
-        capacity
-    }
-
-    /// What pods may have of it.
-    pub(crate) fn allocatable(&self, settings: &Settings) -> BTreeMap<String, Quantity> {
-        let mut left = self.capacity(settings.max_pods);
-        for (name, withheld) in reserved::withheld(self, settings) {
-            if let (Some(amount), Some(all)) = (left.get_mut(&name), self.amount(&name)) {
-                let rest = all.minus(withheld);
-                amount.0 = if rest.is_negative() { quantity::Quantity::ZERO } else { rest }.to_string();
-            }
-        }
-        left
-    }
-
-    /// One of the machine's own resources.
-    pub(crate) fn amount(&self, name: &str) -> Option<quantity::Quantity> {
-        let (amount, format) = match name {
-            "cpu" => (self.cpus, quantity::Format::DecimalSi),
-            "memory" => (self.memory_bytes, quantity::Format::BinarySi),
-            "ephemeral-storage" => (self.disk_bytes, quantity::Format::BinarySi),
-            "pid" => (self.processes, quantity::Format::DecimalSi),
-            _ => return None,
-        };
-        Some(quantity::Quantity::from_int(amount, format))
-    }
-}
-
-/// `2Mi`.
-fn binary(bytes: u64) -> String {
-    let (shift, unit) = [(30, "Gi"), (20, "Mi"), (10, "Ki")]
-        .into_iter()
-        .find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift))
-        .unwrap_or((0, ""));
-    format!("{}{unit}", bytes >> shift)
-}
 
 fn arch() -> &'static str {
     match std::env::consts::ARCH {
@@ -222,7 +113,7 @@ pub(crate) struct Seen<'a> {
 pub(crate) fn plan_status(options: &Options, seen: &Seen<'_>, old: &NodeStatus, now: Timestamp) -> NodeStatus {
     let Seen { facts, images, ready, pressure, devices } = *seen;
     let mut capacity = facts.capacity(options.settings.max_pods);
-    let mut allocatable = facts.allocatable(&options.settings);
+    let mut allocatable = reserved::allocatable(facts, &options.settings);
     for (name, [all, free]) in devices {
         capacity.insert(name.clone(), Quantity(all.to_string()));
         allocatable.insert(name.clone(), Quantity(free.to_string()));
@@ -269,7 +160,7 @@ fn plan_handlers(user_namespaces: bool) -> Vec<NodeRuntimeHandler> {
     let features =
         NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(user_namespaces) };
     let handler = |name: &str| NodeRuntimeHandler { name: Some(name.to_owned()), features: Some(features.clone()) };
-    [""].iter().chain(&sandbox::HANDLERS).map(|name| handler(name)).collect()
+    [""].iter().chain(&HANDLERS).map(|name| handler(name)).collect()
 }
 
 fn plan_images(images: &[Image]) -> Vec<ContainerImage> {
@@ -436,142 +327,9 @@ fn is_same(old: &NodeStatus, new: &NodeStatus) -> bool {
         && old.runtime_handlers == new.runtime_handlers
 }
 
-fn lease(node: &Node, now: Timestamp) -> Lease {
-    let name = node.metadata.name.clone().unwrap_or_default();
-    Lease {
-        metadata: ObjectMeta {
-            name: Some(name.clone()),
-            namespace: Some(LEASE_NAMESPACE.to_owned()),
-            owner_references: Some(vec![OwnerReference {
-                api_version: "v1".to_owned(),
-                kind: "Node".to_owned(),
-                name: name.clone(),
-                uid: node.metadata.uid.clone().unwrap_or_default(),
-                ..OwnerReference::default()
-            }]),
-            ..ObjectMeta::default()
-        },
-        spec: Some(LeaseSpec {
-            holder_identity: Some(name),
-            lease_duration_seconds: Some(LEASE_DURATION_S),
-            renew_time: Some(MicroTime(now)),
-            ..LeaseSpec::default()
-        }),
-    }
-}
-
-/// Renews the node's lease until the agent stops.
-pub(crate) async fn heartbeat(ctx: Arc<Context>, node: Node) {
-    let api = ctx.client.namespaced::<Lease>(LEASE_NAMESPACE);
-    let name = ctx.options.node_name.clone();
-    let stop = ctx.scope.token().clone();
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(7));
-    loop {
-        let now = time::now();
-        let patch = json!({"spec": {"renewTime": time::rfc3339_micro(now), "holderIdentity": name, "leaseDurationSeconds": LEASE_DURATION_S}});
-        let renewed = match api.patch(&name, PatchKind::Merge, &patch).await {
-            Err(e) if e.is_not_found() => api.create(&lease(&node, now)).await,
-            done => done,
-        };
-        let wait = match renewed {
-            Ok(_) => {
-                backoff.reset();
-                HEARTBEAT
-            }
-            Err(e) => {
-                tracing::warn!(error = %chain(&e), "the node's lease can't be renewed, trying again");
-                backoff.next_wait()
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
-        }
-    }
-}
-
-/// Brings the status up to date whenever something has changed that it tells, images that came past the agent too, and from
-/// time to time. Until the agent stops.
-pub(crate) async fn follow_status(ctx: Arc<Context>, facts: MachineFacts) {
-    let stop = ctx.scope.token().clone();
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    let images = Inotify::follow(&ctx.engine.image_records())
-        .inspect_err(|error| tracing::warn!(%error, "images that are imported are told of from time to time only"))
-        .ok();
-    // Some may have come since the node was registered.
-    ctx.status_changed.notify_one();
-    let follow = async {
-        loop {
-            tokio::select! {
-                () = ctx.status_changed.notified() => {}
-                () = imported(images.as_ref()) => {}
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            // Nobody may say again that it has changed.
-            while let Err(error) = tell_status(&ctx, &facts).await {
-                tracing::warn!(error, "the node's status can't be written, trying again");
-                tokio::time::sleep(backoff.next_wait()).await;
-            }
-            backoff.reset();
-        }
-    };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = follow => {}
-    }
-}
-
-/// Waits until images have come or gone, and for those that come with them.
-async fn imported(images: Option<&AsyncFd<Inotify>>) {
-    match images.map(Inotify::changed) {
-        None => std::future::pending().await,
-        Some(changed) => match changed.await {
-            Ok(()) => tokio::time::sleep(SETTLE).await,
-            Err(error) => {
-                tracing::warn!(%error, "images can't be followed");
-                std::future::pending().await
-            }
-        },
-    }
-}
-
-async fn tell_status(ctx: &Context, facts: &MachineFacts) -> Result<(), String> {
-    let moment = ctx.pulled.moment();
-    let images = ctx.engine.images().await.map_err(|e| chain(&e).to_string())?;
-    ctx.pulled.prune(moment, &images).await;
-    let node = ctx.client.all::<Node>().get(&ctx.options.node_name).await.map_err(|e| chain(&e).to_string())?;
-    let (pressure, devices) = (ctx.pressure.now(), ctx.devices.counts());
-    let seen = Seen { facts, images: &images, ready: ctx.ready(), pressure: &pressure, devices: &devices };
-    let told = write_status(&ctx.client, &ctx.options, &node, &seen).await;
-    told.map(drop).map_err(|e| chain(&e).to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn machine_facts_are_there() {
-        let facts = MachineFacts::read(Path::new("/"));
-        assert!(facts.cpus >= 1 && facts.memory_bytes > 1 << 20 && facts.disk_bytes > 1 << 20, "{facts:?}");
-        assert!(!facts.kernel.is_empty() && !facts.boot_id.is_empty(), "{facts:?}");
-    }
-
-    #[test]
-    fn huge_pages_are_no_other_memory() {
-        let facts = MachineFacts {
-            memory_bytes: 8 << 30,
-            huge_pages: [(2 << 20, 512), (1 << 30, 0)].into(),
-            ..MachineFacts::default()
-        };
-        let (all, given) = (facts.capacity(110), facts.allocatable(&Settings::default()));
-        let text = |list: &BTreeMap<String, Quantity>, name: &str| list[name].0.clone();
-        assert_eq!(
-            [text(&all, "hugepages-2Mi"), text(&all, "hugepages-1Gi"), text(&all, "memory")],
-            ["1Gi", "0", "8Gi"]
-        );
-        assert_eq!([text(&given, "hugepages-2Mi"), text(&given, "memory")], ["1Gi", "7068Mi"]);
-    }
 
     #[test]
     fn resources_that_are_told_of_by_hand() {

@@ -4,34 +4,14 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Told;
 use skiff_api::quantity::{Format, Quantity};
 use skiff_runtime::Resources;
 
-use crate::node::MachineFacts;
+use crate::machine::MachineFacts;
+use crate::reservation::Amounts;
 use crate::resources;
 use crate::settings::{Settings, Signal};
-
-/// Amounts by the names of resources.
-pub(crate) type Amounts = BTreeMap<String, Quantity>;
-
-/// `cpu=200m,memory=500Mi,...`
-pub(crate) fn parse(text: &str) -> Result<Amounts, String> {
-    let one = |part: &str| {
-        let (name, amount) =
-            part.split_once('=').ok_or_else(|| format!("{part:?} is not of the form resource=amount"))?;
-        if !["cpu", "memory", "ephemeral-storage", "pid"].contains(&name) {
-            return Err(format!("cannot reserve {name:?} resource: there are cpu, memory, ephemeral-storage and pid"));
-        }
-        let read: Quantity = amount
-            .parse()
-            .map_err(|why| format!("failed to parse quantity {amount:?} for {name:?} resource: {why}"))?;
-        if read.is_negative() {
-            return Err(format!("resource quantity for {name:?} cannot be negative: {amount}"));
-        }
-        Ok((name.to_owned(), read))
-    };
-    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(one).collect()
-}
 
 /// For the system and for Kubernetes.
 fn kept(settings: &Settings) -> Amounts {
@@ -85,6 +65,18 @@ pub(crate) fn check(facts: &MachineFacts, settings: &Settings) -> Result<(), Str
     if wrong.is_empty() { Ok(()) } else { Err(format!("invalid Node Allocatable configuration. {}", wrong.join(" "))) }
 }
 
+/// What pods may have of the machine.
+pub(crate) fn allocatable(facts: &MachineFacts, settings: &Settings) -> BTreeMap<String, Told> {
+    let mut left = facts.capacity(settings.max_pods);
+    for (name, withheld) in withheld(facts, settings) {
+        if let (Some(amount), Some(all)) = (left.get_mut(&name), facts.amount(&name)) {
+            let rest = all.minus(withheld);
+            amount.0 = if rest.is_negative() { Quantity::ZERO } else { rest }.to_string();
+        }
+    }
+    left
+}
+
 /// What all pods together are held to. What is not kept is not limited, also where it was before.
 pub(crate) fn limits_of_pods(facts: &MachineFacts, settings: &Settings) -> Resources {
     let kept = kept(settings);
@@ -121,7 +113,7 @@ mod tests {
             "eviction-hard=memory.available<512Mi,nodefs.available<10%",
         ];
         let settings = settings(&arguments);
-        let left = machine().allocatable(&settings);
+        let left = allocatable(&machine(), &settings);
         let shown = ["cpu", "memory", "ephemeral-storage", "pods"].map(|name| left[name].0.as_str());
         assert_eq!(shown, ["3800m", "6Gi", "89Gi", "110"]);
         // Eviction acts before the group's limit does.
@@ -134,7 +126,7 @@ mod tests {
     #[test]
     fn nothing_is_kept_unless_it_is_asked_for() {
         let settings = settings(&["eviction-hard="]);
-        let left = machine().allocatable(&settings);
+        let left = allocatable(&machine(), &settings);
         assert_eq!([&*left["cpu"].0, &*left["memory"].0, &*left["ephemeral-storage"].0], ["4", "8Gi", "100Gi"]);
         let limits = limits_of_pods(&machine(), &settings);
         assert_eq!((limits.cpu_shares, limits.memory_limit_bytes, limits.pids_limit), (Some(4096), Some(-1), Some(-1)));
@@ -148,14 +140,21 @@ mod tests {
             "invalid Node Allocatable configuration. Resource \"memory\" has a reservation of 9Gi but capacity of 8Gi. \
              Expected capacity >= reservation."
         );
-        for (text, why) in [
-            ("memory", "is not of the form resource=amount"),
-            ("gpu=1", "cannot reserve \"gpu\" resource"),
-            ("cpu=x", "failed to parse quantity \"x\" for \"cpu\" resource"),
-            ("cpu=-1", "resource quantity for \"cpu\" cannot be negative: -1"),
-        ] {
-            let error = parse(text).expect_err(text);
-            assert!(error.contains(why), "{text}: {error}");
-        }
+    }
+
+    #[test]
+    fn huge_pages_are_no_other_memory() {
+        let facts = MachineFacts {
+            memory_bytes: 8 << 30,
+            huge_pages: [(2 << 20, 512), (1 << 30, 0)].into(),
+            ..MachineFacts::default()
+        };
+        let (all, given) = (facts.capacity(110), allocatable(&facts, &Settings::default()));
+        let text = |list: &BTreeMap<String, Told>, name: &str| list[name].0.clone();
+        assert_eq!(
+            [text(&all, "hugepages-2Mi"), text(&all, "hugepages-1Gi"), text(&all, "memory")],
+            ["1Gi", "0", "8Gi"]
+        );
+        assert_eq!([text(&given, "hugepages-2Mi"), text(&given, "memory")], ["1Gi", "7068Mi"]);
     }
 }

@@ -16,6 +16,7 @@ use skiff_runtime::{Error, IdRange, Sandbox, SandboxConfig, SandboxState};
 use crate::context::Context;
 use crate::etc_files::{self, Resolver};
 use crate::leftovers;
+use crate::node::HANDLERS;
 use crate::pod::{self, PodUid, annotation, label};
 use crate::resources;
 use crate::unsupported::unsupported;
@@ -129,9 +130,6 @@ pub(crate) fn plan_host_ports(pod: &Pod) -> Vec<HostPort> {
         })
         .collect()
 }
-
-/// Names that RuntimeClasses may have for the one runtime that is there.
-pub(crate) const HANDLERS: [&str; 2] = ["runc", "skiff"];
 
 /// What a pod asks of its sandbox that this node can't give.
 fn refusal(ctx: &Context, pod: &Pod) -> Option<String> {

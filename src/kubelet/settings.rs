@@ -9,7 +9,7 @@ use skiff_api::duration;
 use skiff_api::quantity::Quantity;
 
 use crate::cpus::CpuSet;
-use crate::reserved::{self, Amounts};
+use crate::reservation::{self, Amounts};
 
 /// What of the machine may run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -206,7 +206,7 @@ impl Settings {
                 }
                 "reserved-cpus" => reserved_cpus = value.parse::<CpuSet>().map_err(|why| format!("{name}: {why}"))?,
                 "kube-reserved" | "system-reserved" => {
-                    let amounts = reserved::parse(value).map_err(|why| format!("{name}: {why}"))?;
+                    let amounts = reservation::parse(value).map_err(|why| format!("{name}: {why}"))?;
                     match name {
                         "kube-reserved" => settings.kube_reserved = amounts,
                         _ => settings.system_reserved = amounts,

@@ -19,7 +19,9 @@ use crate::context::Context;
 use crate::cpus::{self, Cpus};
 use crate::devices::{self, Devices};
 use crate::engine::Machine;
-use crate::node::{self, MachineFacts};
+use crate::heartbeat;
+use crate::machine::MachineFacts;
+use crate::node;
 use crate::options::{Error, Options};
 use crate::plugins;
 use crate::pods::Pods;
@@ -128,7 +130,7 @@ pub async fn start(options: Options, informers: &Informers, runtime: Runtime, sc
         cpus,
         csi_drivers: informers.lister(),
         shares: Default::default(),
-        allocatable: facts.allocatable(&options.settings),
+        allocatable: reserved::allocatable(&facts, &options.settings),
         memory_capacity: facts.memory_bytes,
         host: admit::Host {
             app_armor: SecurityModules::detect().app_armor,
@@ -181,7 +183,7 @@ async fn run(
     let node_uid = node.metadata.uid.clone().unwrap_or_default();
     let (own_ctx, own_facts) = (ctx.clone(), facts.clone());
     ctx.scope.spawn(async move { tell_ready(&own_ctx, node, &own_facts, &images).await });
-    ctx.scope.spawn(node::follow_status(ctx.clone(), facts));
+    ctx.scope.spawn(heartbeat::follow_status(ctx.clone(), facts));
     let (own_ctx, stop) = (ctx.clone(), ctx.scope.token().clone());
     // A plugin that hangs holds up its registration, not the end of the node.
     ctx.scope.spawn(async move {
@@ -216,8 +218,8 @@ async fn run(
     // Who has which devices is settled before others are asked for any.
     devices::serve(ctx).await;
     devices::serve_pod_resources(ctx, all.clone());
-    ctx.scope.spawn(cpus::keep(ctx.clone()));
-    ctx.scope.spawn(preempt::keep(ctx.clone(), all.clone(), wishes));
+    ctx.scope.spawn(cpus::keep::keep(ctx.clone()));
+    ctx.scope.spawn(preempt::keep::keep(ctx.clone(), all.clone(), wishes));
     ctx.scope.spawn(pressure::keep(ctx.clone(), all.clone()));
     ctx.scope.spawn(shutdown::follow(ctx.clone(), all.clone(), shutdown::Places::default()));
     server::spawn(ctx, all.clone(), streams, listener, tls);
@@ -309,5 +311,5 @@ async fn tell_ready(ctx: &Arc<Context>, node: Node, facts: &MachineFacts, images
         let message = format!("Node {name} status is now: NodeReady");
         ctx.recorder.record(node::reference(name), EventKind::Normal, "NodeReady", message);
     }
-    node::heartbeat(ctx.clone(), node).await;
+    heartbeat::heartbeat(ctx.clone(), node).await;
 }

@@ -2,9 +2,10 @@
 //! asks for whole CPUs gets such as no other container runs on; the others share the rest. As upstream's static policy;
 //! without it nothing here does anything.
 //!
-//! `plan` chooses; who has what is in a file (`cpu_manager_state`), so that it outlives the agent. Containers that share
+//! `plan` chooses, `keep` moves; who has what is in a file (`cpu_manager_state`), so that it outlives the agent. Containers that share
 //! are moved as soon as what they share changes.
 
+pub(crate) mod keep;
 mod plan;
 mod set;
 
@@ -17,12 +18,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Map, Value, json};
-use skiff_base::chain;
-use skiff_runtime::{ContainerState, Resources};
+use skiff_runtime::Resources;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::context::Context;
-use crate::pod::{self, PodUid, Role, label};
+use crate::pod::{self, PodUid, Role};
 use crate::quantity;
 use crate::resources::{self, Qos};
 use plan::Place;
@@ -202,41 +201,6 @@ fn wanted(pod: &Pod, container: &Container) -> usize {
     match resources::qos(pod) {
         Qos::Guaranteed if milli % 1000 == 0 => usize::try_from(milli / 1000).unwrap_or(0),
         _ => 0,
-    }
-}
-
-/// Moves containers that share, whenever what they share has changed, until the agent stops.
-pub(crate) async fn keep(ctx: Arc<Context>) {
-    let Some(machine) = &ctx.cpus.machine else { return };
-    let stop = ctx.scope.token().clone();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = ctx.cpus.changed.notified() => {}
-        }
-        if ctx.cpus.unwritten.load(Ordering::Relaxed)
-            && let Err(error) = ctx.cpus.write().await
-        {
-            tracing::warn!(%error, "who has which CPUs is not written");
-        }
-        let containers = match ctx.engine.containers().await {
-            Ok(containers) => containers,
-            Err(error) => {
-                tracing::warn!(error = %chain(&error), "containers stay on the CPUs that they have");
-                continue;
-            }
-        };
-        let shared = Resources { cpus: Some(ctx.cpus.shared(machine).to_string()), ..Resources::default() };
-        for container in containers.iter().filter(|one| !matches!(one.state, ContainerState::Exited(_))) {
-            let Some(uid) = container.labels.get(label::POD_UID) else { continue };
-            let own = ctx.cpus.lock().get(&PodUid(uid.clone())).is_some_and(|of| of.contains_key(&container.name));
-            if own {
-                continue;
-            }
-            if let Err(error) = ctx.engine.update_container(&container.id, &shared).await {
-                tracing::warn!(container = container.id.0, error = %chain(&error), "a container stays on its CPUs");
-            }
-        }
     }
 }
 

@@ -1,14 +1,15 @@
 //! Keeps the node alive when memory, disk, inodes or processes run out: tells the API, frees what nobody uses, and ends
 //! pods, one at a time, those first that use more than they asked for. Pods whose disk limits are exceeded end, too.
 //!
-//! `plan` decides, `disk` measures; here is what is looked at and done.
+//! `condition` is what the node lacks. `plan` decides, `disk` measures; here is what is looked at and done.
 
+pub(crate) mod condition;
 mod disk;
 mod plan;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -19,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::collect::Collector;
 use crate::context::Context;
+use crate::machine;
 use crate::pod::{self, PodUid, label};
 use crate::pods::Pods;
 use crate::quantity;
@@ -26,10 +28,9 @@ use crate::resources;
 use crate::settings::Signal;
 use crate::stats::{self, Disk, Usage};
 use crate::worker::Ending;
+use condition::Condition;
 use disk::{DiskUse, Places};
 use plan::{ContainerFacts, Decision, Memory, Observations, Observed, PodFacts, Resource};
-
-pub(crate) use plan::Condition;
 
 /// Of a pod that goes at once.
 const AT_ONCE_S: i64 = 1;
@@ -39,21 +40,6 @@ const GOING: Duration = Duration::from_secs(30);
 const MEASURE_SHARE: u32 = 20;
 /// Images are looked at as often as upstream looks, where the machine is looked at as often.
 const COLLECT_EVERY: u32 = 30;
-
-/// What the node lacks.
-#[derive(Default)]
-pub(crate) struct Pressure(Mutex<BTreeSet<Condition>>);
-
-impl Pressure {
-    pub(crate) fn now(&self) -> BTreeSet<Condition> {
-        self.0.lock().expect("no holder of this lock panics").clone()
-    }
-
-    /// What it was.
-    fn set(&self, conditions: BTreeSet<Condition>) -> BTreeSet<Condition> {
-        std::mem::replace(&mut self.0.lock().expect("no holder of this lock panics"), conditions)
-    }
-}
 
 struct Keeper {
     ctx: Arc<Context>,
@@ -350,16 +336,10 @@ fn observe(proc: &Path, nodefs: &Path, imagefs: &Path) -> Observations {
     }
     let running = std::fs::read_to_string(proc.join("loadavg")).unwrap_or_default();
     let running = running.split_whitespace().nth(3).and_then(|n| n.split_once('/')?.1.parse::<u64>().ok());
-    if let (Some(limit), Some(running)) = (processes(proc), running) {
+    if let (Some(limit), Some(running)) = (machine::processes(proc), running) {
         seen.insert(Signal::PidAvailable, observed(limit.saturating_sub(running), limit));
     }
     seen
-}
-
-/// How many processes and threads there may be.
-pub(crate) fn processes(proc: &Path) -> Option<u64> {
-    let limit = |name: &str| std::fs::read_to_string(proc.join(name)).ok()?.trim().parse().ok();
-    ["sys/kernel/pid_max", "sys/kernel/threads-max"].into_iter().filter_map(limit).min()
 }
 
 fn observed(available: u64, capacity: u64) -> Observed {

@@ -6,26 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use skiff_api::quantity::{Format, Quantity};
 
+use super::condition::Condition;
 use crate::settings::{Signal, Threshold};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Condition {
-    Memory,
-    Disk,
-    Pid,
-}
-
-impl Condition {
-    pub(crate) const ALL: [Self; 3] = [Self::Memory, Self::Disk, Self::Pid];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Memory => "MemoryPressure",
-            Self::Disk => "DiskPressure",
-            Self::Pid => "PIDPressure",
-        }
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resource {

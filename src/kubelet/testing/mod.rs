@@ -121,7 +121,7 @@ impl World {
             scope: self.scope.clone(),
         });
         let pods = Pods::start(&ctx, &pods, Vec::new()).await.expect("started");
-        ctx.scope.spawn(preempt::keep(ctx.clone(), pods.clone(), wishes));
+        ctx.scope.spawn(preempt::keep::keep(ctx.clone(), pods.clone(), wishes));
         self.running = Some((ctx, pods));
     }
 

@@ -442,7 +442,7 @@ async fn the_nodes_status_is_written_again_where_that_failed() {
         world.api.fail_next(request, skiff_api::ApiError::internal("the server goes down"));
     }
     let ctx = world.ctx();
-    world.scope.spawn(crate::node::follow_status(ctx.clone(), Default::default()));
+    world.scope.spawn(crate::heartbeat::follow_status(ctx.clone(), Default::default()));
     ctx.status_changed.notify_one();
     let told = |w: &World| !w.api.objects("/api/v1/nodes")[0]["status"]["conditions"].is_null();
     world.eventually("it is told", told).await;
@@ -456,7 +456,7 @@ async fn the_nodes_status_tells_of_images_that_come_past_the_agent() {
     let records = world.directory.path().join("records");
     std::fs::create_dir(&records).expect("a directory");
     world.machine.lock().records = records.clone();
-    world.scope.spawn(crate::node::follow_status(world.ctx(), Default::default()));
+    world.scope.spawn(crate::heartbeat::follow_status(world.ctx(), Default::default()));
     let node = |w: &World| w.api.objects("/api/v1/nodes")[0]["status"].clone();
     world.eventually("it is told", |w| !node(w)["conditions"].is_null()).await;
     world.machine.lock().images.push("here:imported".to_owned());
@@ -469,7 +469,7 @@ async fn the_nodes_status_tells_of_images_that_come_past_the_agent() {
 async fn the_node_is_registered_once() {
     let world = World::new().await;
     let client = Client::new(world.api.clone());
-    let facts = crate::node::MachineFacts::read(Path::new("/"));
+    let facts = crate::machine::MachineFacts::read(Path::new("/"));
     let options = world.options();
     let (pressure, devices) = (Default::default(), [("x.io/d".to_owned(), [3, 2])].into());
     let seen = crate::node::Seen {

@@ -1,125 +1,24 @@
-//! Room for a critical pod: where the node has too little of something for it, others end. As upstream's kubelet: pods of the
-//! lowest class of service that suffice, as few as possible. One critical pod after the other, since each counts what the
-//! one before has freed.
+//! Who ends for a critical pod.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
-use skiff_base::CancellationToken;
-use skiff_client::EventKind;
-use tokio::sync::{mpsc, oneshot};
 
-use crate::context::Context;
 use crate::pod::{self, PodUid};
-use crate::pods::Pods;
-use crate::resize::{self, Share};
-use crate::resources::{self, Qos};
-use crate::worker::Ending;
-
-/// Critical pods that wait for room.
-pub(crate) const WAITING: usize = 16;
-const REASON: &str = "Preempting";
-const MESSAGE: &str = "Preempted in order to admit critical pod";
-const DISRUPTED: &str = "Pod was preempted by Kubelet to accommodate a critical pod.";
-
-/// A critical pod for which there is no room.
-pub(crate) struct Request {
-    pub(crate) pod: Arc<Pod>,
-    /// It is to end itself.
-    pub(crate) ending: CancellationToken,
-    /// Told when there is room, or why there is none.
-    pub(crate) answer: oneshot::Sender<Result<(), String>>,
-}
+use crate::resize::Share;
+use crate::resources::Qos;
 
 /// A resource, and how much of it is missing.
-type Need = (String, i64);
+pub(super) type Need = (String, i64);
 
 /// One that could end.
 #[derive(Debug, Clone)]
-struct Candidate {
-    uid: PodUid,
-    qos: Qos,
-    share: Share,
-}
-
-/// Makes room as it is asked for, until the agent stops.
-pub(crate) async fn keep(ctx: Arc<Context>, pods: Arc<Pods>, mut requests: mpsc::Receiver<Request>) {
-    let stop = ctx.scope.token().clone();
-    let work = async {
-        while let Some(request) = requests.recv().await {
-            let made = make_room(&ctx, &pods, &request).await;
-            // One that is deleted meanwhile does not hear it.
-            drop(request.answer.send(made));
-        }
-    };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = work => {}
-    }
-}
-
-async fn make_room(ctx: &Context, pods: &Pods, request: &Request) -> Result<(), String> {
-    let uid = pod::uid(&request.pod);
-    // From here on nobody else takes what is freed; those who wait for their turn do not count before.
-    let wanted = resize::share(&request.pod);
-    ctx.shares.promise(&uid, wanted.clone());
-    let made = find_room(ctx, pods, request, &uid, &wanted).await;
-    // Who is to end has given back already, and so gives this back too.
-    if made.is_err() || request.ending.is_cancelled() {
-        ctx.shares.release(&uid);
-    }
-    made
-}
-
-async fn find_room(ctx: &Context, pods: &Pods, request: &Request, uid: &PodUid, wanted: &Share) -> Result<(), String> {
-    if request.ending.is_cancelled() {
-        return Ok(());
-    }
-    // Anew: others may have ended for the one before.
-    let lacks = ctx.shares.lacks(uid, wanted, &ctx.capacity());
-    let needs: Vec<Need> = lacks.into_iter().map(|l| (l.resource, l.wanted - (l.capacity - l.used))).collect();
-    let others: Vec<Arc<Pod>> = pods.pods().into_iter().filter(|pod| pod::uid(pod) != *uid).collect();
-    let candidate = |pod: &Arc<Pod>| {
-        let uid = pod::uid(pod);
-        let share = ctx.shares.of(&uid)?;
-        goes_before(&request.pod, pod).then(|| Candidate { uid, qos: resources::qos(pod), share })
-    };
-    let victims = plan_victims(others.iter().filter_map(candidate).collect(), &needs)
-        .map_err(|why| format!("preemption: error finding a set of pods to preempt: {why}"))?;
-    let victims = others.iter().filter(|pod| victims.contains(&pod::uid(pod)));
-    let signal = needs.first().map(|(resource, _)| resource.clone()).unwrap_or_default();
-    join_all(victims.map(|victim| end(ctx, pods, victim, &signal))).await;
-    Ok(())
-}
-
-/// Returns when the pod has given back what it had, or takes longer than it may.
-async fn end(ctx: &Context, pods: &Pods, victim: &Pod, signal: &str) {
-    let uid = pod::uid(victim);
-    tracing::info!(pod = %pod::format(victim), resource = signal, "a pod ends in favour of a critical one");
-    ctx.event(victim, EventKind::Warning, REASON, MESSAGE);
-    let grace_s = pod::grace_s(victim);
-    let ending = Ending {
-        reason: REASON,
-        message: MESSAGE.to_owned(),
-        grace_s,
-        disrupted: Some(DISRUPTED.to_owned()),
-        hold: None,
-    };
-    let mut freed = ctx.shares.freed();
-    pods.end(&uid, ending).await;
-    ctx.counters.preempted(signal);
-    let gone = async { while ctx.shares.of(&uid).is_some() && freed.changed().await.is_ok() {} };
-    // As upstream: half as long again as its grace, and then without it.
-    let limit = Duration::from_secs(u64::try_from(grace_s + grace_s / 2).unwrap_or(0).max(10));
-    if tokio::time::timeout(limit, gone).await.is_err() {
-        tracing::warn!(pod = %pod::format(victim), "a pod does not end in favour of a critical one");
-    }
+pub(super) struct Candidate {
+    pub uid: PodUid,
+    pub qos: Qos,
+    pub share: Share,
 }
 
 /// Whether a pod may end for another: no critical one for a lesser, and of two alike the one of lower priority.
-fn goes_before(critical: &Pod, other: &Pod) -> bool {
+pub(super) fn goes_before(critical: &Pod, other: &Pod) -> bool {
     let priority = |pod: &Pod| pod::spec(pod).priority;
     let lesser = pod::is_critical(critical) && !pod::is_critical(other);
     lesser || matches!((priority(critical), priority(other)), (Some(one), Some(other)) if one > other)
@@ -134,7 +33,7 @@ fn left<'a>(needs: &[Need], ended: impl IntoIterator<Item = &'a Candidate> + Clo
     needs.iter().map(missing).filter(|(_, amount)| *amount > 0).collect()
 }
 
-fn plan_victims(candidates: Vec<Candidate>, needs: &[Need]) -> Result<Vec<PodUid>, String> {
+pub(super) fn plan_victims(candidates: Vec<Candidate>, needs: &[Need]) -> Result<Vec<PodUid>, String> {
     let missing = left(needs, &candidates);
     if !missing.is_empty() {
         return Err(nobody(&missing));
