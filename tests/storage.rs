@@ -203,6 +203,47 @@ spec:
 }
 
 #[test]
+fn pods_read_whom_to_trust() {
+    let machine = Machine::with_server();
+    let authority = machine.jsonpath(&["configmap", "kube-root-ca.crt"], "{.data.ca\\.crt}").expect("an authority");
+    let bundle = |name: &str, labels: &str, signer: &str| {
+        let text: String = authority.lines().map(|line| format!("    {line}\n")).collect();
+        let head = "apiVersion: certificates.k8s.io/v1beta1\nkind: ClusterTrustBundle\nmetadata:";
+        format!(
+            "{head} {{name: {name}, labels: {labels}}}\nspec:\n  {signer}\n  trustBundle: |\n    # of the cluster\n{text}---\n"
+        )
+    };
+    machine.apply(&format!(
+        "{}{}{}",
+        bundle("plain", "{}", ""),
+        bundle("\"example.com:s:one\"", "{a: b}", "signerName: example.com/s"),
+        bundle("\"example.com:s:two\"", "{a: b}", "signerName: example.com/s"),
+    ));
+    machine.apply(
+        "apiVersion: v1
+kind: Pod
+metadata: {name: trusts}
+spec:
+  terminationGracePeriodSeconds: 0
+  volumes:
+  - name: t
+    projected:
+      sources:
+      - clusterTrustBundle: {name: plain, path: plain.pem}
+      - clusterTrustBundle: {signerName: example.com/s, labelSelector: {matchLabels: {a: b}}, path: signer.pem}
+      - clusterTrustBundle: {name: none, path: none.pem, optional: true}
+  containers:
+  - {name: c, image: busybox:1.36, command: [sleep, '1000'], volumeMounts: [{name: t, mountPath: /t}]}
+",
+    );
+    machine.until(&["pod", "trusts"], "{.status.phase}", "Running");
+    for (file, expect) in [("plain.pem", authority.trim()), ("signer.pem", authority.trim()), ("none.pem", "")] {
+        let read = machine.try_kubectl(&["exec", "trusts", "--", "cat", &format!("/t/{file}")]).expect("a file");
+        assert_eq!(read.trim(), expect, "{file}");
+    }
+}
+
+#[test]
 fn volumes_by_hand() {
     let machine = Machine::with_server();
     machine.inside.must(&[

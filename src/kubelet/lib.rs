@@ -4,7 +4,7 @@
 //! (`$(VAR)`), `fields` (downward API), `admit` (whether a pod is taken at all), `unsupported`, `env_file`, `environment`, `etc_files` (hosts, resolv.conf), `backoff`, `plan` (what to do
 //! with containers), `slot` (what is known of a container), `status` (what the API is told).
 //! With effects: `engine` is the seam to runtime and network, `source` observes ConfigMaps and Secrets, `token` asks for
-//! service-account tokens, `pulled` knows who may use an image, `userns` which ids a pod has, `image`, `volume`, `csi` (drivers of volumes, by `grpc`), `devices` (that plugins give), `cpus` (that containers have for themselves), `plugins` (which finds both), `leftovers`, `container`,
+//! service-account tokens, `trust` for trust anchors, `pulled` knows who may use an image, `userns` which ids a pod has, `image`, `volume`, `csi` (drivers of volumes, by `grpc`), `devices` (that plugins give), `cpus` (that containers have for themselves), `plugins` (which finds both), `leftovers`, `container`,
 //! `sandbox`, `hook`, `probe` (on `http_get`, `grpc_health`).
 //! `collect` removes images. Beside: `local_path` makes volumes of this node's directories.
 //! Above: `worker`, one for each pod; `pods` hands events to them and ends what has no pod,
@@ -13,7 +13,7 @@
 //! the end of the machine, when no agent runs.
 //!
 //! Invariants: a pod's containers are decided on by its worker alone; a UID never goes back to an earlier phase;
-//! nothing polls; a stop of the agent touches no container; whatever a pod made on the host is found by name.
+//! nothing polls (but trust anchors, where a pod has them); a stop of the agent touches no container; whatever a pod made on the host is found by name.
 //!
 //! Must not know: the store, the API server.
 
@@ -75,6 +75,7 @@ mod stream;
 #[cfg(test)]
 mod testing;
 mod token;
+mod trust;
 mod unsupported;
 mod userns;
 mod volume;

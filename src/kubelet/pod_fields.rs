@@ -136,14 +136,8 @@ const ROWS: &[(&str, &str, Verdict)] = &[
     ("Volume", "projected", H),
     ("Volume", "secret", H),
     ("EmptyDirVolumeSource", "sizeLimit", H),
-    (
-        "VolumeProjection",
-        "clusterTrustBundle",
-        Refused(
-            r#"{"volumes": [{"name": "v", "projected": {"sources": [{"clusterTrustBundle": {"path": "p"}}]}}]}"#,
-            "clusterTrustBundle projections are not supported by this node",
-        ),
-    ),
+    ("VolumeProjection", "clusterTrustBundle", Honoured("looked up anew every minute")),
+    ("ClusterTrustBundleProjection", "*", H),
     (
         "VolumeProjection",
         "podCertificate",

@@ -21,7 +21,7 @@ const VOLUMES: [&str; 11] = [
     "projected",
     "secret",
 ];
-const PROJECTIONS: [&str; 4] = ["configMap", "downwardAPI", "secret", "serviceAccountToken"];
+const PROJECTIONS: [&str; 5] = ["clusterTrustBundle", "configMap", "downwardAPI", "secret", "serviceAccountToken"];
 
 /// The first thing that can't be given.
 pub(crate) fn unsupported(pod: &Pod) -> Option<String> {

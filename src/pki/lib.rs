@@ -1,7 +1,7 @@
 //! Certificate authorities, certificates, service-account keys, kubeconfig files.
 //!
 //! Bottom-up: [`der`] writes values, [`authority`] signs certificates, [`request`] what others ask to be signed, [`token`] signs and checks service-account tokens,
-//! [`kubeconfig()`] writes what clients read, [`ClusterPki`] keeps a cluster's keys in a directory.
+//! [`check_anchors()`] and [`anchors()`] read whom others trust, [`kubeconfig()`] writes what clients read, [`ClusterPki`] keeps a cluster's keys in a directory.
 //!
 //! Three authorities, as k3s has them: one vouches for servers (clients hold it), one for clients
 //! (servers hold it), so a stolen serving key is no client identity, and one for the front proxy alone (extension API
@@ -12,6 +12,7 @@
 //! Must not know: HTTP.
 
 mod authority;
+mod bundle;
 mod cluster;
 mod der;
 mod error;
@@ -20,6 +21,7 @@ mod request;
 mod token;
 
 pub use authority::{KeyPairPem, ServerNames, days_left, fingerprint, subject};
+pub use bundle::{anchors, check_anchors};
 pub use cluster::ClusterPki;
 pub use error::Error;
 pub use kubeconfig::{kubeconfig, write_kubeconfig};

@@ -103,6 +103,35 @@ fn wrong_api_services() {
     }
 }
 
+#[test]
+fn trust_bundles() {
+    let bundle = |name: &str, signer: Value| json!({"metadata": {"name": name}, "spec": {"signerName": signer, "trustBundle": "x"}});
+    for (object, expect) in [
+        (bundle("plain", json!(null)), vec![]),
+        (bundle("a.b:c:one", json!("a.b/c")), vec![]),
+        (
+            bundle("a:b", json!("")),
+            vec![
+                r#"metadata.name: Invalid value: "a:b": ClusterTrustBundle without signer name must not have ":" in its name"#,
+            ],
+        ),
+        (
+            bundle("one", json!("a.b/c")),
+            vec![
+                r#"metadata.name: Invalid value: "one": ClusterTrustBundle for signerName a.b/c must be named with prefix a.b:c:"#,
+            ],
+        ),
+        (
+            bundle("abc:one", json!("abc")),
+            vec![
+                r#"spec.signerName: Invalid value: "abc": must be a fully qualified domain and path of the form 'example.com/signer-name'"#,
+            ],
+        ),
+    ] {
+        assert_eq!(validate(CERTIFICATES, "ClusterTrustBundle", object.clone()), expect, "{object}");
+    }
+}
+
 fn signing_request() -> Value {
     let pem = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KCi0tLS0tRU5EIENFUlRJRklDQVRFIFJFUVVFU1QtLS0tLQo=";
     json!({"metadata": {"name": "r"}, "spec": {"request": pem, "signerName": "a.b/c", "usages": ["client auth"]}})

@@ -1,13 +1,16 @@
-//! CertificateApproval, CertificateSigning and CertificateSubjectRestriction; and that who asks for a certificate is who
+//! CertificateApproval, CertificateSigning, CertificateSubjectRestriction and ClusterTrustBundleAttest; and that who asks for a certificate is who
 //! made the request, whatever the request says.
 
 use base64::Engine as _;
 use serde_json::{Map, Value};
 use skiff_api::ApiError;
+use skiff_api::status::Cause;
 
 use super::request::{Operation, Request};
-use crate::auth::{Attributes, User};
+use crate::auth::{Attributes, User, only_lets_go};
 
+const GROUP: &str = "certificates.k8s.io";
+const BUNDLE_MAX_B: usize = 1 << 20;
 /// The signer of what speaks to the API. Its certificates give no one everything.
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 const MASTERS: &str = "system:masters";
@@ -34,7 +37,10 @@ pub(super) fn create(user: &User, request: &mut Value) {
 }
 
 pub(super) async fn check(request: &Request<'_>, object: &Value) -> Result<(), ApiError> {
-    if !request.row.is("certificates.k8s.io", "certificatesigningrequests") {
+    if request.row.is(GROUP, "clustertrustbundles") {
+        return check_bundle(request, object).await;
+    }
+    if !request.row.is(GROUP, "certificatesigningrequests") {
         return Ok(());
     }
     let Some(old) = request.old else { return check_subject(request, object) };
@@ -45,25 +51,55 @@ pub(super) async fn check(request: &Request<'_>, object: &Value) -> Result<(), A
         (Operation::Update, "status") if changed("certificate") || changed("conditions") => "sign",
         _ => return Ok(()),
     };
-    if may(request, verb, signer) {
-        return Ok(());
-    }
-    // A role that was granted a moment ago counts.
-    request.server.cache.fresh().await?;
-    match may(request, verb, signer) {
+    match may(request, verb, signer).await? {
         true => Ok(()),
         false => Err(request.forbidden(&format!("user not permitted to {verb} requests with signerName {signer:?}"))),
     }
 }
 
-/// Who approves or signs needs that verb on the request's signer, or on all of the signer's domain.
-fn may(request: &Request<'_>, verb: &str, signer: &str) -> bool {
+/// The anchors of a signer are for those to tell who may attest for it; and whoever tells them, they are to be some.
+async fn check_bundle(request: &Request<'_>, object: &Value) -> Result<(), ApiError> {
+    let changed = |field: &str| request.old.is_none_or(|old| old["spec"][field] != object["spec"][field]);
+    let signer = object["spec"]["signerName"].as_str().unwrap_or_default();
+    let lets_go = request.old.is_some_and(|old| only_lets_go(old, object));
+    if !signer.is_empty() && !lets_go && !may(request, "attest", signer).await? {
+        return Err(request.forbidden(&format!("user not permitted to attest for signerName {signer:?}")));
+    }
+    if !changed("trustBundle") {
+        return Ok(());
+    }
+    let text = object["spec"]["trustBundle"].as_str().unwrap_or_default();
+    let wrong = match text.len() > BUNDLE_MAX_B {
+        true => vec![("FieldValueTooLong", format!("Too long: may not be more than {BUNDLE_MAX_B} bytes"))],
+        false => skiff_pki::check_anchors(text)
+            .into_iter()
+            .map(|why| ("FieldValueInvalid", format!("Invalid value: \"<value omitted>\": {why}")))
+            .collect(),
+    };
+    let cause =
+        |(reason, message): (&str, String)| Cause { reason: reason.into(), message, field: "spec.trustBundle".into() };
+    let causes: Vec<Cause> = wrong.into_iter().map(cause).collect();
+    if causes.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid(GROUP, "ClusterTrustBundle", crate::meta::text(object, "name"), causes))
+}
+
+/// Who approves, signs or attests needs that verb on the signer, or on all of the signer's domain.
+async fn may(request: &Request<'_>, verb: &str, signer: &str) -> Result<bool, ApiError> {
     let domain = format!("{}/*", signer.split_once('/').map_or(signer, |(domain, _)| domain));
-    [signer, &domain].into_iter().any(|name| {
-        let asked =
-            Attributes { verb, group: "certificates.k8s.io", resource: "signers", name, ..Attributes::default() };
-        request.server.authorizer.is_allowed(request.user, &asked)
-    })
+    let is_allowed = || {
+        [signer, &domain].into_iter().any(|name| {
+            let asked = Attributes { verb, group: GROUP, resource: "signers", name, ..Attributes::default() };
+            request.server.authorizer.is_allowed(request.user, &asked)
+        })
+    };
+    if is_allowed() {
+        return Ok(true);
+    }
+    // A role that was granted a moment ago counts.
+    request.server.cache.fresh().await?;
+    Ok(is_allowed())
 }
 
 pub(super) fn parse(object: &Value) -> Result<skiff_pki::Request, skiff_pki::Error> {

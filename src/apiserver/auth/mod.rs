@@ -12,6 +12,7 @@ pub(crate) use authn::{API_AUDIENCE, ISSUER, certificate_user};
 pub(crate) use authz::{Attributes, Authorizer, Decision};
 pub(crate) use impersonate::impersonate;
 pub(crate) use node::{name_of as node_of_user, names_in};
+pub(crate) use rbac::only_lets_go;
 
 /// Who shows neither certificate nor token.
 pub(crate) const ANONYMOUS: &str = "system:anonymous";

@@ -189,3 +189,52 @@ async fn who_may_approve_and_sign() {
     assert_eq!(done["status"]["certificate"], certificate);
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_attest_and_what() {
+    const BUNDLES: &str = "/apis/certificates.k8s.io/v1beta1/clustertrustbundles";
+    let cluster = Cluster::start().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    for (user, signer) in [("nobody", "example.com/other"), ("attester", "example.com/*")] {
+        let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": user}, "rules": [
+            {"apiGroups": ["certificates.k8s.io"], "resources": ["clustertrustbundles"], "verbs": ["create", "patch", "get"]},
+            {"apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": [signer], "verbs": ["attest"]}]});
+        cluster.create(&format!("{rbac}/clusterroles"), role).await;
+        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": user}, "roleRef": {"kind": "ClusterRole", "name": user},
+            "subjects": [{"kind": "User", "name": user}]});
+        cluster.create(&format!("{rbac}/clusterrolebindings"), binding).await;
+    }
+    let ca = cluster.pki.ca_pem();
+    let of_signer = |text: &str| {
+        json!({"apiVersion": "certificates.k8s.io/v1beta1", "kind": "ClusterTrustBundle",
+            "metadata": {"name": "example.com:s:one"}, "spec": {"signerName": "example.com/s", "trustBundle": text}})
+    };
+    let plain = |text: &str| {
+        json!({"apiVersion": "certificates.k8s.io/v1beta1", "kind": "ClusterTrustBundle",
+            "metadata": {"name": "plain"}, "spec": {"trustBundle": text}})
+    };
+    for (user, object, status, expect) in [
+        ("nobody", of_signer(ca), 403, "user not permitted to attest for signerName \"example.com/s\""),
+        (
+            "attester",
+            of_signer("x"),
+            422,
+            "spec.trustBundle: Invalid value: \"<value omitted>\": at least one trust anchor must be provided",
+        ),
+        ("attester", of_signer(ca), 201, ""),
+        ("nobody", plain(&format!("{ca}{ca}")), 422, "duplicate trust anchor (indices [0 1])"),
+        ("nobody", plain(ca), 201, ""),
+    ] {
+        let answer = cluster.ask_with("POST", BUNDLES, object, &[("impersonate-user", user)]).await;
+        assert_eq!(answer.status, status, "{}", answer.value());
+        assert!(message(&answer.value()).contains(expect), "{}", answer.value());
+    }
+    let selected = cluster.get(&format!("{BUNDLES}?fieldSelector=spec.signerName%3Dexample.com/s")).await;
+    assert_eq!(selected["items"].as_array().map(Vec::len), Some(1), "{selected}");
+    let (status, kept) =
+        cluster.patch(&format!("{BUNDLES}/plain"), "merge", json!({"spec": {"signerName": "example.com/s"}})).await;
+    assert_eq!(status, 422);
+    assert!(message(&kept).contains("spec.signerName: Invalid value: \"example.com/s\": field is immutable"), "{kept}");
+    cluster.stop().await;
+}

@@ -205,9 +205,10 @@ const SAMPLES: &[Sample] = &[
 
 /// Kinds whose life is told by tests of their own: those with one are made in another way, or not at all yet, or the
 /// server has a hand in it.
-const ELSEWHERE: [&str; 9] = [
+const ELSEWHERE: [&str; 10] = [
     "apiservices",
     "certificatesigningrequests",
+    "clustertrustbundles",
     "customresourcedefinitions",
     "flowschemas",
     "mutatingadmissionpolicies",

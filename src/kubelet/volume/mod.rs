@@ -31,8 +31,9 @@ use crate::pod::{self, PodUid};
 use crate::quantity;
 use crate::resources;
 use crate::source::Observed;
+use crate::trust;
 use crate::unsupported::source_kind;
-use payload::TokenTexts;
+use payload::Fetched;
 use persistent::Mounting;
 use writer::Files;
 
@@ -188,8 +189,8 @@ pub(crate) async fn ensure(ctx: &Arc<Context>, pod: &Arc<Pod>, objects: &PodObje
             makes.push((volume.name.clone(), Make::Persistent(mounting)));
             continue;
         }
-        let tokens = tokens(ctx, pod, volume, &mut volumes.renew).await.map_err(failed)?;
-        let make = plan(pod, volume, &directory, &facts, objects, &tokens).map_err(failed)?;
+        let fetched = fetch(ctx, pod, volume, &mut volumes.renew).await.map_err(failed)?;
+        let make = plan(pod, volume, &directory, &facts, objects, &fetched).map_err(failed)?;
         let mounted = match &make {
             Make::Files { path, .. } => Mounted::ours(path, true),
             Make::EmptyDir { path, .. } => Mounted::ours(path, false),
@@ -238,20 +239,24 @@ async fn ensure_image(
     Ok(Mounted { relabel: false, image: Some(id), ..Mounted::ours(&path, true) })
 }
 
-async fn tokens(
-    ctx: &Context,
-    pod: &Pod,
-    volume: &Volume,
-    renew: &mut Option<Timestamp>,
-) -> Result<TokenTexts, String> {
-    let mut texts = TokenTexts::new();
-    for projection in payload::token_projections(volume) {
-        let token = ctx.tokens.get(pod, projection.audience.as_deref(), projection.expiration_seconds).await;
-        let token = token.map_err(|e| format!("failed to fetch token: {}", chain(&e)))?;
-        *renew = Some(renew.map_or(token.renew, |at| at.min(token.renew)));
-        texts.insert(payload::token_key(projection), token.text);
+/// Asks for what is not the node's; `renew` says when to ask again.
+async fn fetch(ctx: &Context, pod: &Pod, volume: &Volume, renew: &mut Option<Timestamp>) -> Result<Fetched, String> {
+    let mut fetched = Fetched::default();
+    for projection in payload::projections(volume) {
+        let until = if let Some(token) = &projection.service_account_token {
+            let text = ctx.tokens.get(pod, token.audience.as_deref(), token.expiration_seconds).await;
+            let text = text.map_err(|e| format!("failed to fetch token: {}", chain(&e)))?;
+            fetched.tokens.insert(payload::token_key(token), text.text);
+            text.renew
+        } else if let Some(bundle) = &projection.cluster_trust_bundle {
+            fetched.anchors.insert(bundle.path.clone(), trust::anchors(&ctx.client, bundle).await?);
+            skiff_base::time::now() + trust::RENEW
+        } else {
+            continue;
+        };
+        *renew = Some(renew.map_or(until, |at| at.min(until)));
     }
-    Ok(texts)
+    Ok(fetched)
 }
 
 fn plan(
@@ -260,10 +265,10 @@ fn plan(
     directory: &Path,
     facts: &Facts,
     objects: &dyn Objects,
-    tokens: &TokenTexts,
+    fetched: &Fetched,
 ) -> Result<Make, String> {
     let at = |plugin: &str| directory.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name);
-    if let Some(files) = payload::plan_files(pod, volume, facts, objects, tokens) {
+    if let Some(files) = payload::plan_files(pod, volume, facts, objects, fetched) {
         let (plugin, memory) = match () {
             () if volume.config_map.is_some() => ("configmap", false),
             () if volume.secret.is_some() => ("secret", true),
@@ -427,7 +432,7 @@ mod tests {
                 serde_json::from_value(json!({"name": "v", "emptyDir": {"medium": "Memory", "sizeLimit": size_limit}}))
                     .expect("a volume");
             let objects = PodObjects { config_maps: BTreeMap::new(), secrets: BTreeMap::new() };
-            match plan(&pod, &volume, Path::new("/p"), &facts, &objects, &TokenTexts::new()) {
+            match plan(&pod, &volume, Path::new("/p"), &facts, &objects, &Fetched::default()) {
                 Ok(Make::EmptyDir { medium: Medium::Memory { size_bytes }, .. }) => {
                     assert_eq!(size_bytes, Some(expected), "{pod_limit:?} {size_limit:?}")
                 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
     ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret, ServiceAccountTokenProjection,
-    Volume,
+    Volume, VolumeProjection,
 };
 
 use crate::environment::Objects;
@@ -15,16 +15,22 @@ use crate::volume::writer::{Files, Payload};
 
 const DEFAULT_MODE: u32 = 0o644;
 
-/// Tokens for the projections of a pod, fetched before: by audience and life.
-pub(crate) type TokenTexts = BTreeMap<(String, Option<i64>), String>;
+/// What the projections of a volume hold that is asked of the API server before.
+#[derive(Default)]
+pub(crate) struct Fetched {
+    /// Tokens, by audience and life.
+    pub(crate) tokens: BTreeMap<(String, Option<i64>), String>,
+    /// Trust anchors, by their path in the volume.
+    pub(crate) anchors: BTreeMap<String, String>,
+}
 
 pub(crate) fn token_key(projection: &ServiceAccountTokenProjection) -> (String, Option<i64>) {
     (projection.audience.clone().unwrap_or_default(), projection.expiration_seconds)
 }
 
-pub(crate) fn token_projections(volume: &Volume) -> impl Iterator<Item = &ServiceAccountTokenProjection> {
-    let sources = volume.projected.iter().filter_map(|p| p.sources.as_ref()).flatten();
-    sources.filter_map(|s| s.service_account_token.as_ref())
+/// The sources of a projected volume.
+pub(crate) fn projections(volume: &Volume) -> impl Iterator<Item = &VolumeProjection> {
+    volume.projected.iter().filter_map(|p| p.sources.as_ref()).flatten()
 }
 
 /// The files of a volume; `None` for one that holds none of ours.
@@ -33,7 +39,7 @@ pub(crate) fn plan_files(
     volume: &Volume,
     facts: &Facts,
     objects: &dyn Objects,
-    tokens: &TokenTexts,
+    fetched: &Fetched,
 ) -> Option<Result<Files, String>> {
     let mut files = Files::new();
     let result = if let Some(source) = &volume.config_map {
@@ -46,7 +52,7 @@ pub(crate) fn plan_files(
         let mode = mode(source.default_mode, DEFAULT_MODE);
         downward(&mut files, pod, facts, source.items.as_deref().unwrap_or_default(), mode)
     } else if let Some(source) = &volume.projected {
-        projected(&mut files, pod, source, facts, objects, tokens)
+        projected(&mut files, pod, source, facts, objects, fetched)
     } else {
         return None;
     };
@@ -150,7 +156,7 @@ fn projected(
     source: &ProjectedVolumeSource,
     facts: &Facts,
     objects: &dyn Objects,
-    tokens: &TokenTexts,
+    fetched: &Fetched,
 ) -> Result<(), String> {
     let mode = mode(source.default_mode, DEFAULT_MODE);
     for one in source.sources.iter().flatten() {
@@ -161,16 +167,24 @@ fn projected(
         } else if let Some(s) = &one.downward_api {
             downward(files, pod, facts, s.items.as_deref().unwrap_or_default(), mode)?;
         } else if let Some(s) = &one.service_account_token {
-            let text = tokens.get(&token_key(s)).ok_or("the service account token was not fetched")?;
-            let owner = common_user(pod);
-            let group = pod::spec(pod).security_context.as_ref().and_then(|c| c.fs_group);
-            let mode = if owner.is_some() || group.is_some() { 0o600 } else { mode };
-            files.insert(s.path.clone(), Payload { content: text.clone().into_bytes(), mode, owner });
+            let text = fetched.tokens.get(&token_key(s)).ok_or("the service account token was not fetched")?;
+            files.insert(s.path.clone(), owned(pod, text, mode));
+        } else if let Some(s) = &one.cluster_trust_bundle {
+            let text = fetched.anchors.get(&s.path).ok_or("the trust anchors were not fetched")?;
+            files.insert(s.path.clone(), owned(pod, text, mode));
         } else {
             return Err("this kind of projected volume source is not supported by this node".to_owned());
         }
     }
     Ok(())
+}
+
+/// For the pod's user or group alone, where it has one.
+fn owned(pod: &Pod, text: &str, mode: u32) -> Payload {
+    let owner = common_user(pod);
+    let group = pod::spec(pod).security_context.as_ref().and_then(|c| c.fs_group);
+    let mode = if owner.is_some() || group.is_some() { 0o600 } else { mode };
+    Payload { content: text.as_bytes().to_vec(), mode, owner }
 }
 
 /// The user of all containers, where they have the same.
@@ -212,8 +226,11 @@ mod tests {
             allocatable: BTreeMap::new(),
         };
         let volume: Volume = serde_json::from_value(volume).expect("a volume");
-        let tokens = [(("vault".to_owned(), Some(600)), "jwt".to_owned())].into();
-        let files = plan_files(&pod, &volume, &facts, &Fixed, &tokens).expect("a volume of files")?;
+        let fetched = Fetched {
+            tokens: [(("vault".to_owned(), Some(600)), "jwt".to_owned())].into(),
+            anchors: [("ca.pem".to_owned(), "anchors".to_owned())].into(),
+        };
+        let files = plan_files(&pod, &volume, &facts, &Fixed, &fetched).expect("a volume of files")?;
         Ok(files
             .into_iter()
             .map(|(path, p)| (path, String::from_utf8_lossy(&p.content).into_owned(), p.mode))
@@ -252,6 +269,10 @@ mod tests {
                 json!({"projected": {"sources": [{"serviceAccountToken": {"path": "token", "audience": "vault", "expirationSeconds": 600}},
                     {"configMap": {"name": "map", "items": [{"key": "a", "path": "ca"}]}}, {"secret": {"name": "secret"}}]}}),
                 Ok(vec![("ca", "1", 0o644), ("k", "secret", 0o644), ("token", "jwt", 0o644)]),
+            ),
+            (
+                json!({"projected": {"defaultMode": 0o600, "sources": [{"clusterTrustBundle": {"name": "b", "path": "ca.pem"}}]}}),
+                Ok(vec![("ca.pem", "anchors", 0o600)]),
             ),
         ] {
             let mut volume_with_name = volume.clone();

@@ -93,7 +93,12 @@ impl Kind for CertificateSigningRequests {
     fn validate(request: &certificates::CertificateSigningRequest, errors: &mut Errors) {
         let spec = &request.spec;
         usages(spec.usages.as_deref().unwrap_or_default(), &SPEC.child("usages"), errors);
-        signer_name(&spec.signer_name, &SPEC.child("signerName"), errors);
+        let signer = SPEC.child("signerName");
+        signer_name(&spec.signer_name, &signer, errors);
+        if spec.signer_name == "kubernetes.io/legacy-unknown" {
+            let message = "the legacy signerName is not allowed via this API version";
+            errors.invalid(&signer, &spec.signer_name, message);
+        }
         if let Some(seconds) = spec.expiration_seconds.filter(|s| *s < SHORTEST_S) {
             let message = "may not specify a duration less than 600 seconds (10 minutes)";
             errors.invalid(&SPEC.child("expirationSeconds"), seconds, message);
@@ -167,7 +172,7 @@ fn usages(usages: &[String], path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-fn signer_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
+pub(super) fn signer_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
     if name.is_empty() {
         return errors.required(path, "");
     }
@@ -181,9 +186,6 @@ fn signer_name(name: &str, path: &Path<'_>, errors: &mut Errors) {
     }
     for part in rest.split('.') {
         errors.invalid_each(path, name, names::dns_label(part));
-    }
-    if name == "kubernetes.io/legacy-unknown" {
-        errors.invalid(path, name, "the legacy signerName is not allowed via this API version");
     }
 }
 

@@ -114,7 +114,7 @@ impl Authorizer {
 }
 
 /// Whether the change only takes away owners and finalizers, as the garbage collector does.
-fn only_lets_go(old: &Value, new: &Value) -> bool {
+pub(crate) fn only_lets_go(old: &Value, new: &Value) -> bool {
     let bare = |object: &Value| {
         let mut object = object.clone();
         let map = meta::of(&mut object);

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use k8s_openapi::api::rbac::v1::PolicyRule;
 
+pub(crate) use self::grant::only_lets_go;
 use self::index::Index;
 pub(crate) use self::rule::{allows, quoted};
 use super::User;

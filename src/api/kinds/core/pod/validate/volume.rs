@@ -349,6 +349,10 @@ fn trust_bundle(bundle: &core::ClusterTrustBundleProjection, path: &Path<'_>, er
             if name.is_empty() {
                 errors.required(&path.child("name"), "must be a valid object name");
             }
+            let signer = name.rsplit_once(':').map_or_else(String::new, |(signer, _)| signer.replace(':', "/"));
+            for why in names::trust_bundle(name, &signer) {
+                errors.invalid(&path.child("name"), name, &format!("not a valid clustertrustbundlename: {why}"));
+            }
             if let Some(selector) = &bundle.label_selector {
                 let message = "labelSelector must be unset if name is specified";
                 errors.invalid(&path.child("labelSelector"), selector, message);
