@@ -36,13 +36,25 @@ impl Wanted {
     pub const JSON: Self = Self { encoding: Encoding::Json, form: Form::Object };
 }
 
+/// The entries of `Accept`: those that are wanted more first, and else as they stand (RFC 9110, 12.4.2).
+fn entries(accept: &str) -> Vec<&str> {
+    let weight = |entry: &&str| {
+        let given = entry.split(';').skip(1).find_map(|part| part.trim().strip_prefix("q="));
+        let weight: f32 = given.and_then(|text| text.trim().parse().ok()).unwrap_or(1.0);
+        std::cmp::Reverse((weight * 1000.0) as i32)
+    };
+    let mut entries: Vec<&str> = accept.split(',').collect();
+    entries.sort_by_key(weight);
+    entries
+}
+
 /// The first entry of `Accept` that can be served. `tables`: whether the endpoint has other forms.
 pub(crate) fn negotiate(accept: Option<&str>, tables: bool) -> Result<Wanted, ApiError> {
     let accept = accept.map(str::trim).unwrap_or_default();
     if accept.is_empty() {
         return Ok(Wanted::JSON);
     }
-    accept.split(',').find_map(|entry| one(entry, tables)).ok_or_else(not_acceptable)
+    entries(accept).into_iter().find_map(|entry| one(entry, tables)).ok_or_else(not_acceptable)
 }
 
 /// The same for a watch, which is told in JSON alone.
@@ -52,7 +64,7 @@ pub(crate) fn negotiate_watch(accept: Option<&str>) -> Result<Wanted, ApiError> 
         return Ok(Wanted::JSON);
     }
     let json = |wanted: &Wanted| wanted.encoding == Encoding::Json;
-    accept.split(',').filter_map(|entry| one(entry, true)).find(json).ok_or_else(|| {
+    entries(accept).into_iter().filter_map(|entry| one(entry, true)).find(json).ok_or_else(|| {
         ApiError::new(
             406,
             "NotAcceptable",
@@ -129,6 +141,10 @@ mod tests {
         check("*/*", true, Some(Form::Object));
         check("", true, Some(Form::Object));
         check("text/html", true, None);
+        let encoding = |accept: &str| negotiate(Some(accept), true).ok().map(|wanted| wanted.encoding);
+        assert_eq!(encoding("application/json;q=0.1,application/yaml;q=0.9"), Some(Encoding::Yaml));
+        assert_eq!(encoding("application/yaml;q=0.5, application/json"), Some(Encoding::Json));
+        assert_eq!(encoding("text/html,*/*;q=0.8"), Some(Encoding::Json));
         let both = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
         assert_eq!(aggregated_discovery(Some(both)), Some("v2"));
         assert_eq!(aggregated_discovery(Some("application/json")), None);

@@ -95,7 +95,7 @@ impl Server {
                     self.authorizer.check_grant(&call.user, row, target, Some(old), &made)?;
                 }
                 place(&mut made, row, &target.namespace)?;
-                check_name(&mut made, &target.name)?;
+                check_name(&made, &target.name)?;
                 Ok(made)
             };
             match self.change(&change, warnings, |live| make(Some(live))).await {

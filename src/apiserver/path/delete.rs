@@ -74,7 +74,7 @@ impl Server {
         let before = warnings.len();
         for _ in 0..TRIES {
             warnings.truncate(before);
-            check_preconditions(row, &old, options)?;
+            check_preconditions(row, &old.meta.name, &old.meta.uid, &old.revision.to_string(), options)?;
             if !options.admitted {
                 // About every state anew: what may go may have become what may not.
                 self.admit_delete(user, row, key, options, &old, warnings).await?;
@@ -297,19 +297,24 @@ fn shortened(old: &Value, current_s: i64, asked_s: i64, now: jiff::Timestamp) ->
 }
 
 /// Upstream tells of the kind here, and not of the resource.
-fn check_preconditions(row: &Row, old: &Object, options: &DeleteOptions) -> Result<(), ApiError> {
-    let conflict = |why: String| Err(ApiError::conflict(row.group(), &row.descriptor.gvk.kind, &old.meta.name, &why));
-    if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != &*old.meta.uid) {
+/// Whether the object that was found is the one that is meant.
+pub(super) fn check_preconditions(
+    row: &Row,
+    name: &str,
+    uid: &str,
+    version: &str,
+    options: &DeleteOptions,
+) -> Result<(), ApiError> {
+    let conflict = |why: String| Err(ApiError::conflict(row.group(), &row.descriptor.gvk.kind, name, &why));
+    if let Some(wanted) = options.uid.as_deref().filter(|wanted| *wanted != uid) {
         return conflict(format!(
-            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been \
-             deleted and then recreated",
-            old.meta.uid
+            "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been \
+             deleted and then recreated"
         ));
     }
-    let found = old.revision.to_string();
-    if let Some(wanted) = options.resource_version.as_deref().filter(|wanted| *wanted != found) {
+    if let Some(wanted) = options.resource_version.as_deref().filter(|wanted| *wanted != version) {
         return conflict(format!(
-            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({found}). \
+            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). \
              The object might have been modified"
         ));
     }

@@ -11,10 +11,11 @@ use skiff_api::status::Cause;
 use skiff_api::{ApiError, ObjectKey};
 
 use super::create::key_of;
+use super::delete::check_preconditions;
 use super::options::{DeleteOptions, WriteOptions};
 use super::ownership::Ownership;
 use super::special::read;
-use super::update::{Change, Part, check_name};
+use super::update::{Change, Part, TRIES};
 use super::warn_all;
 use crate::admission::{self, Operation, Request};
 use crate::auth::User;
@@ -37,8 +38,10 @@ impl Server {
     pub(crate) async fn evict(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
         let mut warnings = Vec::new();
         let gvk = skiff_api::Gvk::new("policy", "v1", "Eviction");
-        let (mut eviction, options) = read(call, &gvk, &mut warnings)?;
-        check_name(&mut eviction, &target.name)?;
+        let (eviction, options) = read(call, &gvk, &mut warnings)?;
+        if meta::text(&eviction, "name") != target.name {
+            return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
+        }
         let key = key_of(target);
         let asked = Request {
             server: self,
@@ -68,39 +71,70 @@ impl Server {
         key: &ObjectKey,
         mut delete: DeleteOptions,
     ) -> Result<Reply, ApiError> {
-        let pod = self.current(row, key).await?;
-        let value = pod.value();
-        if counts_no_more(&value) {
-            if value["status"]["phase"] == "Pending" && delete.resource_version.is_none() {
+        let asked = delete.resource_version.is_some();
+        let mut tries = 0;
+        let (pod, value) = loop {
+            let pod = self.current(row, key).await?;
+            let value = pod.value();
+            if !counts_no_more(&value) {
+                break (pod, value);
+            }
+            let mut delete = delete.clone();
+            // It must not have become ready meanwhile.
+            if value["status"]["phase"] == "Pending" && !asked {
                 delete.resource_version = Some(pod.revision.to_string());
             }
-            self.delete_object(&call.user, row, key, &delete, &mut Vec::new()).await?;
-            return Ok(Reply::value(201, &encode::success(Value::Null)));
-        }
+            match self.evict_now(&call.user, row, key, delete).await {
+                Err(error) if error.is_conflict() && !asked && tries < TRIES => tries += 1,
+                done => return done,
+            }
+        };
         self.cache.fresh().await?;
         let budgets = self.budgets_of(&value);
         let [budget] = budgets.as_slice() else {
             if !budgets.is_empty() {
                 return Err(ApiError::new(500, "", SEVERAL));
             }
-            self.delete_object(&call.user, row, key, &delete, &mut Vec::new()).await?;
-            return Ok(Reply::value(201, &encode::success(Value::Null)));
+            return self.evict_now(&call.user, row, key, delete).await;
         };
         let free = is_free(&value, budget);
         let name = meta::text(budget, "name").to_owned();
         if !free {
             self.take_disruption(&call.user, key, &name, delete.dry_run).await?;
         }
-        let asked = delete.resource_version.is_some();
         if free && !asked {
-            // It must not have become ready meanwhile.
             delete.resource_version = Some(pod.revision.to_string());
         }
-        match self.delete_object(&call.user, row, key, &delete, &mut Vec::new()).await {
+        match self.evict_now(&call.user, row, key, delete).await {
             Err(error) if error.is_conflict() && free && !asked => Err(still_processing(&name)),
-            Err(error) => Err(error),
-            Ok(_) => Ok(Reply::value(201, &encode::success(Value::Null))),
+            done => done,
         }
+    }
+
+    /// Deletes the pod; before, its status says why, for who counts failures.
+    async fn evict_now(
+        &self,
+        user: &User,
+        row: &Arc<Row>,
+        key: &ObjectKey,
+        mut delete: DeleteOptions,
+    ) -> Result<Reply, ApiError> {
+        if !delete.dry_run {
+            let options = WriteOptions::default();
+            let change = Change { row, key, part: Part::Own, user, ownership: Ownership::Keep, options: &options };
+            let make = |pod: &Value| {
+                let text = |field: &str| meta::text(pod, field);
+                check_preconditions(row, text("name"), text("uid"), text("resourceVersion"), &delete)?;
+                Ok(as_target(pod, &skiff_base::time::now_rfc3339()))
+            };
+            let pod = self.change(&change, &mut Vec::new(), make).await?;
+            // It is this write that has made another version of it.
+            if delete.resource_version.is_some() {
+                delete.resource_version = Some(pod.revision.to_string());
+            }
+        }
+        self.delete_object(user, row, key, &delete, &mut Vec::new()).await?;
+        Ok(Reply::value(201, &encode::success(Value::Null)))
     }
 
     /// The budgets that the pod is under.
@@ -191,12 +225,29 @@ fn no_more(budget: &mut Value, now: &str) {
     let generation = budget["status"]["observedGeneration"].clone();
     let condition = json!({"type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": "",
         "observedGeneration": generation, "lastTransitionTime": now});
-    let mut conditions = budget["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    match conditions.iter_mut().find(|c| c["type"] == "DisruptionAllowed") {
+    put_condition(budget, condition);
+}
+
+/// The pod whose status says that it is evicted, since when it first said so.
+fn as_target(pod: &Value, now: &str) -> Value {
+    let conditions = pod["status"]["conditions"].as_array();
+    let told = conditions.into_iter().flatten().find(|c| c["type"] == "DisruptionTarget" && c["status"] == "True");
+    let since = told.map_or_else(|| now.into(), |told| told["lastTransitionTime"].clone());
+    let mut new = pod.clone();
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting", "lastTransitionTime": since});
+    put_condition(&mut new, condition);
+    new
+}
+
+/// In the place of the one of its type.
+fn put_condition(object: &mut Value, condition: Value) {
+    let mut conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    match conditions.iter_mut().find(|c| c["type"] == condition["type"]) {
         Some(found) => *found = condition,
         None => conditions.push(condition),
     }
-    budget["status"]["conditions"] = conditions.into();
+    object["status"]["conditions"] = conditions.into();
 }
 
 #[cfg(test)]

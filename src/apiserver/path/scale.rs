@@ -133,8 +133,8 @@ impl Server {
         let author = Author::of(call, &options, "scale");
         let mut warnings = Vec::new();
         let schema = schema::lookup(&gvk());
-        let mut scale = read_object(call, &gvk(), schema.as_ref(), options.validation, &mut warnings)?;
-        check_name(&mut scale, &target.name)?;
+        let scale = read_object(call, &gvk(), schema.as_ref(), options.validation, &mut warnings)?;
+        check_name(&scale, &target.name)?;
         let writing = Writing { call, row, target, options: &options, ownership: Ownership::Track(&author) };
         self.write_scale(writing, warnings, |old| scaled(old, &scale, row)).await
     }
@@ -168,8 +168,8 @@ impl Server {
         options: &WriteOptions,
         author: &Author,
     ) -> Result<Reply, ApiError> {
-        let mut configuration = Configuration::read(&call.body)?;
-        check_name(&mut configuration.value, &target.name)?;
+        let configuration = Configuration::read(&call.body)?;
+        check_name(&configuration.value, &target.name)?;
         let mut warnings = Vec::new();
         configuration.judge(options.validation, &mut warnings)?;
         let version = row.descriptor.gvk.api_version();

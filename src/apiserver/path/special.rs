@@ -38,9 +38,9 @@ impl Server {
     /// POST `pods/<name>/binding`, or `bindings` (the name is in the body then).
     pub(crate) async fn bind(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
         let mut warnings = Vec::new();
-        let (mut binding, options) = read(call, &Gvk::new("", "v1", "Binding"), &mut warnings)?;
-        if !target.name.is_empty() {
-            check_name(&mut binding, &target.name)?;
+        let (binding, options) = read(call, &Gvk::new("", "v1", "Binding"), &mut warnings)?;
+        if !target.name.is_empty() && meta::text(&binding, "name") != target.name {
+            return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
         }
         let asked = Request {
             server: self,
@@ -90,8 +90,8 @@ impl Server {
         let author = Author::of(call, &options, "finalize");
         let mut warnings = Vec::new();
         let gvk = &row.descriptor.gvk;
-        let mut value = read_object(call, gvk, row.schema.as_ref(), options.validation, &mut warnings)?;
-        check_name(&mut value, &target.name)?;
+        let value = read_object(call, gvk, row.schema.as_ref(), options.validation, &mut warnings)?;
+        check_name(&value, &target.name)?;
         let key = key_of(target);
         let finalizers = value["spec"].get("finalizers").cloned();
         let given = (meta::text(&value, "uid").to_owned(), meta::text(&value, "resourceVersion").to_owned());

@@ -81,7 +81,7 @@ impl Server {
         let mut warnings = Vec::new();
         let mut value = read_row_object(call, row, options.validation, &mut warnings)?;
         place(&mut value, row, &target.namespace)?;
-        check_name(&mut value, &target.name)?;
+        check_name(&value, &target.name)?;
         warnings.extend(dedup_owners(&mut value, Admitted::Not));
         let key = key_of(target);
         let mut status = 200;
@@ -346,15 +346,12 @@ pub(super) fn precondition_uid(row: &Row, key: &ObjectKey, wanted: &str, found: 
     ApiError::conflict(row.group(), row.resource(), &key.name, &why)
 }
 
-/// The object's name must be the URL's; an absent one is filled in.
-pub(super) fn check_name(value: &mut Value, name: &str) -> Result<(), ApiError> {
-    let given = meta::text(value, "name");
-    if given.is_empty() {
-        meta::set(value, "name", name);
-    } else if given != name {
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({given}) does not match the name on the URL ({name})"
-        )));
-    }
-    Ok(())
+/// The object's name must be the URL's: who sends one without any has most likely lost it.
+pub(super) fn check_name(value: &Value, name: &str) -> Result<(), ApiError> {
+    let why = match meta::text(value, "name") {
+        given if given == name => return Ok(()),
+        "" => format!("the name of the object ({name} based on URL) was undeterminable: name must be provided"),
+        given => format!("the name of the object ({given}) does not match the name on the URL ({name})"),
+    };
+    Err(ApiError::bad_request(why))
 }

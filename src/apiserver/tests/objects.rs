@@ -115,6 +115,14 @@ async fn refusals() {
         (
             "PUT",
             &a,
+            json!({}),
+            400,
+            "BadRequest",
+            "the name of the object (a based on URL) was undeterminable: name must be provided",
+        ),
+        (
+            "PUT",
+            &a,
             config_map("b"),
             400,
             "BadRequest",

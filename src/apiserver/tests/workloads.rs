@@ -53,7 +53,26 @@ async fn evictions_are_counted() {
         json!([{"reason": "DisruptionBudget", "message": "The disruption budget x needs 1 healthy pods and has 2 currently"}])
     );
     assert_eq!(cluster.ask("DELETE", &format!("{BUDGETS}/x"), Value::Null).await.0, 200);
+    let (status, error) = cluster
+        .ask(
+            "POST",
+            &format!("{PODS}/b/eviction"),
+            json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "c"}}),
+        )
+        .await;
+    assert_eq!((status, &error["message"]), (400, &json!("name in URL does not match name in Eviction object")));
+    // Who counts failures does not count this one.
+    let held = json!({"metadata": {"finalizers": ["example.com/held"]}});
+    assert_eq!(cluster.patch(&format!("{PODS}/b"), "merge", held).await.0, 200);
     assert_eq!(evict("b").await.0, 201);
+    let pod = cluster.get(&format!("{PODS}/b")).await;
+    let target = pod["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "DisruptionTarget");
+    let target = target.unwrap_or_else(|| panic!("{pod:#}"));
+    assert_eq!(
+        [&target["status"], &target["reason"], &target["message"]],
+        ["True", "EvictionByEvictionAPI", "Eviction API: evicting"]
+    );
+    assert!(pod["metadata"]["deletionTimestamp"].is_string(), "{pod:#}");
     cluster.stop().await;
 }
 
