@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
-use skiff_api::ApiError;
+use skiff_api::{ApiError, ObjectKey};
 
 use crate::auth::{Decision, User};
 use crate::proxy::wire::Wire;
@@ -212,6 +212,11 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// Of the one object.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new(&self.namespace, &self.name)
+    }
+
     /// `None`: the path names no resource (it may be a discovery document).
     pub fn of(segments: &[String]) -> Option<Self> {
         let (group, version, rest) = match segments {

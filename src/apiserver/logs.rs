@@ -10,7 +10,6 @@ use skiff_api::field::{Errors, Path};
 use skiff_base::chain;
 
 use crate::call::{Call, Query, Target, encode};
-use crate::path::create::key_of;
 use crate::path::socket;
 use crate::proxy::choose_container;
 use crate::proxy::forward::{outbound, text_of};
@@ -63,7 +62,7 @@ fn check_options(query: &Query, pod: &str) -> Result<(), ApiError> {
 
 impl Server {
     pub(crate) async fn pod_log(&self, call: &Call, row: &Arc<Row>, target: &Target) -> Result<Reply, ApiError> {
-        let pod = self.current(row, &key_of(target)).await?.value();
+        let pod = self.current(row, &target.key()).await?.value();
         check_options(&call.query, &target.name)?;
         let container = choose_container(&pod, call.query.get("container"))?;
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();

@@ -11,8 +11,7 @@ use crate::audit;
 use crate::auth::{Attributes, Decision};
 use crate::call::{Call, Target};
 use crate::error::{method_not_allowed, path_not_found};
-use crate::path::create::key_of;
-use crate::path::update::Part;
+use crate::path::part::Part;
 use crate::registry::Row;
 use crate::reply::Reply;
 use crate::request::RequestInfo;
@@ -220,7 +219,7 @@ impl Server {
             return self.component_statuses(call, row, target);
         }
         match verb {
-            "get" => self.get(call, row, &key_of(target)).await,
+            "get" => self.get(call, row, &target.key()).await,
             "list" => self.list(call, row, target).await,
             "watch" => self.watch(call, row, target).await,
             "create" if target.name.is_empty() => self.create(call, row, target).await,
@@ -258,7 +257,7 @@ impl Server {
         let known = |name: &'static str| row.has(Subresource::Special(name));
         match target.subresource.as_str() {
             "status" if row.has(Subresource::Status) => match verb {
-                "get" => self.get(call, row, &key_of(target)).await,
+                "get" => self.get(call, row, &target.key()).await,
                 "update" => self.update(call, row, target, Part::Status).await,
                 "patch" => self.patch(call, row, target, Part::Status).await,
                 _ => Err(method_not_allowed()),
@@ -270,7 +269,7 @@ impl Server {
                 _ => Err(method_not_allowed()),
             },
             "approval" if known("approval") => match verb {
-                "get" => self.get(call, row, &key_of(target)).await,
+                "get" => self.get(call, row, &target.key()).await,
                 "update" => self.update(call, row, target, Part::Approval).await,
                 "patch" => self.patch(call, row, target, Part::Approval).await,
                 _ => Err(method_not_allowed()),
@@ -294,7 +293,7 @@ impl Server {
                     return Err(path_not_found());
                 };
                 match verb {
-                    "get" => self.get(call, row, &key_of(target)).await,
+                    "get" => self.get(call, row, &target.key()).await,
                     "update" => self.update(call, row, target, Part::Fields(part)).await,
                     "patch" => self.patch(call, row, target, Part::Fields(part)).await,
                     _ => Err(method_not_allowed()),

@@ -15,9 +15,10 @@ use super::settle::has_finalizer;
 use crate::auth::User;
 use crate::cache::Filter;
 use crate::meta;
+use crate::path::change::Change;
 use crate::path::options::{DeleteOptions, WriteOptions};
 use crate::path::ownership::Ownership;
-use crate::path::update::{Change, Part};
+use crate::path::part::Part;
 use crate::registry::{Defined, Row};
 use crate::server::Server;
 

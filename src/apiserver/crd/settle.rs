@@ -15,9 +15,10 @@ use tracing::{info, warn};
 
 use crate::auth::User;
 use crate::cache::Cache;
+use crate::path::change::Change;
 use crate::path::options::WriteOptions;
 use crate::path::ownership::Ownership;
-use crate::path::update::{Change, Part};
+use crate::path::part::Part;
 use crate::registry::{Defined, Row};
 use crate::server::Server;
 

@@ -6,10 +6,12 @@ use serde_json::Value;
 use skiff_api::decode::{conform, untyped};
 use skiff_api::{ApiError, Object, ObjectKey, yaml};
 
-use super::create::{New, key_of, place};
+use super::change::Change;
+use super::create::New;
 use super::options::{FieldValidation, WriteOptions};
 use super::ownership::{self, Author, Ownership};
-use super::update::{Change, Part, check_name};
+use super::part::Part;
+use super::writes::{MODIFIED, check_name, place};
 use crate::auth::Attributes;
 use crate::call::{Call, Target};
 use crate::convert::conform_custom;
@@ -83,7 +85,7 @@ impl Server {
         warnings: &mut Vec<String>,
     ) -> Result<(u16, Arc<Object>), ApiError> {
         let configuration = Configuration::read(&call.body)?;
-        let key = key_of(target);
+        let key = target.key();
         for _ in 0..TRIES {
             let change = Change { row, key: &key, part, user: &call.user, ownership: Ownership::Written, options };
             let versions = self.versions(row);
@@ -122,7 +124,7 @@ impl Server {
                 }
             }
         }
-        Err(ApiError::conflict(row.group(), row.resource(), &key.name, super::update::MODIFIED))
+        Err(ApiError::conflict(row.group(), row.resource(), &key.name, MODIFIED))
     }
 
     /// Who may change an object may not therefore make one.

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use rand::Rng as _;
 use serde_json::Value;
-use skiff_api::{ApiError, Object, ObjectKey};
+use skiff_api::{ApiError, Object};
 
 use super::options::{Write, WriteOptions, read_row_object};
 use super::owners::{Admitted, dedup_owners};
 use super::ownership::{self, Author};
-use super::update::{MODIFIED, Part, TRIES};
+use super::part::Part;
+use super::writes::{MODIFIED, TRIES, is_too_large, parse, place};
 use super::{signing, warn_all};
 use crate::admission::{self, Operation, Request, namespace};
 use crate::call::{Call, Target};
@@ -40,10 +41,6 @@ struct Commit {
     /// Its owners were entered by the way, not by an apply.
     tracked: bool,
     dry_run: bool,
-}
-
-pub(super) fn is_too_large<T>(written: &Result<T, ApiError>) -> bool {
-    written.as_ref().is_err_and(|e| e.code == 413)
 }
 
 impl Server {
@@ -175,10 +172,6 @@ impl Server {
     }
 }
 
-pub(super) fn parse(bytes: bytes::Bytes, revision: u64) -> Result<Object, ApiError> {
-    Object::parse(bytes, revision).map_err(|e| ApiError::bad_request(skiff_base::chain(&e).to_string()))
-}
-
 /// A definition that ends gets no new objects.
 fn refuse_ending(row: &Row, value: &Value) -> Result<(), ApiError> {
     if !row.custom.as_ref().is_some_and(|custom| custom.definition.terminating) {
@@ -186,21 +179,6 @@ fn refuse_ending(row: &Row, value: &Value) -> Result<(), ApiError> {
     }
     let why = "create not allowed while custom resource definition is terminating";
     Err(ApiError::forbidden(row.group(), row.resource(), meta::text(value, "name"), why))
-}
-
-/// The namespace of the URL goes into the object; another one there is an error.
-pub(super) fn place(value: &mut Value, row: &Row, namespace: &str) -> Result<(), ApiError> {
-    if !row.descriptor.namespaced {
-        return Ok(());
-    }
-    let given = meta::text(value, "namespace");
-    if !given.is_empty() && given != namespace {
-        return Err(ApiError::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
-    }
-    meta::set(value, "namespace", namespace);
-    Ok(())
 }
 
 /// What the server decides on a new object.
@@ -226,9 +204,4 @@ fn generate_name(base: &str) -> String {
     let mut random = rand::rng();
     let tail = (0..5).map(|_| LETTERS[random.random_range(0..LETTERS.len())] as char);
     base.chars().chain(tail).collect()
-}
-
-/// The key that a request on one object names.
-pub(crate) fn key_of(target: &Target) -> ObjectKey {
-    ObjectKey::new(&target.namespace, &target.name)
 }

@@ -6,11 +6,11 @@ use futures::{FutureExt, StreamExt, stream};
 use serde_json::{Value, json};
 use skiff_api::{ApiError, Object, ObjectKey};
 
-use super::create::{key_of, parse};
+use super::change::is_finished;
 use super::list::Listed;
 use super::options::{DeleteOptions, Propagation};
-use super::update::{MODIFIED, is_finished};
 use super::warn_all;
+use super::writes::{MODIFIED, parse};
 use crate::admission::{self, Operation, Request};
 use crate::auth::User;
 use crate::call::{Call, Target};
@@ -39,7 +39,7 @@ impl Server {
         let wanted = negotiate(call.header(http::header::ACCEPT), true)?;
         let options = DeleteOptions::of(call)?;
         let mut warnings = Vec::new();
-        let deleted = self.delete_object(&call.user, row, &key_of(target), &options, &mut warnings).await?;
+        let deleted = self.delete_object(&call.user, row, &target.key(), &options, &mut warnings).await?;
         let mut reply = match deleted {
             Deleted::Gone(object) => {
                 let details = json!({

@@ -10,13 +10,14 @@ use skiff_api::selector::LabelSelector;
 use skiff_api::status::Cause;
 use skiff_api::{ApiError, ObjectKey};
 
-use super::create::key_of;
+use super::change::Change;
 use super::delete::check_preconditions;
 use super::options::{DeleteOptions, WriteOptions};
 use super::ownership::Ownership;
+use super::part::Part;
 use super::special::read;
-use super::update::{Change, Part, TRIES};
 use super::warn_all;
+use super::writes::TRIES;
 use crate::admission::{self, Operation, Request};
 use crate::auth::User;
 use crate::call::{Call, Target};
@@ -42,7 +43,7 @@ impl Server {
         if meta::text(&eviction, "name") != target.name {
             return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
         }
-        let key = key_of(target);
+        let key = target.key();
         let asked = Request {
             server: self,
             user: &call.user,

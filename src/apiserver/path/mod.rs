@@ -1,8 +1,12 @@
 //! The one path of all requests on objects: built-in kinds and custom resources, over HTTP and in process.
+//!
+//! Bottom-up: `options` and `part` say what is asked for; `writes` is what all writes share, `ownership` whose the fields are,
+//! `scaled` an object as its Scale; `change` is the loop that every change goes through; above are the verbs and subresources.
 
 mod apply;
+pub(crate) mod change;
 pub(crate) mod continuation;
-pub(crate) mod create;
+mod create;
 pub(crate) mod delete;
 mod evict;
 mod get;
@@ -12,13 +16,16 @@ mod node_token;
 pub(crate) mod options;
 mod owners;
 pub(crate) mod ownership;
+pub(crate) mod part;
 pub(crate) mod patch;
 pub(crate) mod scale;
+mod scaled;
 mod signing;
 pub(crate) mod socket;
 pub(crate) mod special;
 pub(crate) mod update;
 mod watch;
+mod writes;
 
 use crate::reply::Reply;
 

@@ -11,7 +11,7 @@ use skiff_api::schema::Type;
 use skiff_api::strategy::Subresource;
 
 use super::options::{WriteOptions, is_print};
-use super::update::Part;
+use super::part::Part;
 use crate::call::Call;
 use crate::meta;
 use crate::registry::{Registry, Row};

@@ -10,10 +10,10 @@ use skiff_api::schema::Type;
 use skiff_api::status::Cause;
 use skiff_api::{ApiError, Gvk};
 
-use super::create::key_of;
+use super::change::Change;
 use super::options::{FieldValidation, Write, WriteOptions};
 use super::ownership::{Author, Ownership};
-use super::update::{Change, Part};
+use super::part::Part;
 use super::warn_all;
 use crate::call::{Call, Target};
 use crate::convert::conform_custom;
@@ -168,7 +168,7 @@ impl Server {
             self.apply(call, row, target, part, &options, &author, &mut warnings).await?
         } else {
             let patch = Patch::read(call, kind)?;
-            let key = key_of(target);
+            let key = target.key();
             // What the last try complained about: the loop below forgets warnings of tries that failed.
             let mut complaints = Vec::new();
             let ownership = Ownership::Track(&author);

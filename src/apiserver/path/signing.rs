@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use skiff_api::status::Cause;
 
-use super::update::Part;
+use super::part::Part;
 use crate::registry::Row;
 
 pub(super) fn is_request(row: &Row) -> bool {

@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 use skiff_api::status::Cause;
 use skiff_api::{ApiError, Gvk, ObjectKey, schema};
 
-use super::create::key_of;
+use super::change::Change;
 use super::options::{Write, WriteOptions, read_object};
 use super::ownership::{Author, Ownership};
-use super::update::{Change, Part, check_name};
+use super::part::Part;
 use super::warn_all;
+use super::writes::check_name;
 use crate::admission::{self, Operation, Request};
 use crate::auth::{API_AUDIENCE, ISSUER, node_of_user};
 use crate::call::{Call, Target};
@@ -92,7 +93,7 @@ impl Server {
         let gvk = &row.descriptor.gvk;
         let value = read_object(call, gvk, row.schema.as_ref(), options.validation, &mut warnings)?;
         check_name(&value, &target.name)?;
-        let key = key_of(target);
+        let key = target.key();
         let finalizers = value["spec"].get("finalizers").cloned();
         let given = (meta::text(&value, "uid").to_owned(), meta::text(&value, "resourceVersion").to_owned());
         let ownership = Ownership::Track(&author);
@@ -120,7 +121,7 @@ impl Server {
         let mut warnings = Vec::new();
         let gvk = Gvk::new("authentication.k8s.io", "v1", "TokenRequest");
         let (mut request, options) = read(call, &gvk, &mut warnings)?;
-        let account = self.current(row, &key_of(target)).await?;
+        let account = self.current(row, &target.key()).await?;
         if request["spec"]["expirationSeconds"].is_null() {
             request["spec"]["expirationSeconds"] = DEFAULT_TOKEN_S.into();
         }
@@ -131,7 +132,7 @@ impl Server {
             operation: Operation::Create,
             subresource: "token",
             of: Some(gvk),
-            key: key_of(target),
+            key: target.key(),
             old: None,
             dry_run: options.dry_run,
             options: &options.shown("CreateOptions"),

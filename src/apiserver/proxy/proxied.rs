@@ -19,7 +19,6 @@ use super::upstream::{Security, Upstream};
 use crate::admission::{self, Operation, Request};
 use crate::call::{Call, Target, decode};
 use crate::http::compress;
-use crate::path::create::key_of;
 use crate::path::warn_all;
 use crate::registry::Row;
 use crate::reply::{Payload, Reply};
@@ -134,7 +133,7 @@ impl Server {
             operation: Operation::Connect,
             subresource: "proxy",
             of: Some(kind),
-            key: key_of(target),
+            key: target.key(),
             old: None,
             dry_run: false,
             options: &Value::Null,
@@ -146,7 +145,7 @@ impl Server {
         let bad = || ApiError::bad_request(format!("invalid pod request {:?}", target.name));
         let Id { https, name, port } = parse_id(&target.name).ok_or_else(bad)?;
         let named = Target { name: name.to_owned(), ..target.clone() };
-        let pod = self.current(row, &key_of(&named)).await?.value();
+        let pod = self.current(row, &named.key()).await?.value();
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
         let declared = containers.flat_map(|c| c["ports"].as_array().into_iter().flatten()).next();
         let default = if https { 443 } else { 80 };
@@ -167,7 +166,7 @@ impl Server {
         let mut wanted = port.to_owned();
         if let Ok(number) = port.parse::<u64>() {
             let named = Target { name: name.to_owned(), ..target.clone() };
-            let service = self.current(row, &key_of(&named)).await?.value();
+            let service = self.current(row, &named.key()).await?.value();
             let ports = service["spec"]["ports"].as_array().into_iter().flatten();
             let declared = ports.into_iter().find(|port| port["port"].as_u64() == Some(number));
             let declared =

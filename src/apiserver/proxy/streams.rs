@@ -12,7 +12,6 @@ use crate::admission::{self, Operation, Request};
 use crate::auth::Attributes;
 use crate::call::{Call, Query, Target, encode};
 use crate::error::method_not_allowed;
-use crate::path::create::key_of;
 use crate::path::warn_all;
 use crate::registry::Row;
 use crate::reply::Reply;
@@ -35,7 +34,7 @@ impl Server {
             };
             self.authorize(call, &create).await?;
         }
-        let pod = self.current(row, &key_of(target)).await?.value();
+        let pod = self.current(row, &target.key()).await?.value();
         let asked = Request {
             server: self,
             user: &call.user,
@@ -43,7 +42,7 @@ impl Server {
             operation: Operation::Connect,
             subresource: &target.subresource,
             of: Some(options_kind(&target.subresource)),
-            key: key_of(target),
+            key: target.key(),
             old: None,
             dry_run: false,
             options: &Value::Null,
