@@ -48,5 +48,5 @@ pub mod yaml;
 /// The typed Kubernetes API of the target version.
 pub use k8s_openapi as k8s;
 pub use object::{DecodeError, Meta, Object, ObjectKey};
-pub use resource::{Gvk, Gvr};
+pub use resource::{Gvk, Gvr, kind_text};
 pub use status::ApiError;

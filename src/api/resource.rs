@@ -23,6 +23,12 @@ pub struct Gvk {
     pub kind: Arc<str>,
 }
 
+/// `apps/v1, Kind=Deployment` or `/v1, Kind=Pod`: how Kubernetes' messages name a kind.
+pub fn kind_text(api_version: &str, kind: &str) -> String {
+    let slash = if api_version.contains('/') { "" } else { "/" };
+    format!("{slash}{api_version}, Kind={kind}")
+}
+
 impl Gvr {
     pub fn new(group: &str, version: &str, resource: &str) -> Self {
         Self { group: group.into(), version: version.into(), resource: resource.into() }
@@ -69,6 +75,18 @@ impl fmt::Display for Gvr {
             write!(f, "{}", self.resource)
         } else {
             write!(f, "{}.{}", self.resource, self.group)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_as_messages_name_them() {
+        for (api_version, expect) in [("v1", "/v1, Kind=K"), ("apps/v1", "apps/v1, Kind=K"), ("", "/, Kind=K")] {
+            assert_eq!(kind_text(api_version, "K"), expect);
         }
     }
 }

@@ -10,7 +10,7 @@ use super::owners::{Owners, is_reset};
 use super::set::Set;
 use super::shape::Typed;
 use super::write::{self, Conflict, Versions, Writer};
-use crate::resource::Gvk;
+use crate::resource::{Gvk, kind_text};
 use crate::schema::Type;
 use crate::status::{ApiError, Cause, Details};
 
@@ -136,16 +136,16 @@ pub fn apply(
 fn check_request(applied: &Value, gvk: &Gvk, ty: Typed<'_>) -> Result<(), ApiError> {
     let text = |field: &str| applied.get(field).and_then(Value::as_str).unwrap_or_default();
     if text("apiVersion") != gvk.api_version() || text("kind") != &*gvk.kind {
-        let (version, kind) = (text("apiVersion"), text("kind"));
-        return Err(ApiError::bad_request(format!("invalid object type: {version}, Kind={kind}")));
+        let given = kind_text(text("apiVersion"), text("kind"));
+        return Err(ApiError::bad_request(format!("invalid object type: {given}")));
     }
     if applied.pointer("/metadata/managedFields").is_some_and(|given| !given.is_null()) {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     check(applied, ty).map_err(|why| {
         let of = |field: &str| applied["metadata"][field].as_str().unwrap_or_default();
-        let (namespace, name, version, kind) = (of("namespace"), of("name"), gvk.api_version(), &gvk.kind);
-        let what = format!("failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind})");
+        let (namespace, name, kind) = (of("namespace"), of("name"), kind_text(&gvk.api_version(), &gvk.kind));
+        let what = format!("failed to create typed patch object ({namespace}/{name}; {kind})");
         // Upstream gives it no reason.
         ApiError::new(500, "", format!("{what}: {why}"))
     })

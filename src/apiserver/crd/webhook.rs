@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use skiff_api::ApiError;
 use skiff_api::custom::definition::Webhook;
+use skiff_api::{ApiError, kind_text};
 
 use crate::hook::Hook;
 use crate::server::Server;
@@ -53,7 +53,7 @@ impl Server {
 
 /// `stable.example.com/v1, Kind=CronTab`
 fn kind_of(value: &Value) -> String {
-    format!("{}, Kind={}", value["apiVersion"].as_str().unwrap_or(""), value["kind"].as_str().unwrap_or(""))
+    kind_text(value["apiVersion"].as_str().unwrap_or(""), value["kind"].as_str().unwrap_or(""))
 }
 
 /// The objects of an answer that says success.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use skiff_api::status::Cause;
-use skiff_api::{ApiError, Gvk, ObjectKey, schema};
+use skiff_api::{ApiError, Gvk, ObjectKey, kind_text, schema};
 
 use super::change::Change;
 use super::options::{Write, WriteOptions, read_object};
@@ -221,9 +221,8 @@ impl Server {
             ("v1", "Secret") => ("secret", "secrets", target.namespace.as_str()),
             ("v1", "Node") => ("node", "nodes", ""),
             (version, kind) => {
-                let group = if version.contains('/') { "" } else { "/" };
-                let message = format!("cannot bind token to object of type {group}{version}, Kind={kind}");
-                return Err(ApiError::bad_request(message));
+                let kind = kind_text(version, kind);
+                return Err(ApiError::bad_request(format!("cannot bind token to object of type {kind}")));
             }
         };
         self.cache.fresh().await?;

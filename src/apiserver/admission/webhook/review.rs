@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use skiff_api::ApiError;
+use skiff_api::{ApiError, kind_text};
 
 /// What a webhook says.
 #[derive(Debug, PartialEq)]
@@ -24,7 +24,7 @@ pub(super) fn read(answer: &Value, version: &str, uid: &str, may_patch: bool) ->
     let wanted = format!("admission.k8s.io/{version}");
     // The old version's answers needed none of it.
     if version == "v1" && (kind != "AdmissionReview" || api_version != Some(wanted.as_str())) {
-        let got = format!("{}, Kind={kind}", api_version.unwrap_or_default());
+        let got = kind_text(api_version.unwrap_or_default(), kind);
         return Err(format!("expected webhook response of {wanted}, Kind=AdmissionReview, got {got}"));
     }
     let response = &answer["response"];
@@ -100,7 +100,7 @@ mod tests {
         check(
             json!({}),
             true,
-            Err("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got , Kind="),
+            Err("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got /, Kind="),
         );
         check(answer(json!(null)), true, Err("webhook response was absent"));
         check(answer(json!({"uid": "x"})), true, Err("expected response.uid=\"u\", got \"x\""));
