@@ -65,6 +65,12 @@ fn schedule_of(cron: &CronJob) -> std::result::Result<(Schedule, TimeZone), Stri
     }
 }
 
+/// Whether the cron job's status tells of the job.
+fn is_active(cron: &CronJob, job: &Job) -> bool {
+    let active = cron.status.as_ref().and_then(|status| status.active.as_ref());
+    active.into_iter().flatten().any(|reference| reference.uid == job.metadata.uid)
+}
+
 fn whole_seconds(at: Timestamp) -> Time {
     Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
@@ -236,8 +242,18 @@ impl Reconciler for CronJobs {
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next> {
-        let Some(cron) = self.crons.get(key) else { return Ok(Next::Done) };
+        let Some(mut cron) = self.crons.get(key) else { return Ok(Next::Done) };
         let jobs = self.jobs.indexed(BY_CONTROLLER, cron.metadata.uid.as_deref().unwrap_or_default());
+        if jobs.iter().any(|job| outcome(job).is_none() && !is_active(&cron, job)) {
+            // The job may have come here before the status that tells of it.
+            match self.client.namespaced::<CronJob>(&key.namespace).get(&key.name).await {
+                Ok(live) if live.metadata.uid == cron.metadata.uid => cron = Arc::new(live),
+                // Another one has its name: that will come here too.
+                Ok(_) => return Ok(Next::Done),
+                Err(error) if error.is_not_found() => return Ok(Next::Done),
+                Err(error) => return Err(error),
+            }
+        }
         let mut status = cron.status.clone().unwrap_or_default();
         self.note(&cron, &jobs, &mut status);
         let old = plan_history(&cron, &jobs);
@@ -275,6 +291,36 @@ mod tests {
         let zone = TimeZone::fixed(jiff::tz::offset(2));
         let local = plan_job(&cron, at, &zone).metadata.annotations.expect("annotations");
         assert_eq!(local[SCHEDULED_AT], "2024-01-01T03:00:00+02:00");
+    }
+
+    #[tokio::test]
+    async fn a_job_is_no_surprise_whose_mention_is_yet_to_come() {
+        let (seen, live) = (Stage::new(), Stage::new());
+        let mut cron = json!({"apiVersion": "batch/v1", "kind": "CronJob",
+            "metadata": {"name": "c", "namespace": "x", "uid": "c-uid", "creationTimestamp": "2024-01-01T00:00:00Z"},
+            "spec": {"schedule": "0 0 1 1 *", "concurrencyPolicy": "Forbid", "jobTemplate": {"spec": {"template": {}}}}});
+        seen.put(cron.clone());
+        seen.put(json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "c-1", "namespace": "x",
+            "uid": "j-uid", "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "c",
+            "uid": "c-uid", "controller": true}]}, "spec": {"template": {}}}));
+        cron["status"] = json!({"lastScheduleTime": whole_seconds(time::now()),
+            "active": [{"apiVersion": "batch/v1", "kind": "Job", "name": "c-1", "namespace": "x", "uid": "j-uid"}]});
+        live.put(cron);
+        let context = seen.context();
+        let controller = CronJobs {
+            client: Client::new(live.fake.clone()),
+            events: context.events(CronJobs::NAME, "cronjob-controller"),
+            crons: context.informers.lister::<CronJob>(),
+            jobs: context.informers.lister::<Job>(),
+        };
+        controller.jobs.add_index(BY_CONTROLLER, owner::controller_uid::<Job>);
+        controller.crons.synced().await;
+        controller.jobs.synced().await;
+        controller.reconcile(&ObjectKey::new("x", "c")).await.expect("there is nothing to do");
+        let asked = live.fake.requests();
+        assert!(asked.iter().all(|request| request.starts_with("GET ")), "{asked:?}");
+        seen.end().await;
+        live.end().await;
     }
 
     #[tokio::test]
