@@ -58,11 +58,13 @@ fn check_claim<'a>(pod: &Pod, claim: &'a PersistentVolumeClaim, one: &rules::Pod
     if claim.metadata.deletion_timestamp.is_some() && !runs {
         return Err("PVC is being deleted".to_owned());
     }
-    let bound = claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound"));
-    match rules::volume_name(claim) {
-        name if bound && !name.is_empty() => Ok(name),
-        _ => Err("PVC is not bound".to_owned()),
-    }
+    // The phase is told last: the scheduler binds a pod whose claim is bound, whether that is told already or not.
+    let bound = match claim.status.as_ref().and_then(|status| status.phase.as_deref()) {
+        Some("Bound") => !rules::volume_name(claim).is_empty(),
+        None | Some("Pending") => rules::is_fully_bound(claim),
+        Some(_) => false,
+    };
+    if bound { Ok(rules::volume_name(claim)) } else { Err("PVC is not bound".to_owned()) }
 }
 
 /// Both must say that they belong together.
@@ -120,6 +122,9 @@ mod tests {
         let bound = claim(json!({}), "Bound");
         assert_eq!(check_claim(&pod, &bound, &one), Ok("v"));
         assert_eq!(check_claim(&pod, &claim(json!({}), "Pending"), &one), Err("PVC is not bound".to_owned()));
+        let marked = json!({"annotations": {"pv.kubernetes.io/bind-completed": "yes"}});
+        assert_eq!(check_claim(&pod, &claim(marked.clone(), "Pending"), &one), Ok("v"));
+        assert_eq!(check_claim(&pod, &claim(marked, "Lost"), &one), Err("PVC is not bound".to_owned()));
         let going = claim(json!({"deletionTimestamp": "2024-01-01T00:00:00Z"}), "Bound");
         assert_eq!(check_claim(&pod, &going, &one), Err("PVC is being deleted".to_owned()));
         let mut running = pod.clone();
