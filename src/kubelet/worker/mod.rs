@@ -344,7 +344,7 @@ pub(crate) fn spawn(
     let (own_ctx, tell) = (ctx.clone(), events.clone());
     ctx.scope.spawn(async move {
         let mut worker = Worker::new(own_ctx, pod, tell);
-        worker.adopt(leftover);
+        worker.adopt(leftover).await;
         // From now on exits come to this worker; what ended since the containers were listed was told to nobody.
         worker.take_resync().await;
         worker.run(wishes, mailbox).await;

@@ -36,6 +36,16 @@ fn api_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
     lists.flatten().find(|s| s.name == name)
 }
 
+/// The message of a run that ended, as the API has it already.
+fn told_message(pod: &Pod, name: &str, id: &ContainerId) -> Option<String> {
+    let status = api_status(pod, name)?;
+    let states = [&status.state, &status.last_state].into_iter().flatten();
+    let id = format!("skiff://{}", id.0);
+    let told =
+        states.filter_map(|state| state.terminated.as_ref()).find(|told| told.container_id.as_ref() == Some(&id));
+    told.and_then(|told| told.message.clone())
+}
+
 impl Worker {
     /// A task of this worker; it ends with the agent, and everything it does can be done again.
     pub(super) fn background(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -70,7 +80,7 @@ impl Worker {
     }
 
     /// Goes on with what runs already: nothing that is healthy is touched.
-    pub(super) fn adopt(&mut self, leftover: Leftover) {
+    pub(super) async fn adopt(&mut self, leftover: Leftover) {
         let Leftover { mut sandboxes, mut containers } = leftover;
         sandboxes.sort_by_key(|s| s.attempt);
         containers.sort_by_key(|c| c.attempt);
@@ -78,7 +88,7 @@ impl Worker {
         let current = sandboxes.iter().rev().find(|s| sandbox::is_ready(s)).cloned();
         self.sandboxes = sandboxes;
         for found in containers {
-            self.adopt_container(&found);
+            self.adopt_container(found).await;
         }
         if pod::is_terminal(&self.pod) {
             self.phase = if self.slots.values().any(Slot::is_alive) { Phase::Terminating } else { Phase::Terminated };
@@ -96,8 +106,15 @@ impl Worker {
         }
     }
 
-    fn adopt_container(&mut self, found: &Container) {
+    async fn adopt_container(&mut self, mut found: Container) {
         let Some((_, spec)) = self.spec_of(&found.name) else { return };
+        if let ContainerState::Exited(exit) = &mut found.state {
+            // What was told of it is true also where its file is gone.
+            match told_message(&self.pod, &found.name, &found.id) {
+                Some(told) => exit.message = told,
+                None => self.add_message(&found.name, found.attempt, exit).await,
+            }
+        }
         let known = api_status(&self.pod, &found.name)
             .filter(|s| s.container_id.as_deref() == Some(&format!("skiff://{}", found.id.0)))
             .map(|s| (s.started == Some(true), s.ready, s.resources.clone()));
@@ -106,7 +123,7 @@ impl Worker {
             None => (None, None),
         };
         self.ctx.route(&found.id, &self.uid);
-        let forgotten = self.slot(&found.name).adopt(found);
+        let forgotten = self.slot(&found.name).adopt(&found);
         let whole = self.allocation.get(WHOLE).cloned();
         if let Some(run) = self.slot(&found.name).run_mut(&found.id) {
             run.resources = resources.or_else(|| spec.resources.clone()).unwrap_or_default();
@@ -398,6 +415,18 @@ impl Worker {
         self.slots.values_mut().find_map(|slot| slot.run_mut(id))
     }
 
+    /// What the container itself had to say of its end, where nobody has said anything yet.
+    async fn add_message(&self, name: &str, attempt: u32, exit: &mut Exit) {
+        let Some((_, spec)) = self.spec_of(name).filter(|_| exit.message.is_empty()) else { return };
+        let options = &self.ctx.options;
+        let file = message_file(&options.pod_directory(&self.uid), name, attempt);
+        let fallback = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+        let log = options.pod_log_directory(&self.pod).join(name).join(format!("{attempt}.log"));
+        let log = Some(log).filter(|_| fallback && exit.code != 0);
+        let read = tokio::task::spawn_blocking(move || message::read(&file, log.as_deref())).await;
+        exit.message = read.unwrap_or_else(|e| format!("Error reading termination message: {e}"));
+    }
+
     async fn take_exit(&mut self, id: &ContainerId, mut exit: Exit) {
         let Some((name, run)) = self.slots.iter().find_map(|(name, slot)| {
             let run = slot.current.as_ref().filter(|r| r.id == *id && !matches!(r.state, RunState::Exited(_)))?;
@@ -405,17 +434,7 @@ impl Worker {
         }) else {
             return;
         };
-        if exit.message.is_empty()
-            && let Some((_, spec)) = self.spec_of(&name)
-        {
-            let options = &self.ctx.options;
-            let file = message_file(&options.pod_directory(&self.uid), &name, run.attempt);
-            let fallback = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
-            let log = options.pod_log_directory(&self.pod).join(&name).join(format!("{}.log", run.attempt));
-            let log = Some(log).filter(|_| fallback && exit.code != 0);
-            let read = tokio::task::spawn_blocking(move || message::read(&file, log.as_deref())).await;
-            exit.message = read.unwrap_or_else(|e| format!("Error reading termination message: {e}"));
-        }
+        self.add_message(&name, run.attempt, &mut exit).await;
         if exit.started.is_none()
             && let RunState::Running { since } = run.state
         {

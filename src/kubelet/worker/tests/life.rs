@@ -149,6 +149,32 @@ async fn survives_a_restart_of_the_agent() {
 }
 
 #[tokio::test]
+async fn what_ends_without_an_agent_has_the_last_word_too() {
+    let mut world = World::new().await;
+    world.create("file", one("Never", json!({})));
+    world.create("log", one("Never", json!({"terminationMessagePolicy": "FallbackToLogsOnError"})));
+    for name in ["file", "log"] {
+        world.phase(name, "Running").await;
+    }
+    world.scope.stop().await;
+    let message = crate::options::message_file(&world.options().pod_directory(&PodUid("uid-file".into())), "c", 0);
+    std::fs::write(message, "bye").expect("a message");
+    let log = world.options().log_directory.join("default_log_uid-log/c/0.log");
+    std::fs::create_dir_all(log.parent().expect("a directory")).expect("a directory");
+    std::fs::write(log, "2024-01-01T00:00:00.0Z stdout F broken\n").expect("a log");
+    let all: Vec<ContainerId> = world.machine.lock().containers.keys().cloned().collect();
+    for id in &all {
+        world.machine.exit(id, 3);
+    }
+    world.restart().await;
+    for (name, message) in [("file", "bye"), ("log", "broken\n")] {
+        world.phase(name, "Failed").await;
+        assert_eq!(world.pod(name)["status"]["containerStatuses"][0]["state"]["terminated"]["message"], message);
+    }
+    world.scope.stop().await;
+}
+
+#[tokio::test]
 async fn the_ids_of_a_directory_that_is_swept_are_free_again() {
     let mut world = World::new().await;
     world.scope.stop().await;
