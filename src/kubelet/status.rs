@@ -68,6 +68,13 @@ pub(crate) fn holds<'a>(status: &'a PodStatus, type_: &str) -> Option<&'a PodCon
     has(status, type_).filter(|c| c.status == "True")
 }
 
+/// Whether it says of a container that it runs.
+pub(crate) fn tells_of_running(status: &PodStatus) -> bool {
+    let lists = status.container_statuses.iter().chain(&status.init_container_statuses);
+    let lists = lists.chain(&status.ephemeral_container_statuses);
+    lists.flatten().any(|one| one.state.as_ref().is_some_and(|state| state.running.is_some()))
+}
+
 pub(crate) fn plan_status(seen: &Seen<'_>) -> PodStatus {
     let pod = seen.pod;
     if seen.rejected {

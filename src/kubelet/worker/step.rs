@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Node, Pod};
+use k8s_openapi::api::core::v1::{Container, Node, Pod, PodStatus};
 use skiff_base::{chain, time};
 use skiff_client::{EventKind, PatchKind};
 use skiff_runtime::ContainerId;
@@ -64,6 +64,11 @@ impl Worker {
     fn sync(&mut self, now: Timestamp, wake: &mut Wake) {
         if self.removed || pod::is_deleted(&self.pod) {
             self.begin_end(self.asked_grace_s().unwrap_or_default());
+            return;
+        }
+        if self.ended_by_api().is_some() {
+            tracing::info!(pod = %pod::format(&self.pod), "the API says that a pod has ended: its containers do");
+            self.begin_end(pod::grace_s(&self.pod));
             return;
         }
         if !self.admit() {
@@ -573,6 +578,13 @@ impl Worker {
         self.slots.values().any(Slot::is_alive)
     }
 
+    /// What the API says of a pod that has ended for it, whoever told that. The object of a static pod says nothing.
+    fn ended_by_api(&self) -> Option<&PodStatus> {
+        let ended = |status: &PodStatus| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let written = Some(&self.status.written).filter(|_| !pod::is_static(&self.pod));
+        written.filter(|status| ended(status)).or_else(|| self.pod.status.as_ref().filter(|status| ended(status)))
+    }
+
     /// What the API asks for, where it asks for an end. Of a pod that it no longer has nobody waits for the end:
     /// the documentation promises "a small grace period".
     fn asked_grace_s(&self) -> Option<i64> {
@@ -637,8 +649,15 @@ impl Worker {
             && matches!(self.frame, Making::Working)
             && self.slots.values().any(|s| s.current.is_some());
         let told = matches!(self.status.written.phase.as_deref(), Some("Succeeded" | "Failed"));
+        // Others may have said that it has ended, not that its containers have.
+        let told = told && !status::tells_of_running(&self.status.written);
         if adopting || self.removed || (told && !pod::is_deleted(&self.pod)) || self.phase == Phase::Finished {
             return;
+        }
+        if let Some(ended) = self.ended_by_api() {
+            let (phase, reason, message) = (ended.phase.clone(), ended.reason.clone(), ended.message.clone());
+            let wanted = &mut self.status.wanted;
+            (wanted.phase, wanted.reason, wanted.message) = (phase, reason, message);
         }
         let (sandbox_ready, pod_ips) = match &self.frame {
             Making::Ready(frame) if !self.early => (self.phase != Phase::Terminated, frame.pod_ips.as_slice()),

@@ -175,6 +175,45 @@ async fn what_ends_without_an_agent_has_the_last_word_too() {
 }
 
 #[tokio::test]
+async fn a_pod_that_the_api_ends_ends() {
+    let mut world = World::new().await;
+    let end = |world: &World, name: &str| {
+        let mut pod = world.pod(name);
+        pod["status"]["phase"] = json!("Failed");
+        pod["status"]["reason"] = json!("ByHand");
+        world.api.put(pod);
+    };
+    let ended = |world: &World, name: &str| {
+        let status = world.pod(name)["status"].clone();
+        let ready = |c: &serde_json::Value| c["type"] == "Ready" && c["status"] == "True";
+        status["phase"] == "Failed"
+            && status["reason"] == "ByHand"
+            && status["containerStatuses"][0]["ready"] == false
+            && status["containerStatuses"][0]["state"]["terminated"].is_object()
+            && !status["conditions"].as_array().expect("conditions").iter().any(ready)
+    };
+    for name in ["a", "b", "c"] {
+        world.create(name, one("Always", json!({})));
+        world.phase(name, "Running").await;
+    }
+    end(&world, "a");
+    world.eventually("it has ended, and says so", |w| ended(w, "a")).await;
+    world.scope.stop().await;
+    // While nobody looks; of one of them nothing is left.
+    let of_c = |c: &skiff_runtime::Container| c.labels["io.kubernetes.pod.name"] == "c";
+    world.machine.lock().containers.retain(|_, container| !of_c(container));
+    for name in ["b", "c"] {
+        end(&world, name);
+    }
+    world.restart().await;
+    for name in ["b", "c"] {
+        world.eventually("it has ended, and says so", |w| ended(w, name)).await;
+    }
+    assert!(!world.log().contains(&"start c#1".to_owned()), "nothing begins anew");
+    world.scope.stop().await;
+}
+
+#[tokio::test]
 async fn the_ids_of_a_directory_that_is_swept_are_free_again() {
     let mut world = World::new().await;
     world.scope.stop().await;
