@@ -61,11 +61,19 @@ pub fn names(directory: &Path) -> io::Result<Vec<String>> {
     }
 }
 
+/// How many files another process may put into a directory while it is removed.
+const LATE_FILES: usize = 16;
+
 /// Removes a directory and all in it; that it is not there is no error.
 pub fn ensure_removed(directory: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    let mut late = 0;
+    loop {
+        match std::fs::remove_dir_all(directory) {
+            // Another process has written a record meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && late < LATE_FILES => late += 1,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => return Ok(()),
+        }
     }
 }
 

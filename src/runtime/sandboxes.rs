@@ -157,8 +157,11 @@ impl Runtime {
             let (inner, record) = (inner.clone(), record.clone());
             blocking(move || {
                 inner.dismantle(&record)?;
-                record::write(&inner.layout.sandbox_data(&record.id).join(RECORD), &record)
-                    .map_err(io("write sandbox record"))
+                match record::write(&inner.layout.sandbox_data(&record.id).join(RECORD), &record) {
+                    // Another process has removed it meanwhile.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                    written => written.map_err(io("write sandbox record")),
+                }
             })
             .await?;
         }

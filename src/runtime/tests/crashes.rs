@@ -226,6 +226,9 @@ async fn a_second_process_removes_nothing() {
     let directory = node.options.run_directory.join("sandboxes").join(&sandbox.id.0);
     assert!(directory.exists());
     assert_eq!(node.runtime().sandboxes().await.expect("listed")[0].state, SandboxState::NotReady);
+    // What another process has removed goes here too.
+    second.remove_sandbox(&sandbox.id).await.expect("removed");
+    assert!(!node.options.data_directory.join("sandboxes").join(&sandbox.id.0).exists());
     drop(second);
     node.runtime().remove_sandbox(&sandbox.id).await.expect("removed");
     assert!(!directory.exists());
