@@ -44,10 +44,8 @@ pub fn run(place: &PlaceArgs, arguments: Vec<String>) -> Result<ExitCode> {
         Some(name) => name,
     };
     let Some(verb) = VERBS.iter().find(|verb| verb.names.contains(&name)) else {
-        if REFUSED.contains(&name) {
-            bail!(
-                "crictl {name} is not here: pods and their containers are made and changed by the node alone (kubectl does what you look for)"
-            );
+        if let Some((_, why)) = REFUSED.iter().find(|(names, _)| names.contains(&name)) {
+            bail!("crictl {name} is not here: {why}");
         }
         bail!("crictl {name}: no such command\n\n{}", usage());
     };

@@ -53,20 +53,17 @@ pub const VERBS: &[Verb] = verbs! {
     ["version"], "Display runtime version information", [], (0, false);
 };
 
-/// crictl's, and no business of anybody but the node.
-pub const REFUSED: [&str; 12] = [
-    "checkpoint",
-    "config",
-    "create",
-    "events",
-    "metricsp",
-    "port-forward",
-    "run",
-    "runp",
-    "runtime-config",
-    "start",
-    "statsp",
-    "update",
+/// crictl's, and not ours: why.
+pub const REFUSED: &[(&[&str], &str)] = &[
+    (
+        &["checkpoint", "create", "run", "runp", "start", "update"],
+        "pods and their containers are made and changed by the node alone (kubectl does what you look for)",
+    ),
+    (&["config"], "it reads the files of `skiff server`, and there is no endpoint to choose"),
+    (&["runtime-config"], "`crictl info` tells of the runtime"),
+    (&["statsp", "metricsp"], "`crictl stats` has the numbers of containers, `kubectl top pods` those of pods"),
+    (&["events"], "`kubectl get events` tells what happens to pods"),
+    (&["port-forward"], "`kubectl port-forward` does it"),
 ];
 
 /// What was given for a verb.
