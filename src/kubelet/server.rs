@@ -289,9 +289,13 @@ impl Server {
             // A container that waits to be restarted has its last run as the newest.
             let skip = usize::from(!matches!(runs.first().map(|r| &r.state), Some(RunState::Exited(_))));
             let waits = is_waiting(pod, container);
-            runs.into_iter()
-                .nth(if waits { skip } else { 1 })
-                .ok_or_else(|| format!("previous terminated {whose} not found\n"))?
+            match runs.into_iter().nth(if waits { skip } else { 1 }) {
+                Some(run) => run,
+                None => {
+                    let before = self.find_before(pod, container, waits);
+                    return before.ok_or_else(|| format!("previous terminated {whose} not found\n"));
+                }
+            }
         } else {
             match runs.into_iter().next() {
                 Some(run) => run,
@@ -315,6 +319,18 @@ impl Server {
             true => Ok(FoundRun { id: ContainerId(id.trim_start_matches("skiff://").to_owned()), log, ended: true }),
             false => Err(format!("unable to retrieve container logs for {id}\n")),
         }
+    }
+}
+
+impl Server {
+    /// The log of the last run of a container, of which the runtime knows no more since it went with its sandbox.
+    fn find_before(&self, pod: &Pod, container: &str, waits: bool) -> Option<FoundRun> {
+        let status = container_status(pod, container)?;
+        let id = status.last_state.as_ref()?.terminated.as_ref()?.container_id.as_ref()?;
+        let attempt = status.restart_count - i32::from(!waits);
+        let log = self.ctx.options.pod_log_directory(pod).join(container).join(format!("{attempt}.log"));
+        let id = ContainerId(id.trim_start_matches("skiff://").to_owned());
+        log.exists().then_some(FoundRun { id, log, ended: true })
     }
 }
 
