@@ -37,7 +37,7 @@ pub(crate) enum Command {
     Crictl(CrictlArgs),
     /// Wait until the cluster of this machine is ready
     Wait(WaitArgs),
-    /// End every container and process of Skiff, and remove what they made on this machine; data stays
+    /// End every container and process of Skiff, and remove what they made on this machine; data and logs stay
     Killall(PlaceArgs),
     /// Remove Skiff and all of its data from this machine
     Uninstall(PlaceArgs),

@@ -17,7 +17,8 @@ const STOP_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
 
 pub fn kill_all(place: &PlaceArgs) -> Result<ExitCode> {
     require_root("skiff killall")?;
-    stop_everything(place)?;
+    let places = stop_everything(place)?;
+    places.remove_pods().map_err(left_by_pods)?;
     println!(
         "Every container and process of Skiff on this machine has ended; the data is still in {}.",
         place.data_dir.display()
@@ -28,7 +29,7 @@ pub fn kill_all(place: &PlaceArgs) -> Result<ExitCode> {
 pub fn uninstall(place: &PlaceArgs) -> Result<ExitCode> {
     require_root("skiff uninstall")?;
     remove_unit();
-    stop_everything(place)?;
+    stop_everything(place)?.remove_all().map_err(left_by_pods)?;
     let mut failures = Vec::new();
     let mut remove = |path: &Path| {
         if let Err(error) = remove_tree(path) {
@@ -83,7 +84,12 @@ fn remove_unit() {
     }
 }
 
-fn stop_everything(place: &PlaceArgs) -> Result<()> {
+fn left_by_pods(failures: Vec<String>) -> anyhow::Error {
+    anyhow::anyhow!("remove what pods left:\n  {}", failures.join("\n  "))
+}
+
+/// Returns where pods of ours have left things.
+fn stop_everything(place: &PlaceArgs) -> Result<skiff_kubelet::PodPlaces> {
     stop_server(&place.run_dir.join("server.pid"))?;
     // Another kubelet of this machine has its pods beside ours.
     let places = skiff_kubelet::PodPlaces {
@@ -92,7 +98,7 @@ fn stop_everything(place: &PlaceArgs) -> Result<()> {
         links: "/var/log/containers".into(),
     };
     let options = runtime_options(place, None);
-    // The records go with the containers, and only by them the pods of earlier versions are known.
+    // Only by the records the pods of earlier versions are known.
     for sandbox in skiff_runtime::Runtime::recorded_sandboxes(&options).context("read the records of sandboxes")? {
         places.claim(&sandbox.pod_uid, &sandbox.log_directory).context("mark what pods have")?;
     }
@@ -104,7 +110,7 @@ fn stop_everything(place: &PlaceArgs) -> Result<()> {
     })?;
     unmount_below(&place.run_dir)?;
     remove_tree(&place.run_dir)?;
-    places.remove_all().map_err(|failures| anyhow::anyhow!("remove what pods left:\n  {}", failures.join("\n  ")))
+    Ok(places)
 }
 
 /// Ends the server that wrote the file and holds its lock; without the lock, the number in it is a stranger's.

@@ -151,6 +151,58 @@ fn nothing_is_executed_but_skiff_and_containers() {
     assert!(!harness::text(&readelf).contains("NEEDED"), "{}", harness::text(&readelf));
 }
 
+/// As after a power cut: what ran has ended, and only what is to run again does.
+#[test]
+fn after_killall_it_goes_on_from_the_records() {
+    let mut machine = Machine::with_server();
+    machine.apply(
+        r#"
+apiVersion: batch/v1
+kind: Job
+metadata: {name: once}
+spec:
+  backoffLimit: 0
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: c, image: "busybox:1.36", command: ["/bin/sleep", "1000"]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: always}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: "busybox:1.36", command: ["/bin/sh", "-c", "echo run $HOSTNAME; exec sleep 1000"]}]
+"#,
+    );
+    machine.until(&["job", "once"], "{.status.ready}", "1");
+    machine.until(&["pod", "always"], "{.status.phase}", "Running");
+    let output = machine.command(skiff()).arg("killall").output().expect("run skiff killall");
+    assert!(output.status.success(), "{}", harness::text(&output));
+    assert_eq!(machine.cgroup_directories(), Vec::<std::path::PathBuf>::new());
+    eventually(
+        "the server has ended",
+        LIMIT,
+        || if machine.server_runs() { Err("it runs".to_owned()) } else { Ok(()) },
+    );
+    machine.start(&[]);
+    machine.wait_ready();
+    machine.until(&["job", "once"], "{.status.conditions[?(@.type=='Failed')].status}", "True");
+    let of_job = ["pods", "-l", "job-name=once"];
+    let ended = "{.items[*].status.phase} {.items[*].status.containerStatuses[0].state.terminated.exitCode}";
+    machine.until(&of_job, ended, "Failed 137");
+    let last =
+        "{.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].lastState.terminated.exitCode}";
+    machine.until(&["pod", "always"], last, "1 137");
+    machine.until(&["pod", "always"], "{.status.containerStatuses[0].ready}", "true");
+    eventually("what the earlier run said", LIMIT, || {
+        match machine.try_kubectl(&["logs", "always", "--previous"])? {
+            said if said == "run always\n" => Ok(()),
+            other => Err(other),
+        }
+    });
+}
+
 #[test]
 fn uninstalling_leaves_nothing() {
     let mut machine = Machine::new();

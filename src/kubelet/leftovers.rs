@@ -69,9 +69,19 @@ impl PodPlaces {
         Ok(())
     }
 
-    /// Removes everything of ours, for when no pod is to stay; the directories themselves where nothing else is in them.
-    /// Goes on where something can't be removed, and says what.
+    /// Removes the directories of our pods, for when none runs; what they have said stays.
+    pub fn remove_pods(&self) -> Result<(), Vec<String>> {
+        self.remove(false)
+    }
+
+    /// Removes everything of ours, for when no pod is to stay.
     pub fn remove_all(&self) -> Result<(), Vec<String>> {
+        self.remove(true)
+    }
+
+    /// The directories themselves go where nothing else is in them. Goes on where something can't be removed, and says
+    /// what.
+    fn remove(&self, with_logs: bool) -> Result<(), Vec<String>> {
         let mut failures = Vec::new();
         let mut note = |place: &Path, result: io::Result<()>| {
             if let Err(error) = result {
@@ -84,7 +94,7 @@ impl PodPlaces {
                     let pod = self.pods.join(name);
                     note(&pod, tree::remove_tree(&pod));
                 }
-                for name in logs {
+                for name in logs.into_iter().filter(|_| with_logs) {
                     note(&self.logs.join(&name), self.remove_logs(&name));
                 }
             }
@@ -226,6 +236,13 @@ mod tests {
         assert_eq!(names(&places.pods), ["other"]);
         assert_eq!(names(&places.logs), ["default_other_other"]);
         assert_eq!(names(&places.links), ["other"].map(link));
+        // Logs outlast their pods.
+        pod(&places, "mine", true);
+        places.remove_pods().expect("removed");
+        assert_eq!(names(&places.pods), ["other"]);
+        assert_eq!(names(&places.logs), ["default_mine_mine", "default_other_other"]);
+        assert_eq!(names(&places.links), ["mine", "other"].map(link));
+        places.remove_all().expect("removed");
         // One of an earlier version, which set no marks; names that lead elsewhere claim nothing.
         pod(&places, "early", false);
         places.claim("early", &places.logs.join("default_early_early")).expect("claimed");

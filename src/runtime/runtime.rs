@@ -210,7 +210,8 @@ impl Runtime {
     }
 
     /// Ends the supervisor and removes everything that the runtime has on the host: processes, mounts, cgroups, the run
-    /// directory, and the records of sandboxes and containers. Images stay.
+    /// directory. The records of sandboxes and containers stay, as after a power cut: whoever opens the runtime next finds
+    /// by them what ran. So do images.
     pub async fn kill_all(options: &RuntimeOptions) -> Result<(), Error> {
         let options = options.clone();
         blocking(move || kill_all(&options)).await
@@ -283,9 +284,8 @@ fn kill_all(options: &RuntimeOptions) -> Result<(), Error> {
         // Others may have things there.
         let _ = std::fs::remove_dir(&run);
     }
-    for directory in ["sandboxes", "containers", MOUNTED].map(|name| layout.data.join(name)) {
-        errors.extend(ensure_removed(&directory).err().map(|error| format!("{}: {error}", directory.display())));
-    }
+    let mounted = layout.data.join(MOUNTED);
+    errors.extend(ensure_removed(&mounted).err().map(|error| format!("{}: {error}", mounted.display())));
     if errors.is_empty() {
         Ok(())
     } else {
