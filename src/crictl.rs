@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use skiff_kubectl::GoTemplate;
 use skiff_kubelet::{Ending, LogOptions};
 use skiff_runtime::images::ImageStore;
 use skiff_runtime::{Container, ContainerState, ExecStreams, Image, RegistryAuth, Runtime, Sandbox, SandboxState};
@@ -116,6 +117,10 @@ async fn images(place: &PlaceArgs, given: &Given) -> Result<ExitCode> {
     if let Some(form) = given.value("output").filter(|form| *form != "table") {
         return show(form, &serde_json::json!({"images": images.iter().map(output::image).collect::<Vec<_>>()}));
     }
+    if given.has("verbose") {
+        images.iter().for_each(|image| println!("{}", output::image_lines(image)));
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut head = vec!["IMAGE", "TAG", "DIGEST", "IMAGE ID", "SIZE"];
     if !given.has("digests") {
         head.remove(2);
@@ -161,6 +166,17 @@ fn find_image<'a>(images: &'a [Image], word: &str) -> Result<&'a Image> {
         .with_context(|| format!("no such image {word:?} present"))
 }
 
+/// Shows what is inspected.
+fn present(given: &Given, whole: &serde_json::Value) -> Result<()> {
+    match (given.value("template"), given.value("output")) {
+        (Some(template), None | Some("go-template")) => println!("{}", GoTemplate::parse(template)?.evaluate(whole)?),
+        (None, Some("go-template")) => bail!("-o go-template needs --template"),
+        (None, form) => drop(show(form.unwrap_or("json"), whole)?),
+        (Some(_), Some(form)) => bail!("--template is for -o go-template, not for {form}"),
+    }
+    Ok(())
+}
+
 async fn inspect_images(place: &PlaceArgs, given: &Given) -> Result<ExitCode> {
     let images = store(place)?.images()?;
     for word in &given.words {
@@ -172,7 +188,7 @@ async fn inspect_images(place: &PlaceArgs, given: &Given) -> Result<ExitCode> {
         if given.has("quiet") {
             whole["info"].take();
         }
-        show(given.value("output").unwrap_or("json"), &whole)?;
+        present(given, &whole)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -381,7 +397,7 @@ impl Node {
                 whole["info"] = serde_json::json!({"pid": container.pid, "sandboxID": container.sandbox.0,
                     "removing": false, "runtimeType": "skiff"});
             }
-            show(given.value("output").unwrap_or("json"), &whole)?;
+            present(given, &whole)?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -394,7 +410,7 @@ impl Node {
             if !given.has("quiet") {
                 whole["info"] = serde_json::json!({"netns": pod.netns, "runtimeType": "skiff"});
             }
-            show(given.value("output").unwrap_or("json"), &whole)?;
+            present(given, &whole)?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -318,6 +318,13 @@ fn crictl_shows_what_runs() {
     );
     let pod: serde_json::Value = serde_json::from_str(&say(&["inspectp", row[row.len() - 3]])).expect("JSON");
     assert_eq!((&pod["status"]["metadata"]["name"], &pod["status"]["state"]), (&"p".into(), &"SANDBOX_READY".into()));
+    let name = say(&["inspectp", "-o", "go-template", "--template", "{{.status.metadata.name}}", row[row.len() - 3]]);
+    assert_eq!(name, "p\n");
+    let verbose = say(&["images", "-v", "busybox"]);
+    assert!(
+        verbose.contains("RepoTags: docker.io/library/busybox:1.36\n") && verbose.contains("\nSize: "),
+        "{verbose}"
+    );
     let images = say(&["images"]);
     let has = |line: &str| line.starts_with("docker.io/library/busybox") && line.contains(" 1.36 ");
     assert!(images.starts_with("IMAGE ") && images.lines().any(has), "{images}");

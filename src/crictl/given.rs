@@ -17,6 +17,7 @@ pub struct Verb {
 const NONE: char = '\0';
 const OUTPUT: Flag = ("output", 'o', true);
 const QUIET: Flag = ("quiet", 'q', false);
+const TEMPLATE: Flag = ("template", NONE, true);
 const NO_TRUNC: Flag = ("no-trunc", NONE, false);
 
 macro_rules! verbs {
@@ -31,10 +32,10 @@ pub const VERBS: &[Verb] = verbs! {
         ("pod", 'p', true), QUIET, ("resolve-image-path", 'r', false), ("state", 's', true)], (0, false);
     ["pods"], "List pods", [("id", NONE, true), ("label", NONE, true), ("last", 'n', true), ("latest", 'l', false),
         ("name", NONE, true), ("namespace", NONE, true), NO_TRUNC, OUTPUT, QUIET, ("state", 's', true)], (0, false);
-    ["images", "image", "img"], "List images", [("digests", NONE, false), NO_TRUNC, OUTPUT, QUIET], (0, true);
-    ["inspect"], "Display the status of one or more containers", [OUTPUT, QUIET], (1, true);
-    ["inspecti"], "Return the status of one or more images", [OUTPUT, QUIET], (1, true);
-    ["inspectp"], "Display the status of one or more pods", [OUTPUT, QUIET], (1, true);
+    ["images", "image", "img"], "List images", [("digests", NONE, false), NO_TRUNC, OUTPUT, QUIET, ("verbose", 'v', false)], (0, true);
+    ["inspect"], "Display the status of one or more containers", [OUTPUT, QUIET, TEMPLATE], (1, true);
+    ["inspecti"], "Return the status of one or more images", [OUTPUT, QUIET, TEMPLATE], (1, true);
+    ["inspectp"], "Display the status of one or more pods", [OUTPUT, QUIET, TEMPLATE], (1, true);
     ["logs"], "Fetch the logs of a container", [("follow", 'f', false), ("limit-bytes", NONE, true), ("previous", 'p', false),
         ("since", NONE, true), ("tail", NONE, true), ("timestamps", 't', false)], (1, false);
     ["exec"], "Run a command in a running container", [("interactive", 'i', false), ("sync", 's', false),

@@ -204,6 +204,15 @@ pub fn image(image: &Image) -> Value {
     })
 }
 
+/// As `images -v` tells of one.
+pub fn image_lines(image: &Image) -> String {
+    let mut lines = format!("ID: {}\n", image.id.0);
+    for (what, all) in [("RepoTags", &image.tags), ("RepoDigests", &image.digests)] {
+        lines.extend(all.iter().map(|one| format!("{what}: {one}\n")));
+    }
+    lines + &format!("Size: {}\n", human_size(image.size_bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

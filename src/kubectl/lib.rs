@@ -53,6 +53,7 @@ mod top;
 mod wait;
 mod writing;
 
+pub use print::Template as GoTemplate;
 pub use stream::terminal::{Raw as RawTerminal, size as terminal_size};
 
 use failure::Failure;
