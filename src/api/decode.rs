@@ -7,7 +7,7 @@ mod scalar;
 mod walk;
 
 use crate::resource::Gvk;
-use crate::schema::{ObjectType, Type};
+use crate::schema::{self, ObjectType, Type};
 use crate::status::ApiError;
 use crate::yaml;
 
@@ -103,6 +103,20 @@ pub(crate) fn part(value: Value, ty: &Type) -> Result<(Value, Vec<String>), Stri
     }
     let name = |sentence: &String| sentence.strip_prefix("unknown field \"")?.strip_suffix('"').map(str::to_owned);
     Ok((value, report.strict.iter().filter_map(name).collect()))
+}
+
+/// What is wrong with an object's metadata, as Go's JSON decoder says it: it would be another object without what is wrong.
+pub fn check_metadata(object: &Value) -> Result<(), String> {
+    let Some(metadata) = object.get("metadata") else { return Ok(()) };
+    // Any kind does: all have the same metadata.
+    let Some(ty) = schema::lookup(&Gvk::new("", "v1", "ConfigMap")) else { return Ok(()) };
+    let (_, report) = walk::value(serde_json::json!({"metadata": metadata}), Some(&ty));
+    match report.failure {
+        Some(failure) => {
+            Err(failure.replacen("field ConfigMap.metadata of", "field metadataOnlyObject.metadata of", 1))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Reads a JSON text without a type: the value, and sentences about fields that came twice.

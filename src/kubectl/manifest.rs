@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::Value;
-use skiff_api::yaml;
+use skiff_api::{decode, yaml};
 
 use crate::discovery::Resource;
 use crate::kustomize;
@@ -65,6 +65,11 @@ impl Files {
                     parse(&text, &path.display().to_string(), &mut manifests)?;
                 }
             }
+        }
+        // What has no name or namespace that can be read would be made under another one.
+        for manifest in &manifests {
+            decode::check_metadata(&manifest.object)
+                .map_err(|why| Failure::text(format!("unable to decode {:?}: {why}", manifest.source)))?;
         }
         Ok(manifests)
     }
@@ -198,6 +203,13 @@ mod tests {
         let error = |name: &str| files(name).read().expect_err("refused").to_string();
         assert_eq!(error("/no/such"), "the path \"/no/such\" does not exist");
         assert!(error("https://x/y.yaml").contains("curl -sfL https://x/y.yaml"));
+        write(
+            "on.yaml",
+            "kind: List\napiVersion: v1\nitems: [{kind: Pod, apiVersion: v1, metadata: {name: a, namespace: on}}]",
+        );
+        assert!(error(&directory.path().join("on.yaml").display().to_string()).ends_with(
+            "on.yaml\": json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.namespace of type string"
+        ));
         write("bad.yaml", "a: [");
         assert!(
             error(&directory.path().join("bad.yaml").display().to_string())

@@ -12,7 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use skiff_api::{kinds, yaml};
+use skiff_api::resource::Gvk;
+use skiff_api::{decode, kinds, schema, yaml};
 use skiff_base::{chain, time};
 use skiff_client::DeleteOptions;
 use skiff_linux::inotify::Inotify;
@@ -73,6 +74,10 @@ fn parse(text: &str, file: &Path, node_name: &str) -> Result<Pod, String> {
     if value["apiVersion"] != "v1" || value["kind"] != "Pod" {
         return Err(format!("{}/{} is no v1/Pod", value["apiVersion"], value["kind"]));
     }
+    let gvk = Gvk::new("", "v1", "Pod");
+    let ty = schema::lookup(&gvk).ok_or("pods are not known")?;
+    decode::conform(value.clone(), &gvk, &ty)
+        .map_err(|e| format!("couldn't parse as pod({}), please check config file", e.message))?;
     let Value::Object(metadata) = &mut value["metadata"] else { return Err("it has no metadata".to_owned()) };
     let name = metadata.get("name").and_then(Value::as_str).filter(|name| !name.is_empty()).ok_or("it has no name")?;
     metadata.insert("name".to_owned(), format!("{name}-{}", node_name.to_lowercase()).into());
@@ -265,6 +270,8 @@ mod tests {
         write("two.yaml", &format!("{MANIFEST}---\n{MANIFEST}"));
         write("kind.yaml", "apiVersion: v1\nkind: Service\n");
         write("bad.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {containers: []}");
+        write("name.yaml", &MANIFEST.replace("name: web", "name: y"));
+        write("namespace.yaml", &MANIFEST.replace("name: web", "name: other, namespace: on"));
         std::fs::create_dir(directory.path().join("sub")).expect("made");
         let (pods, wrong) = read(directory.path(), "node-1").expect("read");
         let [pod] = pods.as_slice() else { panic!("{pods:?}") };
@@ -274,13 +281,18 @@ mod tests {
         for (file, expect) in [
             ("bad.yaml", "spec.containers: Required value"),
             ("kind.yaml", "is no v1/Pod"),
+            ("name.yaml", "cannot unmarshal bool into Go struct field ObjectMeta.metadata.name of type string"),
+            (
+                "namespace.yaml",
+                "cannot unmarshal bool into Go struct field ObjectMeta.metadata.namespace of type string",
+            ),
             ("none.yaml", "yaml"),
             ("two.yaml", "one pod"),
             ("web.yml", "of that name"),
         ] {
             assert!(wrong.iter().any(|w| w.contains(file) && w.contains(expect)), "{file}: {wrong:?}");
         }
-        assert_eq!(wrong.len(), 5, "{wrong:?}");
+        assert_eq!(wrong.len(), 7, "{wrong:?}");
         let (again, _) = read(directory.path(), "node-1").expect("read");
         assert_eq!(pod::uid(&again[0]), pod::uid(pod), "the same file is the same pod");
         write("web.yaml", &MANIFEST.replace("image: i", "image: j"));

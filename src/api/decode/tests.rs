@@ -268,3 +268,31 @@ proptest! {
         prop_assert!(twice.strict.is_empty() && once.strict.len() == 1);
     }
 }
+
+#[test]
+fn metadata_alone() {
+    for (metadata, expect) in [
+        (
+            json!({"name": true}),
+            "json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.name of type string",
+        ),
+        (
+            json!({"name": "a", "namespace": 123}),
+            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.namespace of type string",
+        ),
+        (
+            json!({"name": "a", "labels": {"a": 1}}),
+            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
+        ),
+        (
+            json!("x"),
+            "json: cannot unmarshal string into Go struct field metadataOnlyObject.metadata of type v1.ObjectMeta",
+        ),
+    ] {
+        assert_eq!(check_metadata(&json!({"metadata": metadata})), Err(expect.to_owned()), "{metadata}");
+    }
+    for good in [json!({}), json!({"metadata": null}), json!({"metadata": {"name": "a", "namespace": null, "mine": 1}})]
+    {
+        assert_eq!(check_metadata(&good), Ok(()), "{good}");
+    }
+}
