@@ -200,6 +200,26 @@ pub fn relaxed_env_var_name(value: &str) -> Vec<String> {
     vec![rule.to_owned()]
 }
 
+/// The name of an environment variable as the command line takes it.
+pub fn env_var_name(value: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    let good = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
+    if value.is_empty() || value.starts_with(|c: char| c.is_ascii_digit()) || !value.bytes().all(good) {
+        errors.push(regex_message(
+            "a valid environment variable name must consist of alphabetic characters, digits, '_', '-', or '.', and must not start with a digit",
+            "[-._a-zA-Z][-._a-zA-Z0-9]*",
+            &["my.env-name", "MY_ENV.NAME", "MyEnvName1"],
+        ));
+    }
+    match value {
+        "." => errors.push("must not be '.'".to_owned()),
+        ".." => errors.push("must not be '..'".to_owned()),
+        _ if value.starts_with("..") => errors.push("must not start with '..'".to_owned()),
+        _ => {}
+    }
+    errors
+}
+
 /// A key of a ConfigMap or Secret.
 pub fn config_key(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
@@ -321,6 +341,7 @@ mod tests {
                 &["", "/a", "a/", "a/b/c", "-a", "a-", "A.com/x", "a b"],
             ),
             ("label value", label_value, &["", "a", "A_b.c", "1"], &["-a", "a-", "a b", "a/b"]),
+            ("variable", env_var_name, &["A", "a.b-c", "_1"], &["", "1", "a b", "a:b", "..", "..a", "é"]),
             ("env", relaxed_env_var_name, &["A", "a.b-c", "1", "a b"], &["", "a=b", "é"]),
             ("key", config_key, &["a", "A_b", ".a", "a..b"], &["", ".", "..", "..a", "a/b", "a b"]),
             ("port", port_name, &["http", "a-1", "1a"], &["", "1", "a--b", "-a", "a-", "A", "abcdefghijklmnop"]),

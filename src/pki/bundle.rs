@@ -12,14 +12,14 @@ const CERTIFICATE: &str = "CERTIFICATE";
 const WIDTH_B: usize = 64;
 
 /// One block of a text, between `BEGIN` and `END`.
-struct Block<'a> {
-    label: &'a str,
+pub(crate) struct Block<'a> {
+    pub label: &'a str,
     has_headers: bool,
-    contents: Vec<u8>,
+    pub contents: Vec<u8>,
 }
 
 /// What stands between the blocks, and what is none, is passed over.
-fn blocks(text: &str) -> Vec<Block<'_>> {
+pub(crate) fn blocks(text: &str) -> Vec<Block<'_>> {
     let mut blocks = Vec::new();
     let mut lines = text.lines().map(str::trim_end);
     while let Some(line) = lines.next() {

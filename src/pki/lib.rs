@@ -17,6 +17,7 @@ mod cluster;
 mod der;
 mod error;
 mod kubeconfig;
+mod pair;
 mod request;
 mod token;
 
@@ -25,5 +26,6 @@ pub use bundle::{anchors, check_anchors};
 pub use cluster::ClusterPki;
 pub use error::Error;
 pub use kubeconfig::{kubeconfig, write_kubeconfig};
+pub use pair::check_pair;
 pub use request::{Request, check_certificates, ends};
 pub use token::{ServiceAccountKey, TokenError, detached_signature};

@@ -10,6 +10,23 @@ use crate::{Failure, Result};
 
 const GROUP: &str = "rbac.authorization.k8s.io/v1";
 
+const STANDARD_VERBS: [&str; 14] = [
+    "*",
+    "get",
+    "delete",
+    "list",
+    "create",
+    "update",
+    "patch",
+    "watch",
+    "proxy",
+    "deletecollection",
+    "use",
+    "bind",
+    "escalate",
+    "impersonate",
+];
+
 #[derive(Args)]
 pub struct Role {
     name: String,
@@ -43,12 +60,20 @@ impl Role {
         if self.verb.is_empty() {
             return Err(Failure::text("at least one verb must be specified"));
         }
+        self.warn_of_verbs();
         if self.resource.is_empty() {
             return Err(Failure::text("at least one resource must be specified"));
         }
         let rules = self.rules(server).await?;
         let object = json!({"apiVersion": GROUP, "kind": "Role", "metadata": {"name": self.name}, "rules": rules});
         Ok((object, self.writing))
+    }
+
+    /// Upstream warns of what may be a slip, and goes on.
+    fn warn_of_verbs(&self) {
+        for verb in self.verb.iter().filter(|verb| !STANDARD_VERBS.contains(&verb.as_str())) {
+            eprintln!("Warning: '{verb}' is not a standard resource verb");
+        }
     }
 
     /// One rule for each group, in the order in which the groups were named.
@@ -120,6 +145,9 @@ impl ClusterRole {
         }
         if role.resource.is_empty() && self.non_resource_url.is_empty() {
             return Err(Failure::text("one of resource or nonResourceURL must be specified"));
+        }
+        if !role.resource.is_empty() {
+            role.warn_of_verbs();
         }
         if let Some(url) = self.non_resource_url.iter().find(|url| *url != "*" && !url.starts_with('/')) {
             return Err(Failure::text(format!("nonResourceURL should start with /: {url}")));

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
+use skiff_api::names;
 
 use crate::print::{compact, os_error};
 use crate::writing::Writing;
@@ -183,6 +184,10 @@ fn read_env(file: &str, entries: &mut Vec<(String, Vec<u8>)>) -> Result {
             Some((key, value)) => (key, value.to_owned()),
             None => (line, std::env::var(line).unwrap_or_default()),
         };
+        let wrong = names::env_var_name(key);
+        if !wrong.is_empty() {
+            return Err(Failure::text(format!("{key:?} is not a valid key name: {}", wrong.join(";"))));
+        }
         entries.push((key.to_owned(), value.into_bytes()));
     }
     Ok(())
@@ -241,8 +246,9 @@ impl Secret {
         match self {
             Self::Generic(generic) => generic.data.object("Secret", "data", "data", generic.ty.as_deref()),
             Self::Tls(tls) => {
-                let [certificate, key] =
-                    [read(Path::new(&tls.cert))?, read(Path::new(&tls.key))?].map(|bytes| STANDARD.encode(bytes));
+                let files = [read(Path::new(&tls.cert))?, read(Path::new(&tls.key))?];
+                skiff_pki::check_pair(&files[0], &files[1]).map_err(|why| Failure::text(format!("tls: {why}")))?;
+                let [certificate, key] = files.map(|bytes| STANDARD.encode(bytes));
                 let object = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
                     "metadata": {"name": tls.name}, "data": {"tls.crt": certificate, "tls.key": key}});
                 Ok((object, tls.writing))
