@@ -98,6 +98,18 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     }
 }
 
+/// What went wrong with several things: one failure is that one, of more each stands in a line, without `error: `.
+pub fn several(mut failures: Vec<anyhow::Error>) -> Result<(), anyhow::Error> {
+    if failures.len() < 2 {
+        return failures.pop().map_or(Ok(()), Err);
+    }
+    for failure in &failures {
+        let said = sentence(failure);
+        eprintln!("{}", said.strip_prefix("error: ").unwrap_or(&said));
+    }
+    Err(Failure::Silent.into())
+}
+
 pub fn sentence(error: &anyhow::Error) -> String {
     match error.downcast_ref::<Failure>() {
         Some(Failure::Silent | Failure::Ended(_)) => String::new(),

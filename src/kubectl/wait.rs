@@ -7,7 +7,7 @@ use futures::StreamExt;
 use serde_json::Value;
 
 use crate::delete::wait_until_gone;
-use crate::failure::is_not_found;
+use crate::failure::{self, is_not_found};
 use crate::print::JsonPath;
 use crate::server::{JSON, Server, path, with_query};
 use crate::targets::{Found, Selection, parse};
@@ -122,30 +122,33 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
     if found.is_empty() && !matches!(condition, Condition::Delete) {
         return Err(Failure::text("no matching resources found"));
     }
+    // Each has the whole time, and what one lacks doesn't keep the others from being told.
+    let mut failures = Vec::new();
     for found in &found {
-        let place = format!("{}/{}", found.resource.name, found.name());
-        let late = || Failure::text(format!("timed out waiting for the condition on {place}"));
-        if limit.is_zero() {
-            // One look at what was found.
-            if !condition.holds(&found.object)? {
-                return Err(late());
-            }
-            println!("{} condition met", found.label());
-            continue;
+        match one(server, found, &condition, limit).await {
+            Ok(()) => println!("{} condition met", found.label()),
+            Err(e) => failures.push(e),
         }
-        let waiting = async {
-            match condition {
-                Condition::Delete => wait_until_gone(server, found).await,
-                _ => until(server, found, &condition).await,
-            }
-        };
-        match tokio::time::timeout_at(deadline, waiting).await {
-            Ok(done) => done?,
-            Err(_) => return Err(late()),
-        }
-        println!("{} condition met", found.label());
     }
-    Ok(())
+    failure::several(failures)
+}
+
+async fn one(server: &Server, found: &Found, condition: &Condition, limit: Duration) -> Result {
+    let late = || {
+        let place = format!("{}/{}", found.resource.name, found.name());
+        Failure::text(format!("timed out waiting for the condition on {place}"))
+    };
+    if limit.is_zero() {
+        // One look at what was found.
+        return if condition.holds(&found.object)? { Ok(()) } else { Err(late()) };
+    }
+    let waiting = async {
+        match condition {
+            Condition::Delete => wait_until_gone(server, found).await,
+            _ => until(server, found, condition).await,
+        }
+    };
+    tokio::time::timeout(limit, waiting).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Until the object is as wanted, told by a watch.
