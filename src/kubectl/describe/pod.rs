@@ -343,6 +343,15 @@ pub fn volumes(page: &mut Page, spec: &Value, indent: &str) {
         for part in items(&source["sources"]) {
             projected(page, part);
         }
+        if kind == "downwardAPI" {
+            page.line("    Items:");
+        }
+        for item in items(&source["items"]).filter(|_| kind == "downwardAPI") {
+            let froms = [&item["fieldRef"]["fieldPath"], &item["resourceFieldRef"]["resource"]];
+            for from in froms.into_iter().filter_map(Value::as_str) {
+                page.line(format!("      {from} -> {}", item["path"].as_str().unwrap_or_default()));
+            }
+        }
     }
 }
 
