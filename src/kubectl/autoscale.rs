@@ -3,10 +3,11 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::create::Making;
 use crate::server::Server;
 use crate::targets::{Found, Selection};
 use crate::writing::{DryRun, Writing};
-use crate::{Failure, Result, create};
+use crate::{Failure, Result};
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -32,6 +33,9 @@ pub struct Arguments {
     /// The name of the new object
     #[arg(long, default_value = "")]
     name: String,
+    /// Remember the configuration in an annotation, for a later apply
+    #[arg(long)]
+    save_config: bool,
     #[command(flatten)]
     writing: Writing,
 }
@@ -64,7 +68,9 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             return Err(Failure::text(format!("cannot autoscale a {kind}: it has no scale")));
         }
         let told = if arguments.writing.dry_run()? == DryRun::Client { "created" } else { "autoscaled" };
-        create::make_as(server, arguments.object(&found)?, &arguments.writing, "kubectl-autoscale", told).await?;
+        let (writing, save_config) = (&arguments.writing, arguments.save_config);
+        let making = Making { writing, manager: "kubectl-autoscale", save_config };
+        making.make(server, arguments.object(&found)?, told).await?;
     }
     Ok(())
 }

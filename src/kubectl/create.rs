@@ -30,7 +30,7 @@ pub struct Arguments {
     #[command(flatten)]
     writing: Writing,
     /// Remember the configuration in an annotation, for a later apply
-    #[arg(long)]
+    #[arg(long, global = true)]
     save_config: bool,
     #[command(subcommand)]
     generator: Option<Generator>,
@@ -114,9 +114,13 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             Generator::ClusterRole(role) => role.object(server).await?,
             Generator::RoleBinding(binding) => binding.object("RoleBinding")?,
             Generator::ClusterRoleBinding(binding) => binding.object("ClusterRoleBinding")?,
+            Generator::Token(_) if arguments.save_config => {
+                return Err(Failure::text("unknown flag: --save-config"));
+            }
             Generator::Token(token) => return token.make(server).await,
         };
-        return make(server, object, &writing, MANAGER).await;
+        let making = Making { writing: &writing, manager: MANAGER, save_config: arguments.save_config };
+        return making.make(server, object, "created").await;
     }
     if arguments.files.is_empty() {
         return Err(Failure::text("must specify one of -f and -k"));
@@ -143,36 +147,45 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
     failed.map_or(Ok(()), Err)
 }
 
-/// Creates an object that a command made, in the namespace of the command.
-pub async fn make(server: &Server, object: Value, writing: &Writing, manager: &str) -> Result {
-    make_as(server, object, writing, manager, "created").await
+/// How a command makes the objects of its own.
+pub struct Making<'a> {
+    pub writing: &'a Writing,
+    pub manager: &'a str,
+    /// Remember the configuration in an annotation.
+    pub save_config: bool,
 }
 
-/// The same, with another word for what was done.
-pub async fn make_as(server: &Server, mut object: Value, writing: &Writing, manager: &str, told: &str) -> Result {
-    let (api_version, kind) =
-        (object["apiVersion"].as_str().unwrap_or_default(), object["kind"].as_str().unwrap_or_default());
-    let what = if manager == MANAGER { of_a_failure(&object) } else { None };
-    let here = writing.dry_run()? == DryRun::Client;
-    let resource = match server.discovery().await?.of_kind(api_version, kind) {
-        Some(resource) => resource.clone(),
-        // What is only printed needs no server that has it.
-        None if here => Resource { namespaced: !CLUSTER_SCOPED.contains(&kind), ..Resource::of_object(&object) },
-        None => {
-            return Err(Failure::text(format!("the server has no kind {kind:?} in version {api_version:?}")));
+impl Making<'_> {
+    /// Creates an object that a command made, in the namespace of the command; `told` is the word for it.
+    pub async fn make(&self, server: &Server, mut object: Value, told: &str) -> Result {
+        let (writing, manager) = (self.writing, self.manager);
+        let (api_version, kind) =
+            (object["apiVersion"].as_str().unwrap_or_default(), object["kind"].as_str().unwrap_or_default());
+        let what = if manager == MANAGER { of_a_failure(&object) } else { None };
+        let here = writing.dry_run()? == DryRun::Client;
+        let resource = match server.discovery().await?.of_kind(api_version, kind) {
+            Some(resource) => resource.clone(),
+            // What is only printed needs no server that has it.
+            None if here => Resource { namespaced: !CLUSTER_SCOPED.contains(&kind), ..Resource::of_object(&object) },
+            None => {
+                return Err(Failure::text(format!("the server has no kind {kind:?} in version {api_version:?}")));
+            }
+        };
+        // An object that is only printed goes where it is sent, as upstream.
+        if resource.namespaced && (server.namespace_given || !here) {
+            object["metadata"]["namespace"] = server.namespace.as_str().into();
         }
-    };
-    // An object that is only printed goes where it is sent, as upstream.
-    if resource.namespaced && (server.namespace_given || !here) {
-        object["metadata"]["namespace"] = server.namespace.as_str().into();
+        if here {
+            with_empty_parts(&mut object);
+        }
+        if self.save_config {
+            object = remembering(&object);
+        }
+        post(server, &resource, &object, writing, manager, told).await.map_err(|e| match (api_error(&e), what) {
+            (Some(error), Some(what)) => Failure::text(format!("{what} {}", error.message)),
+            _ => e,
+        })
     }
-    if here {
-        with_empty_parts(&mut object);
-    }
-    post(server, &resource, &object, writing, manager, told).await.map_err(|e| match (api_error(&e), what) {
-        (Some(error), Some(what)) => Failure::text(format!("{what} {}", error.message)),
-        _ => e,
-    })
 }
 
 /// What generators say before the server's refusal. Some say nothing, and one forgets the colon, as upstream's.

@@ -1,5 +1,6 @@
 //! `kubectl delete`, which waits until the objects are gone.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -26,6 +27,9 @@ pub struct Arguments {
     /// Signaled for immediate shutdown (same as --grace-period=1)
     #[arg(long)]
     now: bool,
+    /// Ask before anything is deleted
+    #[arg(short, long)]
+    interactive: bool,
     /// Treat "resource not found" as a successful delete
     #[arg(long)]
     ignore_not_found: bool,
@@ -109,9 +113,12 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             "Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated. The resource may continue to run on the cluster indefinitely."
         );
     }
-    let found = arguments.find(server).await?;
+    let mut found = arguments.find(server).await?;
     if found.is_empty() && arguments.selection.files.is_empty() {
         println!("No resources found");
+        return Ok(());
+    }
+    if arguments.interactive && !confirmed(server, &arguments, &mut found).await? {
         return Ok(());
     }
     let mut gone = Vec::new();
@@ -191,6 +198,36 @@ impl Arguments {
         }
         Ok(found)
     }
+}
+
+/// Shows what is there of the objects, and asks.
+async fn confirmed(server: &Server, arguments: &Arguments, all: &mut Vec<Found>) -> Result<bool> {
+    let mut there = Vec::new();
+    for found in all.drain(..) {
+        match server.get(&found.path("")).await {
+            Ok(_) => there.push(found),
+            Err(e) if is_not_found(&e) && arguments.ignore_not_found => {}
+            Err(e) => return Err(e),
+        }
+    }
+    *all = there;
+    if all.is_empty() {
+        println!("No resources found");
+        return Ok(false);
+    }
+    println!("You are about to delete the following {} resource(s):", all.len());
+    for found in all.iter() {
+        println!("{}/{}", found.resource.qualified_singular(), found.name());
+    }
+    print!("Do you want to continue? (y/N): ");
+    let mut answer = String::new();
+    let read = std::io::stdout().flush().and_then(|()| std::io::stdin().read_line(&mut answer));
+    read.map_err(|e| Failure::text(format!("read the answer: {e}")))?;
+    if answer.trim().eq_ignore_ascii_case("y") {
+        return Ok(true);
+    }
+    println!("deletion is cancelled");
+    Ok(false)
 }
 
 /// Whether there is something to wait for.

@@ -3,10 +3,11 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use crate::create::Making;
 use crate::server::Server;
 use crate::targets::{Found, Selection};
 use crate::writing::Writing;
-use crate::{Failure, Result, create};
+use crate::{Failure, Result};
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -32,6 +33,15 @@ pub struct Arguments {
     /// The address of the service, or 'None'
     #[arg(long)]
     cluster_ip: Option<String>,
+    /// A further address at which the service is reached
+    #[arg(long)]
+    external_ip: Option<String>,
+    /// None or ClientIP
+    #[arg(long)]
+    session_affinity: Option<String>,
+    /// Remember the configuration in an annotation, for a later apply
+    #[arg(long)]
+    save_config: bool,
     #[command(flatten)]
     writing: Writing,
 }
@@ -39,7 +49,9 @@ pub struct Arguments {
 pub async fn run(server: &Server, arguments: Arguments) -> Result {
     for found in arguments.selection.find(server, &arguments.words, Some(&server.namespace)).await? {
         let service = arguments.service(&found)?;
-        create::make(server, service, &arguments.writing, "kubectl-expose").await?;
+        let (writing, save_config) = (&arguments.writing, arguments.save_config);
+        let making = Making { writing, manager: "kubectl-expose", save_config };
+        making.make(server, service, "created").await?;
     }
     Ok(())
 }
@@ -93,6 +105,14 @@ impl Arguments {
         }
         if let Some(address) = &self.cluster_ip {
             service["spec"]["clusterIP"] = address.as_str().into();
+        }
+        if let Some(address) = &self.external_ip {
+            service["spec"]["externalIPs"] = json!([address]);
+        }
+        match self.session_affinity.as_deref() {
+            None | Some("") => {}
+            Some(affinity @ ("None" | "ClientIP")) => service["spec"]["sessionAffinity"] = affinity.into(),
+            Some(other) => return Err(Failure::text(format!("unknown session affinity: {other}"))),
         }
         Ok(service)
     }

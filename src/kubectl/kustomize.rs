@@ -27,6 +27,7 @@ mod resource;
 mod settings;
 mod transform;
 
+pub use generate::short_hash;
 use place::Place;
 use resource::{MALFORMED, Resource, Resources};
 use settings::Settings;

@@ -182,7 +182,13 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     };
     // Where 1 says that something differs, a failure needs another number.
     let compares = matches!(arguments.command, Command::Diff(_));
+    let warnings_fail = arguments.global.warnings_as_errors;
     match runtime.block_on(run_command(arguments)) {
+        Ok(()) if warnings_fail && server::warnings() > 0 => {
+            let count = server::warnings();
+            eprintln!("error: {count} warning{} received", if count == 1 { "" } else { "s" });
+            ExitCode::FAILURE
+        }
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match failure::report(&error) {
             _ if compares && !matches!(error.downcast_ref(), Some(Failure::Silent)) => ExitCode::from(2),

@@ -27,6 +27,9 @@ pub struct Arguments {
     /// All containers in the pod
     #[arg(long)]
     all_containers: bool,
+    /// All pods of the object; each line is prefixed with its pod and container
+    #[arg(long)]
+    all_pods: bool,
     /// Stream the logs
     #[arg(short, long)]
     follow: bool,
@@ -86,7 +89,7 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
             arguments.max_log_requests
         )));
     }
-    let prefix = arguments.prefix;
+    let prefix = arguments.prefix || arguments.all_pods;
     if !arguments.follow || !several {
         for source in &sources {
             forgiving(copy(server, source, prefix).await, arguments.ignore_errors)?;
@@ -175,6 +178,9 @@ impl Arguments {
         let mut found = list(server, pods, namespace, &selector, "").await?;
         if found.is_empty() {
             return Err(Failure::text(format!("no pods found for {}", target.resource.label(&target.names[0]))));
+        }
+        if self.all_pods {
+            return Ok(found);
         }
         // The oldest running one, which is likely to have something to say.
         found

@@ -53,6 +53,9 @@ enum Command {
         /// Give up after this time; zero is never
         #[arg(long, default_value = "0s")]
         timeout: String,
+        /// Only of this revision of a deployment; 0 is the last one
+        #[arg(long, default_value = "0", allow_negative_numbers = true)]
+        revision: i64,
     },
     /// View rollout history
     History {
@@ -89,10 +92,13 @@ impl Which {
 
 pub async fn run(server: &Server, arguments: Arguments) -> Result {
     match arguments.command {
-        Command::Status { which, watch, timeout } => {
+        Command::Status { which, watch, timeout, revision } => {
+            if revision < 0 {
+                return Err(Failure::text(format!("revision must be a positive integer: {revision}")));
+            }
             for found in which.find(server).await? {
                 let limit = duration(&timeout)?.filter(|limit| !limit.is_zero());
-                let watching = watch_status(server, &found, watch == "true");
+                let watching = watch_status(server, &found, watch == "true", revision);
                 match limit {
                     Some(limit) => tokio::time::timeout(limit, watching)
                         .await
@@ -138,9 +144,16 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
     }
 }
 
-async fn watch_status(server: &Server, found: &Found, watch: bool) -> Result {
+async fn watch_status(server: &Server, found: &Found, watch: bool, revision: i64) -> Result {
     let mut last = String::new();
     let mut once = |object: &Value| {
+        let running = object["metadata"]["annotations"][REVISION].as_str().and_then(|text| text.parse().ok());
+        if revision > 0 && found.resource.kind == "Deployment" && running != Some(revision) {
+            let running = running.unwrap_or(0);
+            return Err(Failure::text(format!(
+                "desired revision ({revision}) is different from the running revision ({running})"
+            )));
+        }
         let (text, done) = status::of(&found.resource.kind, object).map_err(Failure::text)?;
         if text != last {
             println!("{text}");

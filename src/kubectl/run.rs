@@ -2,10 +2,15 @@
 
 use clap::Args;
 use serde_json::{Map, Value, json};
+use skiff_client::PatchKind;
 
+use crate::apply::remembering;
+use crate::create::Making;
+use crate::discovery::Resource;
+use crate::server::Server;
 use crate::stream::{Attached, Session, run_attached};
-use crate::writing::{DryRun, Writing};
-use crate::{Failure, Result, create, server::Server};
+use crate::writing::{DryRun, Writing, patched};
+use crate::{Failure, Result};
 
 #[derive(Args, Debug)]
 pub struct Arguments {
@@ -22,6 +27,21 @@ pub struct Arguments {
     /// Labels to apply to the pod
     #[arg(short, long, value_delimiter = ',')]
     labels: Vec<String>,
+    /// Annotations to apply to the pod: KEY=VALUE
+    #[arg(long)]
+    annotations: Vec<String>,
+    /// Run the container with all rights of the machine
+    #[arg(long)]
+    privileged: bool,
+    /// Make a ClusterIP service for the pod, too
+    #[arg(long)]
+    expose: bool,
+    /// A change of the pod that is made, in JSON
+    #[arg(long, default_value = "", hide_default_value = true)]
+    overrides: String,
+    /// How --overrides are meant: json, merge, strategic
+    #[arg(long, default_value = "merge")]
+    override_type: String,
     /// The restart policy for this pod: Always, OnFailure, Never
     #[arg(long, default_value = "Always")]
     restart: String,
@@ -50,6 +70,36 @@ pub struct Arguments {
     words: Vec<String>,
     #[command(flatten)]
     writing: Writing,
+    /// Remember the configuration in an annotation, for a later apply
+    #[arg(long)]
+    save_config: bool,
+}
+
+impl Arguments {
+    /// The pod with what `--overrides` says.
+    fn overridden(&self, pod: Value) -> Result<Value> {
+        if self.overrides.is_empty() {
+            return Ok(pod);
+        }
+        let kind = match self.override_type.as_str() {
+            "json" => PatchKind::Json,
+            "merge" => PatchKind::Merge,
+            "strategic" => PatchKind::Strategic,
+            other => return Err(Failure::text(format!("invalid override type: {other}"))),
+        };
+        let change: Value =
+            serde_json::from_str(&self.overrides).map_err(|e| Failure::text(format!("Invalid JSON Patch: {e}")))?;
+        patched(&Resource::of_object(&pod), &pod, kind, &change)
+    }
+
+    fn service(&self, port: u16, labels: &Map<String, Value>) -> Value {
+        let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": self.name},
+            "spec": {"selector": labels, "ports": [{"port": port, "protocol": "TCP", "targetPort": port}]}});
+        if !self.labels.is_empty() {
+            service["metadata"]["labels"] = Value::Object(labels.clone());
+        }
+        service
+    }
 }
 
 pub async fn run(server: &Server, arguments: Arguments) -> Result {
@@ -59,6 +109,19 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
     }
     if arguments.rm && !attached {
         return Err(Failure::text("--rm should only be used for attached containers"));
+    }
+    if arguments.expose && arguments.port.is_none() {
+        return Err(Failure::text(
+            "--port must be set when exposing a service\nSee 'kubectl run -h' for help and examples",
+        ));
+    }
+    if arguments.expose && attached {
+        return Err(Failure::text("this kubectl exposes no pod that it attaches to; use `kubectl expose` for it"));
+    }
+    if attached && arguments.writing.dry_run()? != DryRun::No {
+        return Err(Failure::text(
+            "--dry-run=[server|client] can't be used with attached containers options (--attach, --stdin, or --tty)",
+        ));
     }
     let mut labels = Map::new();
     for label in &arguments.labels {
@@ -90,15 +153,31 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
     if arguments.stdin {
         (container["stdin"], container["stdinOnce"]) = (true.into(), true.into());
     }
+    if arguments.privileged {
+        container["securityContext"] = json!({"privileged": true});
+    }
     if arguments.tty {
         container["tty"] = true.into();
     }
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": arguments.name, "labels": labels},
+    let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": arguments.name, "labels": &labels},
         "spec": {"containers": [container], "restartPolicy": arguments.restart}});
-    if attached && arguments.writing.dry_run()? == DryRun::No {
+    for pair in &arguments.annotations {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| Failure::text(format!("unexpected annotations format: {pair}; expected KEY=VALUE")))?;
+        pod["metadata"]["annotations"][key] = value.into();
+    }
+    let pod = arguments.overridden(pod)?;
+    if attached {
         let session = Session { container: None, stdin: arguments.stdin, tty: arguments.tty, quiet: arguments.quiet };
         let how = Attached { session, rm: arguments.rm, once: arguments.restart == "Never" };
+        let pod = if arguments.save_config { remembering(&pod) } else { pod };
         return run_attached(server, pod, &how).await;
     }
-    create::make(server, pod, &arguments.writing, "kubectl-run").await
+    let making = Making { writing: &arguments.writing, manager: "kubectl-run", save_config: arguments.save_config };
+    making.make(server, pod, "created").await?;
+    match arguments.port.filter(|_| arguments.expose) {
+        Some(port) => making.make(server, arguments.service(port, &labels), "created").await,
+        None => Ok(()),
+    }
 }

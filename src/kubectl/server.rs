@@ -1,5 +1,7 @@
 //! Requests to the server, with failures in upstream's words.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -23,6 +25,13 @@ pub const MANAGER: &str = "kubectl";
 
 /// Go's words for a request that took too long.
 const LATE: &str = "context deadline exceeded";
+
+/// How many warnings this program was given.
+static WARNINGS: AtomicUsize = AtomicUsize::new(0);
+
+pub fn warnings() -> usize {
+    WARNINGS.load(Ordering::Relaxed)
+}
 
 pub struct Server {
     transport: HttpTransport,
@@ -166,6 +175,7 @@ impl Server {
         for warning in answer.headers().get_all(header::WARNING) {
             if let Some(text) = warning.to_str().ok().and_then(|w| w.split_once(" - ")).map(|(_, text)| text) {
                 let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+                WARNINGS.fetch_add(1, Ordering::Relaxed);
                 eprintln!("Warning: {}", text.replace("\\\"", "\"").replace("\\\\", "\\"));
             }
         }

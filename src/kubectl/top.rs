@@ -20,7 +20,13 @@ pub struct Arguments {
 enum What {
     /// Display resource (CPU/memory) usage of nodes
     #[command(visible_alias = "nodes", alias = "no")]
-    Node(Which),
+    Node {
+        #[command(flatten)]
+        which: Which,
+        /// Print shares of what the nodes have, not of what pods may take
+        #[arg(long)]
+        show_capacity: bool,
+    },
     /// Display resource (CPU/memory) usage of pods
     #[command(visible_alias = "pods", alias = "po")]
     Pod {
@@ -60,7 +66,9 @@ pub async fn run(server: &Server, arguments: Arguments) -> Result {
         return Err(Failure::text("Metrics API not available"));
     }
     match arguments.what {
-        What::Node(which) => nodes(server, &which).await,
+        What::Node { which, show_capacity } => {
+            nodes(server, &which, if show_capacity { "capacity" } else { "allocatable" }).await
+        }
         What::Pod { which, all_namespaces, containers, sum } => {
             let namespace = (!all_namespaces).then_some(server.namespace.as_str());
             pods(server, &which, namespace, containers, sum).await
@@ -97,7 +105,8 @@ fn shown((cpu, memory): Usage) -> [String; 2] {
     [format!("{cpu}m"), format!("{}Mi", memory / (1024 * 1024))]
 }
 
-async fn nodes(server: &Server, which: &Which) -> Result {
+/// `whole`: the field of what the usage is a share of.
+async fn nodes(server: &Server, which: &Which, whole: &str) -> Result {
     let metrics = which.get(server, &format!("{ROOT}/nodes")).await?;
     let mut rows: Vec<(String, Usage)> = metrics
         .iter()
@@ -110,7 +119,7 @@ async fn nodes(server: &Server, which: &Which) -> Result {
     }
     for (name, used) in rows {
         let node = server.get(&format!("/api/v1/nodes/{}", skiff_client::percent_encoded(&name))).await?;
-        let there = usage(&node["status"]["allocatable"]);
+        let there = usage(&node["status"][whole]);
         let percent =
             |used: i64, all: i64| if all == 0 { "<unknown>".to_owned() } else { format!("{}%", used * 100 / all) };
         let [cpu, memory] = shown(used);

@@ -68,6 +68,15 @@ pub struct Global {
     /// The length of time to wait before giving up on a single server request, e.g. 1s, 2m, 3h; zero is for ever
     #[arg(long, global = true, default_value = "0", hide_default_value = true)]
     pub request_timeout: String,
+    /// Nothing is kept between commands: taken for upstream's sake
+    #[arg(long, global = true, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Answers are never asked for compressed: taken for upstream's sake
+    #[arg(long, global = true)]
+    pub disable_compression: bool,
+    /// Treat warnings received from the server as errors and exit with a non-zero exit code
+    #[arg(long, global = true)]
+    pub warnings_as_errors: bool,
     /// Number for the log level verbosity; 6 and more print the requests, 8 and more their bodies
     #[arg(short, long = "v", global = true, default_value_t, hide_default_value = true, value_name = "LEVEL")]
     pub verbosity: u8,

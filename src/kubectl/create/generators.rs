@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use skiff_api::names;
 
+use crate::kustomize::short_hash;
 use crate::print::{compact, os_error};
 use crate::writing::Writing;
 use crate::{Failure, Result};
@@ -92,8 +93,24 @@ pub struct Data {
     /// A file of lines of key=value
     #[arg(long)]
     from_env_file: Vec<String>,
+    /// Append a hash of what it holds to its name
+    #[arg(long)]
+    append_hash: bool,
     #[command(flatten)]
     writing: Writing,
+}
+
+/// Puts a hash of what the object holds behind its name.
+fn with_hash(object: &mut Value) {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let mut counted = json!({"kind": object["kind"], "name": name, "data": object.get("data").unwrap_or(&json!({}))});
+    if object["kind"] == "Secret" {
+        counted["type"] = object.get("type").cloned().unwrap_or_else(|| "".into());
+    }
+    if let Some(binary) = object.get("binaryData") {
+        counted["binaryData"] = binary.clone();
+    }
+    object["metadata"]["name"] = format!("{name}-{}", short_hash(&counted)).into();
 }
 
 impl Data {
@@ -135,6 +152,9 @@ impl Data {
             if !map.is_empty() {
                 object[field] = Value::Object(map);
             }
+        }
+        if self.append_hash {
+            with_hash(&mut object);
         }
         Ok((object, self.writing))
     }
@@ -221,6 +241,9 @@ pub struct Tls {
     /// Path to the private key of the certificate
     #[arg(long)]
     key: String,
+    /// Append a hash of what it holds to its name
+    #[arg(long)]
+    append_hash: bool,
     #[command(flatten)]
     writing: Writing,
 }
@@ -237,6 +260,9 @@ pub struct DockerRegistry {
     docker_password: String,
     #[arg(long)]
     docker_email: Option<String>,
+    /// Append a hash of what it holds to its name
+    #[arg(long)]
+    append_hash: bool,
     #[command(flatten)]
     writing: Writing,
 }
@@ -249,8 +275,11 @@ impl Secret {
                 let files = [read(Path::new(&tls.cert))?, read(Path::new(&tls.key))?];
                 skiff_pki::check_pair(&files[0], &files[1]).map_err(|why| Failure::text(format!("tls: {why}")))?;
                 let [certificate, key] = files.map(|bytes| STANDARD.encode(bytes));
-                let object = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+                let mut object = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
                     "metadata": {"name": tls.name}, "data": {"tls.crt": certificate, "tls.key": key}});
+                if tls.append_hash {
+                    with_hash(&mut object);
+                }
                 Ok((object, tls.writing))
             }
             Self::DockerRegistry(registry) => {
@@ -263,8 +292,11 @@ impl Secret {
                 }
                 entry += &format!(",\"auth\":{}", text(&STANDARD.encode(format!("{user}:{password}"))));
                 let config = format!("{{\"auths\":{{{}:{{{entry}}}}}}}", text(&registry.docker_server));
-                let object = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
+                let mut object = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
                     "metadata": {"name": registry.name}, "data": {".dockerconfigjson": STANDARD.encode(config)}});
+                if registry.append_hash {
+                    with_hash(&mut object);
+                }
                 Ok((object, registry.writing))
             }
         }

@@ -199,7 +199,12 @@ fn hash(object: &Value) -> String {
     if object[more].is_object() {
         counted[more] = object[more].clone();
     }
-    let digest = Sha256::digest(compact(&counted).as_bytes());
+    short_hash(&counted)
+}
+
+/// What stands behind the names of configurations: of a digest the first digits, none of which makes words.
+pub fn short_hash(counted: &Value) -> String {
+    let digest = Sha256::digest(compact(counted).as_bytes());
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let safe = |digit| match digit {
         '0' => 'g',
