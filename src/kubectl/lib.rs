@@ -232,7 +232,8 @@ fn in_upstreams_words(error: &clap::Error) -> Option<String> {
 /// Go's flags take values: `--force=true` is `--force`, `--force=false` is nothing.
 fn with_plain_switches(args: Vec<OsString>) -> Vec<OsString> {
     let root = Arguments::command();
-    let mut command = &root;
+    // Each takes the flags that those above it give to all below them.
+    let (mut command, mut above) = (&root, vec![&root]);
     let mut plain = Vec::with_capacity(args.len());
     let mut args = args.into_iter();
     for arg in args.by_ref() {
@@ -245,12 +246,13 @@ fn with_plain_switches(args: Vec<OsString>) -> Vec<OsString> {
             && let Some(inner) = command.find_subcommand(&*text)
         {
             command = inner;
+            above.push(inner);
         }
         let switch = text.strip_prefix("--").and_then(|flag| flag.split_once('='));
         let is_switch = |name: &str| {
-            command
-                .get_arguments()
-                .chain(root.get_arguments())
+            above
+                .iter()
+                .flat_map(|command| command.get_arguments())
                 .any(|known| known.get_long() == Some(name) && matches!(known.get_action(), clap::ArgAction::SetTrue))
         };
         match switch.filter(|(name, _)| is_switch(name)) {
@@ -391,6 +393,7 @@ mod tests {
         check("get pods --all-namespaces=true --watch=false", "get pods --all-namespaces");
         check("delete pod x --wait=false --force=true", "delete pod x --wait=false --force");
         check("create priorityclass p --global-default=true", "create priorityclass p --global-default");
+        check("create configmap c --save-config=true", "create configmap c --save-config");
         check("--insecure-skip-tls-verify=true get pods", "--insecure-skip-tls-verify get pods");
         check("run p --image=x -- --watch=false", "run p --image=x -- --watch=false");
         check("label pods x watch=false", "label pods x watch=false");
