@@ -211,13 +211,19 @@ pub fn env_var_name(value: &str) -> Vec<String> {
             &["my.env-name", "MY_ENV.NAME", "MyEnvName1"],
         ));
     }
-    match value {
-        "." => errors.push("must not be '.'".to_owned()),
-        ".." => errors.push("must not be '..'".to_owned()),
-        _ if value.starts_with("..") => errors.push("must not start with '..'".to_owned()),
-        _ => {}
-    }
+    errors.extend(dots(value));
     errors
+}
+
+/// What is wrong with a name that a directory would take for another place, or for a hidden one of its own.
+fn dots(value: &str) -> Option<String> {
+    let why = match value {
+        "." => "must not be '.'",
+        ".." => "must not be '..'",
+        _ if value.starts_with("..") => "must not start with '..'",
+        _ => return None,
+    };
+    Some(why.to_owned())
 }
 
 /// A key of a ConfigMap or Secret.
@@ -234,12 +240,7 @@ pub fn config_key(value: &str) -> Vec<String> {
             &["key.name", "KEY_NAME", "key-name"],
         ));
     }
-    match value {
-        "." => errors.push("must not be '.'".to_owned()),
-        ".." => errors.push("must not be '..'".to_owned()),
-        v if v.starts_with("..") => errors.push("must not start with '..'".to_owned()),
-        _ => {}
-    }
+    errors.extend(dots(value));
     errors
 }
 

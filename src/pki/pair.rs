@@ -3,14 +3,12 @@
 use rcgen::{KeyPair, PublicKeyData};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::bundle::{Block, blocks};
+use crate::bundle::{Block, CERTIFICATE, blocks};
 
 /// Identifiers of the kinds of keys, in DER.
 const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
 const CURVE: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
 const EDWARDS: &[u8] = &[0x2b, 0x65, 0x70];
-
-const CERTIFICATE: &str = "CERTIFICATE";
 
 /// What is wrong with two PEM texts of which the first holds a certificate, perhaps with those that vouch for it, and the
 /// second its key.
