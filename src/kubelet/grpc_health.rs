@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use skiff_base::Backoff;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -30,13 +31,12 @@ pub(crate) async fn check(host: &str, port: u16, service: &str, timeout: Duratio
 
 /// Who does not listen may do so in a moment.
 async fn connect(host: &str, port: u16) -> TcpStream {
-    let mut wait = FIRST_TRY;
+    let mut backoff = Backoff::new(FIRST_TRY, LAST_TRY);
     loop {
         if let Ok(stream) = skiff_resolver::dial(host, port).await {
             return stream;
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LAST_TRY);
+        tokio::time::sleep(backoff.next_wait()).await;
     }
 }
 
